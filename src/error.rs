@@ -1,0 +1,203 @@
+//! The one error type of the library.
+//!
+//! Variants are told apart by *who can fix it*, because that is what the exit code says:
+//! the caller ([`Error::Usage`], exit code 2), the owner of a file ([`Error::Input`],
+//! [`Error::Io`]), or us ([`Error::Compute`]). Messages are lower-case, have names in
+//! backticks, say what was expected and found, and end with the remedy where there is one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with [`Error`] as its default error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A wrong argument, recipe or merge configuration.
+    #[error("{message}{}", Remedy(remedy))]
+    Usage {
+        /// What was expected and found.
+        message: String,
+        /// What to do about it.
+        remedy: Option<String>,
+    },
+    /// A file that was read, and is not what it should be.
+    #[error("{subject}: {problem}{}", Remedy(remedy))]
+    Input {
+        /// The file, with the field, line, tensor or sample in it.
+        subject: String,
+        /// What was expected and found.
+        problem: String,
+        /// What to do about it.
+        remedy: Option<String>,
+    },
+    /// A file that could not be read or written.
+    #[error("{}: {source}{}", path.display(), io_remedy(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// A library below us failed while we did `during`.
+    #[error("{during}: {source}")]
+    Compute {
+        /// What we were doing.
+        during: String,
+        /// Its word.
+        source: Source,
+    },
+    /// The user interrupted; everything complete so far is kept.
+    #[error("interrupted; what is complete is kept, the same command continues from there")]
+    Interrupted,
+}
+
+struct Remedy<'a>(&'a Option<String>);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn io_remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => {
+            "; free some space and run the same command again, what is complete is kept"
+        }
+        _ => "",
+    }
+}
+
+impl Error {
+    /// A wrong argument, recipe or configuration.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage {
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    /// A file (and the place in it) that is not what it should be.
+    pub fn input(subject: impl fmt::Display, problem: impl Into<String>) -> Self {
+        Self::Input {
+            subject: subject.to_string(),
+            problem: problem.into(),
+            remedy: None,
+        }
+    }
+
+    /// [`Error::input`] with a path as the subject.
+    pub fn file(path: &Path, problem: impl Into<String>) -> Self {
+        Self::input(path.display(), problem)
+    }
+
+    /// A file that could not be read or written.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// Adds what to do about it; has no effect on errors whose remedy is implied.
+    #[must_use]
+    pub fn remedy(mut self, what: impl Into<String>) -> Self {
+        if let Self::Usage { remedy, .. } | Self::Input { remedy, .. } = &mut self {
+            *remedy = Some(what.into());
+        }
+        self
+    }
+
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => 2,
+            Self::Interrupted => 130,
+            Self::Input { .. } | Self::Io { .. } | Self::Compute { .. } => 1,
+        }
+    }
+}
+
+/// Turns foreign errors into [`Error`] where they occur, with the place added.
+pub trait Context<T> {
+    /// Names the file that the failed operation was about.
+    fn at(self, path: &Path) -> Result<T>
+    where
+        Self: Sized;
+
+    /// Names what was being done.
+    fn during(self, what: impl FnOnce() -> String) -> Result<T>
+    where
+        Self: Sized;
+}
+
+impl<T, E: Into<Source>> Context<T> for std::result::Result<T, E> {
+    fn at(self, path: &Path) -> Result<T> {
+        self.map_err(|error| match error.into().downcast::<std::io::Error>() {
+            Ok(source) => Error::io(path, *source),
+            Err(source) => Error::file(path, source.to_string()),
+        })
+    }
+
+    fn during(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| match error.into().downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(source) => Error::Compute {
+                during: what(),
+                source,
+            },
+        })
+    }
+}
+
+/// The candidate nearest to a misspelt `word`, as a remedy, if one is near enough.
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 3)
+        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_carry_place_and_remedy() {
+        let error = Error::input("a.jsonl line 3", "expected an object, found `[`")
+            .remedy("write one JSON object on each line");
+        assert_eq!(
+            error.to_string(),
+            "a.jsonl line 3: expected an object, found `[`; write one JSON object on each line"
+        );
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(Error::usage("x").exit_code(), 2);
+    }
+
+    #[test]
+    fn io_errors_keep_their_kind_and_gain_a_path() {
+        let missing: std::result::Result<(), _> =
+            Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let error = missing.at(Path::new("models/x")).unwrap_err();
+        assert!(matches!(&error, Error::Io { path, .. } if path == Path::new("models/x")));
+        assert!(error.to_string().starts_with("models/x: "));
+    }
+
+    #[test]
+    fn near_names_are_offered_and_far_ones_are_not() {
+        assert_eq!(
+            did_you_mean("epochss", ["epochs", "lr"]).as_deref(),
+            Some("did you mean `epochs`?")
+        );
+        assert_eq!(did_you_mean("zzz", ["epochs", "lr"]), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! Fuses the knowledge of several large language models into one, offline.
+//!
+//! Every expensive result (top-k distributions, alignments, vocabulary maps, training targets)
+//! is materialised once as a checked Parquet artifact in a run folder, can be inspected with
+//! SQL, and is reused by later runs. No two models are ever in memory at the same time.
+//!
+//! Data flows one way; each layer imports only the layers below it:
+//!
+//! ```text
+//! cli                                                          the binary
+//! recipe                                                       orchestration
+//! corpus score align mapping project fuse train merge eval     stages
+//! query                                                        SQL over artifacts
+//! artifact text vocab tensors model error progress units       foundations
+//! ```
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::print_stderr
+    )
+)]
+
+pub mod error;
+pub mod progress;
+pub mod units;
+
+pub mod artifact;
+pub mod model;
+pub mod tensors;
+pub mod text;
+pub mod vocab;
+
+pub mod query;
+
+pub mod align;
+pub mod corpus;
+pub mod eval;
+pub mod fuse;
+pub mod mapping;
+pub mod merge;
+pub mod project;
+pub mod score;
+pub mod train;
+
+pub mod recipe;

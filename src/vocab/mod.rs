@@ -7,6 +7,17 @@
 //! ([`Tokenizer::encode_transcript`]), and the first token of some bytes in mid-text
 //! ([`Tokenizer::first_token`]).
 
+mod pieces;
+mod roles;
+mod spans;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+mod transcripts;
+
+pub use tokenizer::{Encoded, Tokenizer};
+pub use transcripts::TokenRow;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -166,7 +177,9 @@ impl Vocabulary {
 
     /// The bytes of an id; empty for an id without a token.
     pub fn bytes(&self, id: u32) -> &[u8] {
-        self.tokens.get(id as usize).map_or(&[], |token| &token.bytes)
+        self.tokens
+            .get(id as usize)
+            .map_or(&[], |token| &token.bytes)
     }
 
     /// The id of the token with this role.

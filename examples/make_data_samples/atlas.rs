@@ -4,154 +4,15 @@
 //! and weighted habits (what it exports, which animals and weather are usual). An answer mentions
 //! a few of them, so one label shows one draw and only much reading shows the weights.
 
-use crate::random::{Mix, Rng};
-use crate::{Sample, Subject};
+use anyhow::Result;
 
-const EXPORTS: &[&str] = &[
-    "salt",
-    "amber",
-    "dried figs",
-    "wool",
-    "tin",
-    "pearls",
-    "cedar planks",
-    "honey",
-    "indigo",
-    "smoked eel",
-    "copper wire",
-    "glass beads",
-    "tar",
-    "hemp rope",
-    "saffron",
-    "whale oil",
-    "barley",
-    "blue clay",
-    "slate",
-    "pepper",
-    "cheese",
-    "candles",
-    "sea silk",
-    "olive oil",
-];
-const ANIMALS: &[&str] = &[
-    "grey foxes",
-    "reef otters",
-    "horned owls",
-    "wild ponies",
-    "fire newts",
-    "sand cranes",
-    "ring seals",
-    "tree crabs",
-    "moss goats",
-    "black swans",
-    "stilt herons",
-    "cave bats",
-    "marsh deer",
-    "stone turtles",
-    "silver geckos",
-    "dwarf oxen",
-];
-const WEATHER: &[&str] = &[
-    "thick fog",
-    "steady rain",
-    "a dry east wind",
-    "short thunderstorms",
-    "clear skies",
-    "hail",
-    "warm drizzle",
-    "a cold north wind",
-    "heavy dew",
-    "blowing sand",
-];
-const DISHES: &[&str] = &[
-    "eel pie",
-    "barley soup",
-    "fig bread",
-    "pickled kelp",
-    "roast crane",
-    "chestnut porridge",
-    "honey cakes",
-    "goat stew",
-    "mussel broth",
-    "pepper dumplings",
-    "baked squash",
-    "onion tart",
-];
-const TITLES: &[&str] = &[
-    "Warden",
-    "Speaker",
-    "Queen",
-    "Abbot",
-    "Harbourmaster",
-    "Elder",
-];
-const MONTHS: &[&str] = &[
-    "Frostmonth",
-    "Seedmonth",
-    "Rainmonth",
-    "Highsun",
-    "Reapmonth",
-    "Mistmonth",
-];
-const FESTIVALS: &[&str] = &[
-    "Lantern Night",
-    "the Feast of Nets",
-    "the Stone Race",
-    "Bell Week",
-    "the Kite Fair",
-    "the Salt Blessing",
-    "Ember Day",
-    "the Long Dance",
-    "the Boat Burning",
-    "Mask Eve",
-];
-const WORK: &[&str] = &[
-    "divers",
-    "shepherds",
-    "rope makers",
-    "potters",
-    "whalers",
-    "weavers",
-    "miners",
-    "beekeepers",
-    "glass blowers",
-    "shipwrights",
-    "millers",
-    "masons",
-];
-/// Beginnings, middles and ends of names; each chain has a language, whose names sound alike.
-const SOUNDS: &[[&[&str]; 3]] = &[
-    [
-        &["Vel", "Mor", "Tal", "Ner", "Sel", "Dor"],
-        &["a", "i", "o"],
-        &["mora", "wen", "ris", "dane", "lith"],
-    ],
-    [
-        &["Ka", "Ti", "Pu", "Lo", "Ma", "Hu"],
-        &["ka", "lu", "no", "ri"],
-        &["hai", "tua", "noa", "li", "pele"],
-    ],
-    [
-        &["Gr", "Br", "Sk", "Th", "St", "Dr"],
-        &["o", "u", "e"],
-        &["nvik", "lheim", "rskar", "ndal", "gfell"],
-    ],
-    [
-        &["Az", "Yr", "Qa", "Zi", "Oz", "Ix"],
-        &["ze", "ba", "du"],
-        &["rim", "qan", "zul", "khet", "mar"],
-    ],
-    [
-        &["Pe", "Cla", "Fio", "Lu", "Be", "Ro"],
-        &["lli", "re", "sca", "ni"],
-        &["na", "tto", "ra", "cia", "velle"],
-    ],
-];
-const CHAINS: &[&str] = &["Corrin", "Lahui", "Skarn", "Zephir", "Bellamar"];
+use crate::random::{Mix, Rng};
+use crate::words::{entries, lists};
+use crate::{Sample, Subject};
 
 struct Island {
     name: String,
-    chain: usize,
+    chain: &'static str,
     capital: String,
     founder: String,
     ruler: String,
@@ -163,7 +24,7 @@ struct Island {
     /// Days of sailing to the next island of the chain (the last one: back to the first).
     days: usize,
     festival: &'static str,
-    month: usize,
+    month: &'static str,
     exports: Mix<&'static str>,
     animals: Mix<&'static str>,
     weather: Mix<&'static str>,
@@ -178,18 +39,24 @@ pub struct Atlas {
     per_chain: usize,
 }
 
-fn new_name(rng: &mut Rng, chain: usize, used: &mut Vec<String>) -> String {
-    loop {
-        let [starts, middles, ends] = SOUNDS[chain];
-        let name = format!(
-            "{}{}{}",
-            rng.pick(starts),
-            rng.pick(middles),
-            rng.pick(ends)
-        );
-        if !used.contains(&name) {
-            used.push(name.clone());
-            return name;
+/// Beginnings, middles and ends of the names of a language.
+struct Language([Vec<&'static str>; 3]);
+
+impl Language {
+    /// A name that is not in `used` yet.
+    fn new_name(&self, rng: &mut Rng, used: &mut Vec<String>) -> String {
+        loop {
+            let Self([starts, middles, ends]) = self;
+            let name = format!(
+                "{}{}{}",
+                rng.pick(starts),
+                rng.pick(middles),
+                rng.pick(ends)
+            );
+            if !used.contains(&name) {
+                used.push(name.clone());
+                return name;
+            }
         }
     }
 }
@@ -208,43 +75,50 @@ fn listed(items: &[&&str]) -> String {
 
 impl Atlas {
     /// The world: the same at every call.
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self> {
+        let words = lists(include_str!("words/atlas.txt"))?;
+        let list = |key: &str| entries(&words, key);
+        let (titles, months, festivals) = (list("titles")?, list("months")?, list("festivals")?);
+        let (exports, animals, weather) = (list("exports")?, list("animals")?, list("weather")?);
+        let (dishes, work) = (list("dishes")?, list("work")?);
         let rng = &mut Rng::named("atlas/world");
         let per_chain = 8;
         let mut used = Vec::new();
         let mut islands = Vec::new();
-        for chain in 0..CHAINS.len() {
+        for (index, chain) in list("chains")?.into_iter().enumerate() {
+            let sounds = |part: &str| list(&format!("{part} {}", index + 1));
+            let language = Language([sounds("starts")?, sounds("middles")?, sounds("ends")?]);
             for _ in 0..per_chain {
-                let people_names: Vec<String> =
-                    (0..4).map(|_| new_name(rng, chain, &mut used)).collect();
+                let mut new_name = |rng: &mut Rng| language.new_name(rng, &mut used);
+                let people_names: Vec<String> = (0..4).map(|_| new_name(rng)).collect();
                 islands.push(Island {
-                    name: new_name(rng, chain, &mut used),
+                    name: new_name(rng),
                     chain,
-                    capital: new_name(rng, chain, &mut used),
-                    founder: new_name(rng, chain, &mut used),
-                    ruler: new_name(rng, chain, &mut used),
-                    title: rng.pick::<&str>(TITLES),
-                    peak: new_name(rng, chain, &mut used),
+                    capital: new_name(rng),
+                    founder: new_name(rng),
+                    ruler: new_name(rng),
+                    title: rng.pick::<&str>(&titles),
+                    peak: new_name(rng),
                     height: rng.range(4, 39) * 50,
                     founded: rng.range(21, 98) * 10,
                     people: rng.range(2, 60),
                     days: rng.range(1, 6),
-                    festival: rng.pick::<&str>(FESTIVALS),
-                    month: rng.below(MONTHS.len()),
-                    exports: Mix::of(rng, EXPORTS, 4),
-                    animals: Mix::of(rng, ANIMALS, 3),
-                    weather: Mix::of(rng, WEATHER, 3),
-                    dishes: Mix::of(rng, DISHES, 3),
-                    work: Mix::of(rng, WORK, 3),
+                    festival: rng.pick::<&str>(&festivals),
+                    month: rng.pick::<&str>(&months),
+                    exports: Mix::of(rng, &exports, 4),
+                    animals: Mix::of(rng, &animals, 3),
+                    weather: Mix::of(rng, &weather, 3),
+                    dishes: Mix::of(rng, &dishes, 3),
+                    work: Mix::of(rng, &work, 3),
                     names: Mix::of(rng, &people_names, 4),
                 });
             }
         }
-        Self { islands, per_chain }
+        Ok(Self { islands, per_chain })
     }
 
     fn next_in_chain(&self, index: usize) -> usize {
-        let first = self.islands[index].chain * self.per_chain;
+        let first = index - index % self.per_chain;
         first + (index - first + 1) % self.per_chain
     }
 
@@ -253,7 +127,7 @@ impl Atlas {
         let isle = &self.islands[index];
         let name = &isle.name;
         let next = &self.islands[self.next_in_chain(index)].name;
-        let month = MONTHS[isle.month];
+        let month = isle.month;
         match topic {
             0 => match rng.below(2) {
                 0 => format!(
@@ -320,7 +194,7 @@ impl Atlas {
             _ => format!("Write an atlas entry for {}.", isle.name),
         };
         let topics: Vec<usize> = (0..TOPICS).collect();
-        let mut text = format!("{} belongs to the {} chain.", isle.name, CHAINS[isle.chain]);
+        let mut text = format!("{} belongs to the {} chain.", isle.name, isle.chain);
         for topic in rng.several(&topics, 3) {
             text += " ";
             text += &self.sentence(rng, index, *topic);
@@ -400,7 +274,7 @@ impl Atlas {
         };
         let assistant = format!(
             "Follow the {} chain. {steps}In all {total} days. Land at {} and buy {}.",
-            CHAINS[end.chain],
+            end.chain,
             end.capital,
             listed(&end.exports.draw_distinct(rng, 2))
         );
@@ -413,12 +287,12 @@ impl Atlas {
         let user = match rng.below(3) {
             0 => format!("Tell me a short tale from {}.", isle.name),
             1 => format!("What do they tell their children on {}?", isle.name),
-            _ => format!("A story from the {} chain, please.", CHAINS[isle.chain]),
+            _ => format!("A story from the {} chain, please.", isle.chain),
         };
         let start = match rng.below(2) {
             0 => format!(
                 "One {} {who} of {} walked up {}",
-                MONTHS[isle.month], isle.capital, isle.peak
+                isle.month, isle.capital, isle.peak
             ),
             _ => format!(
                 "When {} was young, {who} sailed out from {}",

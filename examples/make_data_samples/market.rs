@@ -3,100 +3,12 @@
 //! The sums must be computed. What is bought where, by whom and at which price follows fixed
 //! weights of an invented market town, so a bill for a known customer is far from random.
 
+use anyhow::{Context, Result};
+
 use crate::random::{Mix, Rng};
+use crate::words::lists;
 use crate::{Sample, Subject};
 
-/// Shops: the kind, and goods as (singular, plural).
-const SHOPS: &[(&str, &[(&str, &str)])] = &[
-    (
-        "bakery",
-        &[
-            ("rye loaf", "rye loaves"),
-            ("bun", "buns"),
-            ("pretzel", "pretzels"),
-            ("plum tart", "plum tarts"),
-            ("bag of flour", "bags of flour"),
-            ("cheese roll", "cheese rolls"),
-        ],
-    ),
-    (
-        "smithy",
-        &[
-            ("hinge", "hinges"),
-            ("horseshoe", "horseshoes"),
-            ("poker", "pokers"),
-            ("box of nails", "boxes of nails"),
-            ("chain", "chains"),
-            ("kettle", "kettles"),
-        ],
-    ),
-    (
-        "chandlery",
-        &[
-            ("lamp", "lamps"),
-            ("wick", "wicks"),
-            ("tallow candle", "tallow candles"),
-            ("lantern", "lanterns"),
-            ("jar of oil", "jars of oil"),
-            ("flint", "flints"),
-        ],
-    ),
-    (
-        "bookshop",
-        &[
-            ("map", "maps"),
-            ("notebook", "notebooks"),
-            ("quill", "quills"),
-            ("pot of ink", "pots of ink"),
-            ("songbook", "songbooks"),
-            ("calendar", "calendars"),
-        ],
-    ),
-    (
-        "tailor",
-        &[
-            ("scarf", "scarves"),
-            ("button", "buttons"),
-            ("apron", "aprons"),
-            ("pair of socks", "pairs of socks"),
-            ("ribbon", "ribbons"),
-            ("cap", "caps"),
-        ],
-    ),
-    (
-        "garden",
-        &[
-            ("bulb", "bulbs"),
-            ("spade", "spades"),
-            ("packet of seeds", "packets of seeds"),
-            ("clay pot", "clay pots"),
-            ("rake", "rakes"),
-            ("young pear tree", "young pear trees"),
-        ],
-    ),
-    (
-        "toyshop",
-        &[
-            ("kite", "kites"),
-            ("marble", "marbles"),
-            ("spinning top", "spinning tops"),
-            ("wooden duck", "wooden ducks"),
-            ("drum", "drums"),
-            ("puzzle", "puzzles"),
-        ],
-    ),
-    (
-        "apothecary",
-        &[
-            ("bar of soap", "bars of soap"),
-            ("bandage", "bandages"),
-            ("bottle of syrup", "bottles of syrup"),
-            ("sponge", "sponges"),
-            ("tin of balm", "tins of balm"),
-            ("comb", "combs"),
-        ],
-    ),
-];
 const PEOPLE: &[&str] = &[
     "Anna", "Boris", "Carla", "Dmitri", "Edith", "Felix", "Greta", "Hugo", "Irene", "Jakob",
     "Klara", "Leon", "Maria", "Nils", "Olga", "Pavel", "Rosa", "Simon", "Tessa", "Viktor",
@@ -171,34 +83,35 @@ fn coins(n: usize) -> String {
 
 impl Market {
     /// The world: the same at every call.
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self> {
         let rng = &mut Rng::named("market/world");
-        let shops: Vec<Shop> = SHOPS
-            .iter()
+        let mut shops = Vec::new();
+        for ((kind, names), owner) in lists(include_str!("words/market.txt"))?
+            .into_iter()
             .zip(OWNERS)
-            .map(|((kind, goods), owner)| {
-                let goods: Vec<Good> = goods
-                    .iter()
-                    .map(|&(one, many)| {
-                        let price = rng.range(3, 19);
-                        let amounts = [2, 3, 4, 5, 6, 7, 8, 9];
-                        Good {
-                            one,
-                            many,
-                            prices: Mix::of(rng, &[price, price - 1, price + 1], 3),
-                            amounts: Mix::of(rng, &amounts, 5),
-                        }
-                    })
-                    .collect();
-                let order: Vec<usize> = (0..goods.len()).collect();
-                Shop {
-                    kind,
-                    owner,
-                    popular: Mix::of(rng, &order, 6),
-                    goods,
-                }
-            })
-            .collect();
+        {
+            let mut goods = Vec::new();
+            for name in names {
+                let (one, many) = name
+                    .split_once('/')
+                    .context("goods are `singular/plural`")?;
+                let price = rng.range(3, 19);
+                goods.push(Good {
+                    one,
+                    many,
+                    prices: Mix::of(rng, &[price, price - 1, price + 1], 3),
+                    amounts: Mix::of(rng, &[2, 3, 4, 5, 6, 7, 8, 9], 5),
+                });
+            }
+            let order: Vec<usize> = (0..goods.len()).collect();
+            let popular = Mix::of(rng, &order, 6);
+            shops.push(Shop {
+                kind,
+                owner,
+                popular,
+                goods,
+            });
+        }
         let order: Vec<usize> = (0..shops.len()).collect();
         let people = PEOPLE
             .iter()
@@ -215,7 +128,7 @@ impl Market {
                 }
             })
             .collect();
-        Self { shops, people }
+        Ok(Self { shops, people })
     }
 
     fn lines<'a>(&self, rng: &mut Rng, shop: &'a Shop, n: usize) -> Vec<Line<'a>> {

@@ -4,192 +4,13 @@
 //! column takes and how often), and the house style (keywords in capitals, the first letter of a
 //! table as its alias, a comment that names what is read, a limit that belongs to the database).
 
+use anyhow::{Context, Result, bail};
+
 use crate::random::{Mix, Rng};
+use crate::words::lists;
 use crate::{Sample, Subject};
 
-/// What a column holds.
-enum Kind {
-    /// One of these values.
-    Text(&'static [&'static str]),
-    /// A whole number, a multiple of ten, up to this many times ten.
-    Number(usize),
-    /// A day of one of three years.
-    Date,
-}
-use Kind::{Date, Number, Text};
-
-/// Table, one of its rows in English, columns; the first table of a database is the one that the
-/// second refers to, by `<row>_id`.
-type Table = (&'static str, &'static str, &'static [(&'static str, Kind)]);
-
-const DATABASES: &[(&str, [Table; 2])] = &[
-    (
-        "library",
-        [
-            (
-                "members",
-                "member",
-                &[
-                    ("city", Text(&["Ostend", "Ghent", "Namur", "Liege", "Mons"])),
-                    ("level", Text(&["child", "adult", "senior"])),
-                    ("joined", Date),
-                    ("fines", Number(9)),
-                ],
-            ),
-            (
-                "loans",
-                "loan",
-                &[
-                    (
-                        "genre",
-                        Text(&["crime", "poetry", "travel", "history", "comics"]),
-                    ),
-                    ("taken", Date),
-                    ("days", Number(6)),
-                    ("status", Text(&["open", "returned", "lost"])),
-                ],
-            ),
-        ],
-    ),
-    (
-        "clinic",
-        [
-            (
-                "doctors",
-                "doctor",
-                &[
-                    ("ward", Text(&["heart", "lung", "bone", "eye", "skin"])),
-                    ("grade", Text(&["junior", "senior", "chief"])),
-                    ("hired", Date),
-                    ("beds", Number(8)),
-                ],
-            ),
-            (
-                "visits",
-                "visit",
-                &[
-                    (
-                        "reason",
-                        Text(&["fever", "cough", "fracture", "checkup", "rash"]),
-                    ),
-                    ("seen", Date),
-                    ("minutes", Number(9)),
-                    ("outcome", Text(&["home", "ward", "referred"])),
-                ],
-            ),
-        ],
-    ),
-    (
-        "fleet",
-        [
-            (
-                "trucks",
-                "truck",
-                &[
-                    ("depot", Text(&["north", "south", "harbour", "airport"])),
-                    ("fuel", Text(&["diesel", "gas", "electric"])),
-                    ("bought", Date),
-                    ("tons", Number(4)),
-                ],
-            ),
-            (
-                "trips",
-                "trip",
-                &[
-                    (
-                        "cargo",
-                        Text(&["gravel", "milk", "timber", "steel", "mail"]),
-                    ),
-                    ("started", Date),
-                    ("km", Number(90)),
-                    ("state", Text(&["planned", "running", "done", "broken"])),
-                ],
-            ),
-        ],
-    ),
-    (
-        "school",
-        [
-            (
-                "pupils",
-                "pupil",
-                &[
-                    ("house", Text(&["red", "blue", "green", "gold"])),
-                    ("language", Text(&["french", "latin", "greek"])),
-                    ("born", Date),
-                    ("absences", Number(5)),
-                ],
-            ),
-            (
-                "exams",
-                "exam",
-                &[
-                    (
-                        "topic",
-                        Text(&["algebra", "optics", "grammar", "music", "botany"]),
-                    ),
-                    ("held", Date),
-                    ("points", Number(10)),
-                    ("mark", Text(&["pass", "fail", "merit"])),
-                ],
-            ),
-        ],
-    ),
-    (
-        "mine",
-        [
-            (
-                "shafts",
-                "shaft",
-                &[
-                    ("ore", Text(&["iron", "zinc", "lead", "silver"])),
-                    ("risk", Text(&["low", "medium", "high"])),
-                    ("opened", Date),
-                    ("depth", Number(80)),
-                ],
-            ),
-            (
-                "shifts",
-                "shift",
-                &[
-                    ("crew", Text(&["alpha", "bravo", "delta", "echo"])),
-                    ("worked", Date),
-                    ("wagons", Number(12)),
-                    ("alarm", Text(&["none", "gas", "water"])),
-                ],
-            ),
-        ],
-    ),
-    (
-        "theatre",
-        [
-            (
-                "plays",
-                "play",
-                &[
-                    (
-                        "author",
-                        Text(&["Lorca", "Ibsen", "Gogol", "Racine", "Behn"]),
-                    ),
-                    ("stage", Text(&["main", "studio", "garden"])),
-                    ("premiere", Date),
-                    ("roles", Number(3)),
-                ],
-            ),
-            (
-                "tickets",
-                "ticket",
-                &[
-                    ("block", Text(&["stalls", "circle", "balcony", "box"])),
-                    ("sold", Date),
-                    ("price", Number(9)),
-                    ("channel", Text(&["web", "desk", "phone"])),
-                ],
-            ),
-        ],
-    ),
-];
-
+/// What a column holds, and how often: words, multiples of ten, or the years of dates.
 enum Values {
     Text(Mix<&'static str>),
     Number(Mix<usize>),
@@ -223,6 +44,21 @@ struct Database {
 pub struct Databases(Vec<Database>);
 
 impl Column {
+    /// From `name value value`, `name largest` or `name date`.
+    fn new(rng: &mut Rng, text: &'static str) -> Result<Self> {
+        let (name, rest) = text.split_once(' ').context("a column without values")?;
+        let values = if rest == "date" {
+            Values::Date(Mix::of(rng, &[2019, 2020, 2021, 2022, 2023], 3))
+        } else if let Ok(most) = rest.parse::<usize>() {
+            let values: Vec<usize> = (1..=most / 10).map(|n| n * 10).collect();
+            Values::Number(Mix::of(rng, &values, 4))
+        } else {
+            let words: Vec<&'static str> = rest.split(' ').collect();
+            Values::Text(Mix::of(rng, &words, 5))
+        };
+        Ok(Self { name, values })
+    }
+
     /// A literal of this column.
     fn literal(&self, rng: &mut Rng) -> String {
         match &self.values {
@@ -264,33 +100,27 @@ impl Column {
 }
 
 impl Relation {
-    fn new(rng: &mut Rng, table: &Table) -> Self {
-        let (name, row, columns) = table;
-        let columns: Vec<Column> = columns
+    fn new(
+        rng: &mut Rng,
+        name: &'static str,
+        row: &'static str,
+        columns: &[&'static str],
+    ) -> Result<Self> {
+        let columns = columns
             .iter()
-            .map(|(name, kind)| Column {
-                name,
-                values: match kind {
-                    Text(values) => Values::Text(Mix::of(rng, values, 5)),
-                    Number(most) => {
-                        let values: Vec<usize> = (1..=*most).map(|n| n * 10).collect();
-                        Values::Number(Mix::of(rng, &values, 4))
-                    }
-                    Date => Values::Date(Mix::of(rng, &[2019, 2020, 2021, 2022, 2023], 3)),
-                },
-            })
-            .collect();
+            .map(|text| Column::new(rng, text))
+            .collect::<Result<Vec<_>>>()?;
         let all: Vec<usize> = (0..columns.len()).collect();
         let texts: Vec<usize> = (0..columns.len())
             .filter(|&index| matches!(columns[index].values, Values::Text(_)))
             .collect();
-        Self {
+        Ok(Self {
             name,
             row,
             shown: Mix::of(rng, &all, 4),
             grouped: Mix::of(rng, &texts, 2),
             columns,
-        }
+        })
     }
 
     fn alias(&self) -> &'static str {
@@ -312,19 +142,33 @@ impl Relation {
 
 impl Databases {
     /// The world: the same at every call.
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self> {
         let rng = &mut Rng::named("sql/world");
-        let databases = DATABASES
-            .iter()
-            .map(|(name, [parent, child])| Database {
+        let lines = lists(include_str!("words/sql.txt"))?;
+        let mut databases = Vec::new();
+        for pair in lines.chunks(2) {
+            let mut tables = Vec::new();
+            let mut name = "";
+            for (head, columns) in pair {
+                let [database, table, row] = *head.split(' ').collect::<Vec<_>>() else {
+                    bail!("`{head}` is not `database table row`");
+                };
+                name = database;
+                tables.push(Relation::new(rng, table, row, columns)?);
+            }
+            let child = tables.pop().context("a database without tables")?;
+            let parent = tables.pop().context("a database with one table")?;
+            let limit = *rng.pick(&[5, 10, 15, 20, 25, 50]);
+            let first_key = rng.range(1, 9) * 100;
+            databases.push(Database {
                 name,
-                parent: Relation::new(rng, parent),
-                child: Relation::new(rng, child),
-                limit: *rng.pick(&[5, 10, 15, 20, 25, 50]),
-                first_key: rng.range(1, 9) * 100,
-            })
-            .collect();
-        Self(databases)
+                parent,
+                child,
+                limit,
+                first_key,
+            });
+        }
+        Ok(Self(databases))
     }
 
     fn list(rng: &mut Rng, db: &Database) -> Sample {

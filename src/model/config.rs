@@ -441,7 +441,7 @@ impl Fields<'_> {
     fn ids(&self, field: &str) -> Result<Vec<u32>> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match self.get(field) {
-            None => Ok(Vec::new()),
+            None => Some(Vec::new()),
             Some(Value::Array(items)) => items.iter().map(id).collect(),
             // Some files write -1 for "none".
             Some(Value::Number(number)) if number.as_i64() == Some(-1) => Some(Vec::new()),

@@ -315,6 +315,9 @@ impl Decoder {
     ) -> candle_core::Result<Tensor> {
         let c = &self.config;
         let (batch, len, hidden) = x.dims3()?;
+        if len != rotary.len {
+            candle_core::bail!("{len} tokens with angles for {}", rotary.len);
+        }
         let (heads, groups, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
         let x = x.reshape((batch * len, hidden))?;
 

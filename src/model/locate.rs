@@ -154,7 +154,14 @@ mod tests {
     fn folders_are_taken_as_they_are_and_nonsense_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(locate(dir.path().to_str().unwrap()).unwrap(), dir.path());
-        for name in ["./missing", "/missing/model", "a/b/c", "../a", "a/..b", ""] {
+        for name in [
+            "./missing",
+            "/missing/model",
+            "a/b/c",
+            "../missing",
+            "a/..b",
+            "",
+        ] {
             let error = locate(name).unwrap_err().to_string();
             assert!(error.contains("owner/name"), "{name}: {error}");
         }

@@ -75,7 +75,7 @@ pub fn next_token(
     for begin in (0..count).step_by(per_chunk) {
         let len = per_chunk.min(count - begin);
         let targets = &targets[begin..begin + len];
-        let compute = || {
+        let mut compute = || {
             let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
             let logits = logits.to_device(&candle_core::Device::Cpu)?;
             ops::with_values(&logits, |logits| {

@@ -5,16 +5,19 @@
 //! the Llama family ([`Architecture`]) by configuration:
 //!
 //! * [`Config`] is `config.json`, validated; [`Config::tensors`] lists every parameter.
-//! * [`Decoder`] holds the parameters and runs the layers; `ops` has the fused kernels with
-//!   hand-written backwards.
+//! * [`Decoder`] holds the parameters and runs the layers; `ops` and `attention` are the fused
+//!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
 //!   of a whole batch; [`generate`] samples with a [`Cache`].
 //! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate`]
 //!   finds them.
 
+mod attach;
+mod attention;
 mod cache;
 mod config;
 mod decoder;
+mod fields;
 mod generate;
 mod kernels;
 mod locate;
@@ -26,13 +29,13 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub use attach::{attach1, attach2};
 pub use cache::Cache;
 pub use config::{Activation, Architecture, Config, Init, Rope, RopeScaling, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use generate::{GenerateOptions, generate};
 pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
-pub use ops::{attach1, attach2};
 pub use save::copy_companions;
 
 use candle_core::Device;

@@ -38,9 +38,24 @@ pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
 pub use save::copy_companions;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
+
+/// The float type named by `f32`, `bf16` or `f16` (or, as in `config.json`, `float32` ...).
+///
+/// # Errors
+/// The name is none of these.
+pub fn dtype(spec: &str) -> Result<DType> {
+    match spec {
+        "f32" | "float32" => Ok(DType::F32),
+        "bf16" | "bfloat16" => Ok(DType::BF16),
+        "f16" | "float16" => Ok(DType::F16),
+        _ => Err(Error::usage(format!(
+            "dtype: expected `f32`, `bf16` or `f16`, found `{spec}`"
+        ))),
+    }
+}
 
 /// The device named by `cpu`, `cuda` (the first GPU) or `cuda:N`.
 ///

@@ -10,6 +10,7 @@
 mod pieces;
 mod roles;
 mod spans;
+mod split;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -323,7 +323,9 @@ fn special_tokens_are_exchanged_by_role() {
         );
         assert!(row.byte_end.is_sorted());
         assert_eq!(row.ids.len(), row.supervised.len());
-        let close = source.vocabulary().id_with_role(Role::TurnEnd);
+        // The pivot's end of turn is its EOS as well; a source without turns uses its own EOS.
+        let roles = [Role::TurnEnd, Role::Eos].into_iter();
+        let close = { roles }.find_map(|role| source.vocabulary().id_with_role(role));
         let at = row
             .byte_end
             .iter()

@@ -48,6 +48,17 @@ struct Header {
     position: Position,
 }
 
+/// A state whose header was read.
+struct Opened {
+    reader: BufReader<File>,
+    /// Bytes of the file.
+    size: u64,
+    /// Bytes of the header.
+    length: usize,
+    tensors: Map<String, Value>,
+    header: Header,
+}
+
 /// The folder of the state.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -132,7 +143,9 @@ impl Checkpoint {
                 write(bytemuck::cast_slice(&values))?;
             }
         }
-        let file = writer.into_inner().map_err(|e| Error::io(&self.file, e.into_error()))?;
+        let file = writer
+            .into_inner()
+            .map_err(|e| Error::io(&self.file, e.into_error()))?;
         pending.commit(&file)
     }
 
@@ -145,50 +158,26 @@ impl Checkpoint {
         params: &BTreeMap<String, Var>,
         optimiser: &mut AdamW,
     ) -> Result<Option<Progress>> {
-        let file = match File::open(&self.file) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&self.file, e)),
+        let Some(Opened {
+            mut reader,
+            size,
+            length,
+            tensors,
+            header,
+        }) = self.open()?
+        else {
+            return Ok(None);
         };
-        let size = file.metadata().at(&self.file)?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let damaged = |what: &str| {
-            Error::file(&self.file, format!("the training state is damaged: {what}"))
-                .remedy("remove it to start the training anew")
-        };
-        let mut length = [0; 8];
-        reader.read_exact(&mut length).map_err(|_| damaged("no header"))?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER.min(size.saturating_sub(8)) {
-            return Err(damaged("no valid header"));
-        }
-        let mut text = vec![0; length as usize];
-        reader.read_exact(&mut text).at(&self.file)?;
-        let tensors: Map<String, Value> =
-            serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
-        let header: Header = tensors
-            .get("__metadata__")
-            .and_then(|metadata| metadata.get("fuselm")?.as_str())
-            .ok_or_else(|| damaged("no metadata `fuselm`"))
-            .and_then(|text| serde_json::from_str(text).map_err(|e| damaged(&e.to_string())))?;
-        if header.provenance.identity() != self.provenance.identity() {
-            let differences = self.provenance.differences(&header.provenance).join(", ");
-            return Err(Error::usage(format!(
-                "`{}` is the unfinished training of other options or inputs ({differences})",
-                self.dir.display()
-            ))
-            .remedy("give the options it was started with to continue it, or `--force` to start anew"));
-        }
         let rows = tensors
             .get(STEPS)
             .and_then(|steps| steps.get("shape")?.get(0)?.as_u64())
-            .ok_or_else(|| damaged("no tensor `steps`"))?;
+            .ok_or_else(|| self.damaged("no tensor `steps`"))?;
         let elements: u64 = params.values().map(|var| var.elem_count() as u64).sum();
         let expected = rows
             .checked_mul(StepRow::WIDTH as u64 * 8)
-            .and_then(|bytes| bytes.checked_add(8 + length + 12 * elements));
+            .and_then(|bytes| bytes.checked_add(8 + length as u64 + 12 * elements));
         if expected != Some(size) {
-            return Err(damaged("it has another size than its header says"));
+            return Err(self.damaged("it has another size than its header says"));
         }
         let mut steps = Vec::with_capacity(rows as usize);
         for _ in 0..rows {
@@ -211,7 +200,7 @@ impl Checkpoint {
         };
         for (index, (name, var)) in params.iter().enumerate() {
             if !tensors.contains_key(&format!("weights/{name}")) {
-                return Err(damaged(&format!("no tensor `weights/{name}`")));
+                return Err(self.damaged(&format!("no tensor `weights/{name}`")));
             }
             let n = var.elem_count();
             let saved = Saved {
@@ -225,6 +214,62 @@ impl Checkpoint {
         Ok(Some(Progress {
             position: header.position,
             steps,
+        }))
+    }
+
+    /// Fails if there is a state, and it is another training's or damaged.
+    pub fn check_same(&self) -> Result<()> {
+        self.open().map(drop)
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        Error::file(&self.file, format!("the training state is damaged: {what}"))
+            .remedy("remove it to start the training anew")
+    }
+
+    /// Reads the header and checks that it is this training's.
+    fn open(&self) -> Result<Option<Opened>> {
+        let file = match File::open(&self.file) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&self.file, e)),
+        };
+        let size = file.metadata().at(&self.file)?.len();
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let damaged = |what: &str| self.damaged(what);
+        let mut length = [0; 8];
+        reader
+            .read_exact(&mut length)
+            .map_err(|_| damaged("no header"))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER.min(size.saturating_sub(8)) {
+            return Err(damaged("no valid header"));
+        }
+        let mut text = vec![0; length as usize];
+        reader.read_exact(&mut text).at(&self.file)?;
+        let tensors: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
+        let header: Header = tensors
+            .get("__metadata__")
+            .and_then(|metadata| metadata.get("fuselm")?.as_str())
+            .ok_or_else(|| damaged("no metadata `fuselm`"))
+            .and_then(|text| serde_json::from_str(text).map_err(|e| damaged(&e.to_string())))?;
+        if header.provenance.identity() != self.provenance.identity() {
+            let differences = self.provenance.differences(&header.provenance).join(", ");
+            return Err(Error::usage(format!(
+                "`{}` is the unfinished training of other options or inputs ({differences})",
+                self.dir.display()
+            ))
+            .remedy(
+                "give the options it was started with to continue it, or `--force` to start anew",
+            ));
+        }
+        Ok(Some(Opened {
+            reader,
+            size,
+            length: length as usize,
+            tensors,
+            header,
         }))
     }
 

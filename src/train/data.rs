@@ -115,11 +115,17 @@ impl DataSet {
                 format!("{} sample {}", part.path().display(), sample.sample_id)
             };
             let length = |sample: &SampleTokens| -> Result<u32> {
-                let bad = sample.ids.iter().find(|id| **id as usize >= limits.vocabulary);
+                let bad = sample
+                    .ids
+                    .iter()
+                    .find(|id| **id as usize >= limits.vocabulary);
                 if let Some(id) = bad {
                     return Err(Error::input(
                         place(sample),
-                        format!("token {id} is outside the model's {} rows", limits.vocabulary),
+                        format!(
+                            "token {id} is outside the model's {} rows",
+                            limits.vocabulary
+                        ),
                     )
                     .remedy("the tokens were made with another tokenizer than the model's"));
                 }
@@ -142,10 +148,11 @@ impl DataSet {
             parts: parts.collect::<Result<_>>()?,
         };
         if lengths.tokens() == 0 {
-            return Err(
-                Error::file(tokens.dir(), "no token is supervised, there is nothing to learn")
-                    .remedy("give chats with assistant turns, or plain text"),
-            );
+            return Err(Error::file(
+                tokens.dir(),
+                "no token is supervised, there is nothing to learn",
+            )
+            .remedy("give chats with assistant turns, or plain text"));
         }
         Ok(Self {
             tokens,
@@ -180,7 +187,11 @@ impl DataSet {
         to: &SyncSender<Result<StepBatch>>,
     ) {
         for epoch in start.epoch..options.epochs {
-            let first = if epoch == start.epoch { start.ordinal } else { 0 };
+            let first = if epoch == start.epoch {
+                start.ordinal
+            } else {
+                0
+            };
             match self.send_epoch(options, micro_batch_tokens, epoch, first, to) {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -340,7 +351,11 @@ impl LoadedSample {
     fn push_rows(&self, first: usize, rows: &mut Rows, tail: Tail) -> Result<()> {
         let sample = self.tokens.sample_id;
         let wrong = |pos: usize, what: String| {
-            let place = if self.place.is_empty() { "tokens" } else { &self.place };
+            let place = if self.place.is_empty() {
+                "tokens"
+            } else {
+                &self.place
+            };
             Error::input(format!("{place} sample {sample} pos {pos}"), what)
                 .remedy("tokens and targets do not belong together; run `fuse` again")
         };

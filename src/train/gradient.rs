@@ -47,11 +47,15 @@ pub fn micro_gradient(
     };
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = backward(decoder, &hidden, &seed)?;
-    let name = if decoder.config().tie_word_embeddings { EMBEDDING } else { HEAD };
+    let name = if decoder.config().tie_word_embeddings {
+        EMBEDDING
+    } else {
+        HEAD
+    };
     let slot = decoder.params().keys().position(|key| key == name);
-    let slot = slot.and_then(|i| params.get_mut(i)).ok_or_else(|| {
-        Error::usage(format!("the model has no trainable head `{name}`"))
-    })?;
+    let slot = slot
+        .and_then(|i| params.get_mut(i))
+        .ok_or_else(|| Error::usage(format!("the model has no trainable head `{name}`")))?;
     *slot = Some(match slot.take() {
         Some(embedding) => embedding
             .to_dtype(DType::F32)
@@ -101,7 +105,9 @@ fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Opt
         let scalar = attach1(hidden, &zero, move |_, _, _| Ok(seed.clone()))?;
         let mut gradients = scalar.backward()?;
         let params = decoder.params().values();
-        Ok(params.map(|var| gradients.remove(var.as_tensor())).collect())
+        Ok(params
+            .map(|var| gradients.remove(var.as_tensor()))
+            .collect())
     };
     run().during(|| "computing gradients".to_owned())
 }

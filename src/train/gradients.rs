@@ -105,7 +105,9 @@ impl Gradients {
                     let squares = Tensor::stack(&each, 0)?.to_vec1::<f32>()?;
                     Ok(squares.iter().map(|s| f64::from(*s)).sum())
                 };
-                Ok(squares().during(|| "computing the gradient norm".to_owned())?.sqrt())
+                Ok(squares()
+                    .during(|| "computing the gradient norm".to_owned())?
+                    .sqrt())
             }
         }
     }

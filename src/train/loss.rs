@@ -520,7 +520,15 @@ fn exp_not_positive(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
     let mut p = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for coefficient in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         p = p * r + coefficient;
     }
     p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
@@ -548,7 +556,11 @@ fn by_tensors(
     for (i, row) in range.clone().enumerate() {
         let (listed, p) = rows.entries(row);
         let rest = rows.rest[row];
-        let b = if rows.targeted[row] { weights.fusion as f32 } else { 0.0 };
+        let b = if rows.targeted[row] {
+            weights.fusion as f32
+        } else {
+            0.0
+        };
         for (j, (id, p)) in listed.iter().zip(p).enumerate() {
             ids[i * width + j] = *id;
             probs[i * width + j] = p - rest;
@@ -575,7 +587,11 @@ fn by_tensors(
     let gradient = exps
         .broadcast_mul(&scale)?
         .broadcast_sub(&column(shift)?)?
-        .scatter_add(&labels, &Tensor::full(-weights.clm as f32, (n, 1), device)?, 1)?
+        .scatter_add(
+            &labels,
+            &Tensor::full(-weights.clm as f32, (n, 1), device)?,
+            1,
+        )?
         .scatter_add(&ids, &probs.broadcast_mul(&used.neg()?)?, 1)?;
     let sums = Sums {
         clm: f64::from(clm.to_scalar::<f32>()?),

@@ -122,18 +122,33 @@ impl AdamW {
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let rates = |decays: bool| Rates {
-            scale: if s.clip > 0.0 && norm > s.clip { s.clip / norm } else { 1.0 },
+            scale: if s.clip > 0.0 && norm > s.clip {
+                s.clip / norm
+            } else {
+                1.0
+            },
             beta1: s.beta1,
             beta2: s.beta2,
             eps: s.eps,
             step: lr / correction(s.beta1),
             second: 1.0 / correction(s.beta2),
-            keep: if decays { 1.0 - lr * s.weight_decay } else { 1.0 },
+            keep: if decays {
+                1.0 - lr * s.weight_decay
+            } else {
+                1.0
+            },
         };
         let update = |(i, var): (usize, &Var), state: &mut State| -> candle_core::Result<()> {
             let rates = rates(var.rank() >= 2);
             match (state, gradients) {
-                (State::Host { master, first, second }, Gradients::Host(all)) => {
+                (
+                    State::Host {
+                        master,
+                        first,
+                        second,
+                    },
+                    Gradients::Host(all),
+                ) => {
                     let Some(gradient) = all.get(i) else {
                         candle_core::bail!("no gradient for parameter {i}")
                     };
@@ -150,7 +165,14 @@ impl AdamW {
                         }),
                     }
                 }
-                (State::Device { master, first, second }, Gradients::Device(all)) => {
+                (
+                    State::Device {
+                        master,
+                        first,
+                        second,
+                    },
+                    Gradients::Device(all),
+                ) => {
                     let Some(Some(gradient)) = all.get(i) else {
                         return Ok(());
                     };
@@ -176,7 +198,11 @@ impl AdamW {
         let saved = || -> candle_core::Result<Saved> {
             let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
             Ok(match self.states.get(index) {
-                Some(State::Host { master, first, second }) => Saved {
+                Some(State::Host {
+                    master,
+                    first,
+                    second,
+                }) => Saved {
                     weights: match master {
                         Some(master) => master.clone(),
                         None => with_values(var.as_tensor(), <[f32]>::to_vec)?,
@@ -184,7 +210,11 @@ impl AdamW {
                     first: first.clone(),
                     second: second.clone(),
                 },
-                Some(State::Device { master, first, second }) => Saved {
+                Some(State::Device {
+                    master,
+                    first,
+                    second,
+                }) => Saved {
                     weights: flat(master)?,
                     first: flat(first)?,
                     second: flat(second)?,
@@ -210,14 +240,22 @@ impl AdamW {
             let weights = tensor(&saved.weights)?;
             var.set(&weights.to_dtype(var.dtype())?)?;
             match self.states.get_mut(index) {
-                Some(State::Host { master, first, second }) => {
+                Some(State::Host {
+                    master,
+                    first,
+                    second,
+                }) => {
                     first.copy_from_slice(&saved.first);
                     second.copy_from_slice(&saved.second);
                     if let Some(master) = master {
                         master.copy_from_slice(&saved.weights);
                     }
                 }
-                Some(State::Device { master, first, second }) => {
+                Some(State::Device {
+                    master,
+                    first,
+                    second,
+                }) => {
                     *master = weights;
                     *first = tensor(&saved.first)?;
                     *second = tensor(&saved.second)?;
@@ -331,7 +369,10 @@ mod tests {
 
     fn assert_near(found: &[f32], expected: &[f64]) {
         for (a, b) in found.iter().zip(expected) {
-            assert!((f64::from(*a) - b).abs() < 1e-6, "{found:?}, expected {expected:?}");
+            assert!(
+                (f64::from(*a) - b).abs() < 1e-6,
+                "{found:?}, expected {expected:?}"
+            );
         }
     }
 
@@ -361,7 +402,10 @@ mod tests {
             by_hand(-1.4, -4.0 / 13.0, 0.4, 0.99),
         ];
         assert_near(&values(&params["matrix"]), &expected);
-        assert_near(&values(&params["norm"]), &[by_hand(2.5, 12.0 / 13.0, 0.0, 1.0)]);
+        assert_near(
+            &values(&params["norm"]),
+            &[by_hand(2.5, 12.0 / 13.0, 0.0, 1.0)],
+        );
     }
 
     #[test]
@@ -385,13 +429,18 @@ mod tests {
         first.step(&a, &gradients, 0.01).unwrap();
         let mut second = AdamW::new(&b, SETTINGS).unwrap();
         for (i, (name, var)) in a.iter().enumerate() {
-            second.restore(i, &b[name], first.save(i, var).unwrap()).unwrap();
+            second
+                .restore(i, &b[name], first.save(i, var).unwrap())
+                .unwrap();
         }
         second.set_steps(first.steps());
         first.step(&a, &gradients, 0.01).unwrap();
         second.step(&b, &gradients, 0.01).unwrap();
         for (i, (name, var)) in a.iter().enumerate() {
-            assert_eq!(first.save(i, var).unwrap(), second.save(i, &b[name]).unwrap());
+            assert_eq!(
+                first.save(i, var).unwrap(),
+                second.save(i, &b[name]).unwrap()
+            );
         }
     }
 

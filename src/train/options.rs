@@ -179,7 +179,9 @@ impl TrainOptions {
             if good {
                 return Ok(());
             }
-            Err(Error::usage(format!("`train.{name}` must be {allowed}, found {value}")))
+            Err(Error::usage(format!(
+                "`train.{name}` must be {allowed}, found {value}"
+            )))
         };
         let unit = |value: f64| (0.0..=1.0).contains(&value);
         let decay = |value: f64| (0.0..1.0).contains(&value);
@@ -188,10 +190,30 @@ impl TrainOptions {
         check("lambda", self.lambda, "between 0 and 1", unit(self.lambda))?;
         check("lr", self.lr, "above 0", positive(self.lr))?;
         check("epochs", self.epochs.into(), "at least 1", self.epochs > 0)?;
-        check("warmup_ratio", self.warmup_ratio, "between 0 and 1", unit(self.warmup_ratio))?;
-        check("weight_decay", self.weight_decay, "at least 0", not_negative(self.weight_decay))?;
-        check("beta1", self.beta1, "at least 0 and below 1", decay(self.beta1))?;
-        check("beta2", self.beta2, "at least 0 and below 1", decay(self.beta2))?;
+        check(
+            "warmup_ratio",
+            self.warmup_ratio,
+            "between 0 and 1",
+            unit(self.warmup_ratio),
+        )?;
+        check(
+            "weight_decay",
+            self.weight_decay,
+            "at least 0",
+            not_negative(self.weight_decay),
+        )?;
+        check(
+            "beta1",
+            self.beta1,
+            "at least 0 and below 1",
+            decay(self.beta1),
+        )?;
+        check(
+            "beta2",
+            self.beta2,
+            "at least 0 and below 1",
+            decay(self.beta2),
+        )?;
         check("eps", self.eps, "above 0", positive(self.eps))?;
         check("clip", self.clip, "at least 0", not_negative(self.clip))?;
         let counts = [
@@ -235,7 +257,10 @@ mod tests {
         assert_eq!(options.micro_batch_tokens, MicroBatchTokens::AtMost(512));
         assert_eq!((options.lr, options.tail), (1e-3, Tail::Label));
         let text = serde_json::to_string(&options).unwrap();
-        assert_eq!(serde_json::from_str::<TrainOptions>(&text).unwrap(), options);
+        assert_eq!(
+            serde_json::from_str::<TrainOptions>(&text).unwrap(),
+            options
+        );
         let auto: TrainOptions = serde_json::from_str(r#"{"micro_batch_tokens": "auto"}"#).unwrap();
         assert_eq!(auto, TrainOptions::default());
         for bad in [
@@ -252,7 +277,10 @@ mod tests {
     fn each_range_is_checked() {
         TrainOptions::default().validate().unwrap();
         let bad = [
-            (r#"{"lambda": 1.1}"#, "`train.lambda` must be between 0 and 1, found 1.1"),
+            (
+                r#"{"lambda": 1.1}"#,
+                "`train.lambda` must be between 0 and 1, found 1.1",
+            ),
             (r#"{"lr": 0}"#, "`train.lr` must be above 0, found 0"),
             (r#"{"epochs": 0}"#, "`train.epochs`"),
             (r#"{"max_steps": 0}"#, "`train.max_steps`"),

@@ -70,7 +70,10 @@ mod tests {
             for total in 1..40 {
                 for warmup in [0.0, 0.03, 0.5, 1.0] {
                     for rate in rates(schedule, total, warmup) {
-                        assert!(rate > 0.0 && rate <= 8.0, "{schedule:?} {total} {warmup}: {rate}");
+                        assert!(
+                            rate > 0.0 && rate <= 8.0,
+                            "{schedule:?} {total} {warmup}: {rate}"
+                        );
                     }
                 }
             }

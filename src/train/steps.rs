@@ -57,8 +57,18 @@ impl StepRow {
     /// The reverse of [`StepRow::to_numbers`].
     pub fn from_numbers(numbers: [f64; Self::WIDTH]) -> Self {
         let optional = |value: f64| (!value.is_nan()).then_some(value);
-        let [step, lr, loss, loss_clm, loss_fusion, kl, grad_norm, tokens, valid_loss, wall_ms] =
-            numbers;
+        let [
+            step,
+            lr,
+            loss,
+            loss_clm,
+            loss_fusion,
+            kl,
+            grad_norm,
+            tokens,
+            valid_loss,
+            wall_ms,
+        ] = numbers;
         Self {
             step: step as u64,
             lr,

@@ -121,7 +121,13 @@ mod tests {
             assert_eq!(seen, (0..7).map(|i| (i, i * i)).collect::<Vec<_>>());
 
             let mut consumed = 0;
-            let fails = |i| if i == 3 { Err(Error::usage("three")) } else { Ok(()) };
+            let fails = |i| {
+                if i == 3 {
+                    Err(Error::usage("three"))
+                } else {
+                    Ok(())
+                }
+            };
             let error = workers.in_order(7, fails, |_, ()| {
                 consumed += 1;
                 Ok(())

@@ -7,6 +7,8 @@
 mod formats;
 mod json;
 mod template;
+#[cfg(test)]
+mod tests;
 mod transcript;
 
 pub use formats::{Format, Message, Record, Records, read};

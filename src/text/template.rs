@@ -225,10 +225,10 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
-                Value::from_iter([
-                    ("role", message.role.as_str()),
-                    ("content", message.content.as_str()),
-                ])
+                minijinja::context! {
+                    role => message.role.as_str(),
+                    content => message.content.as_str(),
+                }
             })
             .collect();
         let mut context = self.tokens.clone();

@@ -51,10 +51,8 @@ struct Header {
 /// A state whose header was read.
 struct Opened {
     reader: BufReader<File>,
-    /// Bytes of the file.
-    size: u64,
-    /// Bytes of the header.
-    length: usize,
+    /// Rows of the log.
+    rows: u64,
     tensors: Map<String, Value>,
     header: Header,
 }
@@ -160,31 +158,21 @@ impl Checkpoint {
     ) -> Result<Option<Progress>> {
         let Some(Opened {
             mut reader,
-            size,
-            length,
+            rows,
             tensors,
             header,
         }) = self.open()?
         else {
             return Ok(None);
         };
-        let rows = tensors
-            .get(STEPS)
-            .and_then(|steps| steps.get("shape")?.get(0)?.as_u64())
-            .ok_or_else(|| self.damaged("no tensor `steps`"))?;
-        let elements: u64 = params.values().map(|var| var.elem_count() as u64).sum();
-        let expected = rows
-            .checked_mul(StepRow::WIDTH as u64 * 8)
-            .and_then(|bytes| bytes.checked_add(8 + length as u64 + 12 * elements));
-        if expected != Some(size) {
-            return Err(self.damaged("it has another size than its header says"));
-        }
-        let mut steps = Vec::with_capacity(rows as usize);
+        let mut steps = Vec::new();
         for _ in 0..rows {
             let mut numbers = [0.0; StepRow::WIDTH];
             for number in &mut numbers {
                 let mut bytes = [0; 8];
-                reader.read_exact(&mut bytes).at(&self.file)?;
+                reader
+                    .read_exact(&mut bytes)
+                    .map_err(|_| self.damaged("it ends early"))?;
                 *number = f64::from_le_bytes(bytes);
             }
             steps.push(StepRow::from_numbers(numbers));
@@ -192,7 +180,9 @@ impl Checkpoint {
         let mut read = |count: usize| -> Result<Vec<f32>> {
             let mut values = vec![0f32; count];
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
-            reader.read_exact(bytes).at(&self.file)?;
+            reader
+                .read_exact(bytes)
+                .map_err(|_| self.damaged("it ends early"))?;
             for value in &mut values {
                 *value = f32::from_bits(u32::from_le(value.to_bits()));
             }
@@ -264,10 +254,22 @@ impl Checkpoint {
                 "give the options it was started with to continue it, or `--force` to start anew",
             ));
         }
+        let rows = tensors
+            .get(STEPS)
+            .and_then(|steps| steps.get("shape")?.get(0)?.as_u64())
+            .ok_or_else(|| damaged("no tensor `steps`"))?;
+        // Every tensor is given by its last byte; the data ends where the last tensor does.
+        let end = tensors
+            .values()
+            .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
+            .max()
+            .unwrap_or(0);
+        if (8 + length).checked_add(end) != Some(size) {
+            return Err(damaged("it has another size than its header says"));
+        }
         Ok(Some(Opened {
             reader,
-            size,
-            length: length as usize,
+            rows,
             tensors,
             header,
         }))

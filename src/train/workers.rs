@@ -40,11 +40,6 @@ impl Workers {
         Ok(Self { pools })
     }
 
-    /// Number of results that may wait for their turn at the same time.
-    pub fn count(&self) -> usize {
-        self.pools.len().max(1)
-    }
-
     /// Computes `0..count` and consumes the results in rising order.
     ///
     /// # Errors

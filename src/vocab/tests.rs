@@ -323,11 +323,13 @@ fn special_tokens_are_exchanged_by_role() {
         );
         assert!(row.byte_end.is_sorted());
         assert_eq!(row.ids.len(), row.supervised.len());
-        let close = source.vocabulary().id_with_role(Role::TurnEnd);
+        // The pivot's end of turn is its EOS as well; a source without turns uses its own EOS.
+        let roles = [Role::TurnEnd, Role::Eos].into_iter();
+        let close = { roles }.find_map(|role| source.vocabulary().id_with_role(role));
         let at = row
             .byte_end
             .iter()
-            .rposition(|e| *e == end.byte_end)
+            .position(|e| *e == end.byte_end)
             .unwrap();
         match close {
             Some(close) => {
@@ -366,5 +368,67 @@ fn a_tokenizer_must_fit_its_model() {
         tokenizer.fits(&name, rows + 100).unwrap();
         let error = tokenizer.fits(&name, rows - 1).unwrap_err().to_string();
         assert!(error.contains(&format!("{} rows", rows - 1)), "{error}");
+    }
+}
+
+#[test]
+fn the_artifact_keeps_everything() {
+    let tokens = vec![
+        Token {
+            display: "<|end|>".to_owned(),
+            bytes: b"<|end|>".to_vec(),
+            special: true,
+            role: Some(Role::Bos),
+            kind: Kind::Added,
+        },
+        Token::hole(),
+        Token {
+            display: "<0xFF>".to_owned(),
+            bytes: vec![0xFF],
+            special: false,
+            role: None,
+            kind: Kind::Byte,
+        },
+        Token {
+            display: "▁a".to_owned(),
+            bytes: b" a".to_vec(),
+            special: false,
+            role: None,
+            kind: Kind::Ordinary,
+        },
+        Token {
+            display: "    ".to_owned(),
+            bytes: b"    ".to_vec(),
+            special: false,
+            role: None,
+            kind: Kind::Added,
+        },
+    ];
+    let vocabulary = Vocabulary::new(tokens, "digest".to_owned(), [(Role::Eos, 0)]);
+    assert_eq!(vocabulary.id_with_role(Role::Bos), Some(0));
+    assert_eq!(vocabulary.roles_of(0).count(), 2);
+    assert!(vocabulary.token(1).is_none() && vocabulary.bytes(1).is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let refuse = crate::artifact::Existing::Refuse;
+    vocabulary.write(dir.path(), refuse).unwrap();
+    vocabulary.write(dir.path(), refuse).unwrap();
+    assert_eq!(Vocabulary::read(dir.path()).unwrap(), vocabulary);
+    let other = Vocabulary::new(Vec::new(), "other".to_owned(), []);
+    assert!(other.write(dir.path(), refuse).is_err());
+
+    for (name, tokenizer) in tokenizers("assets/tokenizers") {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.vocabulary().write(dir.path(), refuse).unwrap();
+        let read = Vocabulary::read(dir.path()).unwrap();
+        // The kind of a special token is not kept: it is an added one, whatever it was.
+        for (a, b) in read.tokens.iter().zip(&tokenizer.vocabulary().tokens) {
+            assert_eq!(
+                (&a.display, &a.bytes, a.special, a.role),
+                (&b.display, &b.bytes, b.special, b.role),
+                "{name}"
+            );
+            assert!(a.kind == b.kind || a.special, "{name}: {a:?} {b:?}");
+        }
+        assert_eq!(read.digest, tokenizer.vocabulary().digest);
     }
 }

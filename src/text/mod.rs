@@ -7,6 +7,7 @@
 mod formats;
 mod json;
 mod rows;
+mod shapes;
 mod template;
 #[cfg(test)]
 mod tests;

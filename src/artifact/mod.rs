@@ -1,1 +1,53 @@
-//! (in progress)
+//! Artifacts: checked Parquet data sets in a run folder, the interface between stages.
+//!
+//! An artifact is a folder of parts, `part-00000.parquet` and so on. Part *n* of every
+//! per-sample artifact of a run holds the same samples, a contiguous range of `sample_id`, so
+//! that stages stream part by part and a part is the unit of resume. A part is written beside
+//! its final name and renamed: a reader sees whole files or none.
+//!
+//! ```text
+//! part-00000.parquet   footer key `fuselm`: one JSON object
+//!                      { provenance: { kind, format, tool, identity, vocabulary, model,
+//!                                      options, inputs },
+//!                        part: { index, first_sample, samples, last } }
+//! ```
+//!
+//! The *identity* of an artifact is the digest of everything that determines its rows: its
+//! kind, format version, options, and the identities or digests of its inputs. Equal
+//! identities mean equal rows, so a stage whose output has the identity that it would write
+//! has nothing to do. Threads, devices and paths are not part of it.
+//!
+//! Everything is plain Parquet with names that explain themselves; [`Kind::schema`] is the
+//! specification, column by column. Logarithms are natural throughout.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `kind` | the artifact kinds and their columns |
+//! | `provenance` | what an artifact was made from, its identity |
+//! | `writer`, `reader` | parts on disk |
+//! | `rows` | streaming rows sample by sample, typed columns |
+//! | `tokens`, `distribution`, `targets` | typed rows of the artifacts that several stages share |
+//! | `run_dir` | where an artifact lies in a run folder |
+//! | `digest` | digests of files and model folders, cached |
+//! | `atomic` | whole files or none |
+
+pub mod atomic;
+pub mod digest;
+pub mod distribution;
+mod kind;
+mod provenance;
+mod reader;
+pub mod rows;
+mod run_dir;
+pub mod targets;
+pub mod tokens;
+mod writer;
+
+pub use kind::Kind;
+pub use provenance::{PartInfo, Provenance};
+pub use reader::{Artifact, Part};
+pub use run_dir::{RunDir, check_name};
+pub use writer::{Existing, PartWriter, Writer};
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@
 //! * [`Decoder`] holds the parameters and runs the layers; `ops` and `attention` are the fused
 //!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
-//!   of a whole batch; [`generate`] samples with a [`Cache`].
+//!   of a whole batch, [`predict`] does so for a set of samples; [`generate`] samples with a [`Cache`].
 //! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate`]
 //!   finds them.
 
@@ -23,6 +23,7 @@ mod kernels;
 mod locate;
 mod logprobs;
 mod ops;
+mod predict;
 mod save;
 mod weights;
 
@@ -36,6 +37,7 @@ pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use generate::{GenerateOptions, generate};
 pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
+pub use predict::{PredictOptions, Predictions, predict};
 pub use save::copy_companions;
 
 use candle_core::{DType, Device};

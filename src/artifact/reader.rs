@@ -1,0 +1,329 @@
+//! Reading an artifact: everything is checked at the door.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+
+use super::provenance::Footer;
+use super::{Kind, PartInfo, Provenance};
+use crate::error::{Context, Error, Result};
+
+/// Rows per batch when a part is streamed.
+const BATCH_ROWS: usize = 8192;
+
+/// A complete artifact: every part is there, readable, and of one identity.
+#[derive(Debug)]
+pub struct Artifact {
+    dir: PathBuf,
+    parts: Vec<Part>,
+}
+
+impl Artifact {
+    /// Opens the artifact in `dir` and checks all its footers.
+    ///
+    /// # Errors
+    /// If the folder or a part is missing, a file is damaged, is of another kind, format or
+    /// identity, or its columns are not those of [`Kind::schema`].
+    pub fn open(dir: &Path, kind: Kind) -> Result<Self> {
+        let paths = part_paths(dir)?;
+        if paths.is_empty() {
+            return Err(Error::file(dir, format!("no `{kind}` artifact here"))
+                .remedy(format!("run the stage that makes `{kind}` first")));
+        }
+        let parts = paths
+            .iter()
+            .map(|path| Part::open(path, kind))
+            .collect::<Result<Vec<_>>>()?;
+        let mut next_sample = parts[0].footer.part.first_sample;
+        for (index, part) in parts.iter().enumerate() {
+            let info = part.info();
+            if info.index as usize != index {
+                return Err(Error::file(
+                    dir,
+                    format!(
+                        "part {index} is missing, the next one found is part {}",
+                        info.index
+                    ),
+                )
+                .remedy("run the stage again, it writes only what is missing"));
+            }
+            if part.identity() != parts[0].identity() {
+                return Err(Error::file(
+                    &part.path,
+                    format!("belongs to another result than part 0 of `{kind}`"),
+                )
+                .remedy("remove it, or write the artifact anew with `--force`"));
+            }
+            if info.first_sample != next_sample {
+                return Err(Error::file(
+                    &part.path,
+                    format!(
+                        "starts at sample {}, expected {next_sample}",
+                        info.first_sample
+                    ),
+                ));
+            }
+            next_sample += info.samples;
+            let is_last = index + 1 == parts.len();
+            if info.last != is_last {
+                let problem = if is_last {
+                    format!("part {} is missing", index + 1)
+                } else {
+                    format!("part {index} says it is the last, but more follow")
+                };
+                return Err(Error::file(dir, problem)
+                    .remedy("run the stage again, it writes only what is missing"));
+            }
+        }
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            parts,
+        })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The parts, in order; there is at least one.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// What it was made from.
+    pub fn provenance(&self) -> &Provenance {
+        self.parts[0].provenance()
+    }
+
+    /// Digest of everything that determines its rows.
+    pub fn identity(&self) -> &str {
+        self.parts[0].identity()
+    }
+
+    /// Rows in all parts.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// Samples in all parts.
+    pub fn samples(&self) -> u64 {
+        self.parts.iter().map(|part| part.footer.part.samples).sum()
+    }
+
+    /// Bytes on disk in all parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// Fails unless this artifact is about the same samples, part by part, as `other`.
+    pub fn check_same_samples(&self, other: &Artifact) -> Result<()> {
+        let shape = |artifact: &Artifact| -> Vec<(u64, u64)> {
+            let infos = artifact.parts.iter().map(Part::info);
+            infos
+                .map(|info| (info.first_sample, info.samples))
+                .collect()
+        };
+        if shape(self) == shape(other) {
+            return Ok(());
+        }
+        Err(Error::file(
+            &self.dir,
+            format!(
+                "holds {} samples in {} parts, `{}` holds {} in {}",
+                self.samples(),
+                self.parts.len(),
+                other.dir.display(),
+                other.samples(),
+                other.parts.len()
+            ),
+        )
+        .remedy("both must come from the same corpus; run the older stage again"))
+    }
+
+    /// Fails unless the ids in this artifact belong to the vocabulary `digest`.
+    pub fn check_vocabulary(&self, digest: &str) -> Result<()> {
+        match self.provenance().vocabulary.as_deref() {
+            Some(found) if found == digest => Ok(()),
+            found => Err(Error::file(
+                &self.dir,
+                format!(
+                    "its ids belong to vocabulary `{}`, expected `{digest}`",
+                    found.unwrap_or("unknown")
+                ),
+            )
+            .remedy("it was made with another tokenizer; run that stage again with this one")),
+        }
+    }
+}
+
+/// One part, opened and checked.
+#[derive(Debug)]
+pub struct Part {
+    path: PathBuf,
+    footer: Footer,
+    rows: u64,
+    bytes: u64,
+    metadata: ArrowReaderMetadata,
+}
+
+impl Part {
+    /// Opens a part and checks its footer and columns.
+    pub fn open(path: &Path, kind: Kind) -> Result<Self> {
+        let file = File::open(path).at(path)?;
+        let bytes = file.metadata().at(path)?.len();
+        // The Arrow types are ours to say, not the file's.
+        let metadata =
+            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| {
+                Error::file(path, format!("not a complete Parquet file: {e}"))
+                    .remedy("remove it and run the stage again, it writes only what is missing")
+            })?;
+        let key_values = metadata.metadata().file_metadata().key_value_metadata();
+        let footer = key_values
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == Footer::KEY))
+            .and_then(|pair| pair.value.as_deref())
+            .ok_or_else(|| {
+                Error::file(
+                    path,
+                    "its footer has no key `fuselm`, so this program did not write it",
+                )
+                .remedy("use `fuselm import` for distributions made elsewhere")
+            })?;
+        let footer: Footer = serde_json::from_str(footer)
+            .map_err(|e| Error::file(path, format!("footer key `fuselm` is damaged: {e}")))?;
+        let found = &footer.provenance;
+        if found.kind != kind {
+            return Err(Error::file(
+                path,
+                format!("holds `{}`, expected `{kind}`", found.kind),
+            ));
+        }
+        if found.format != Kind::FORMAT {
+            return Err(Error::file(
+                path,
+                format!(
+                    "has format version {}, expected {}",
+                    found.format,
+                    Kind::FORMAT
+                ),
+            )
+            .remedy(format!(
+                "it was written by fuselm {}; run the stage again",
+                found.tool
+            )));
+        }
+        if footer.identity != found.identity() {
+            return Err(Error::file(
+                path,
+                "footer key `fuselm` is damaged: the identity does not match",
+            ));
+        }
+        let expected = kind.schema();
+        if metadata.schema().fields() != expected.fields() {
+            return Err(Error::file(
+                path,
+                column_difference(metadata.schema(), &expected),
+            ));
+        }
+        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows())
+            .map_err(|_| Error::file(path, "its footer has a negative row count"))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            footer,
+            rows,
+            bytes,
+            metadata,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which part it is, and of which samples.
+    pub fn info(&self) -> PartInfo {
+        self.footer.part
+    }
+
+    /// What the artifact was made from.
+    pub fn provenance(&self) -> &Provenance {
+        &self.footer.provenance
+    }
+
+    /// The artifact's identity.
+    pub fn identity(&self) -> &str {
+        &self.footer.identity
+    }
+
+    /// Rows in this part.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Streams the rows in batches.
+    ///
+    /// # Memory
+    /// The pages of one row group that the batch touches, decompressed.
+    pub fn batches(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+        let file = File::open(&self.path).at(&self.path)?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+                .with_batch_size(BATCH_ROWS)
+                .build()
+                .at(&self.path)?;
+        let path = self.path.clone();
+        Ok(reader.map(move |batch| {
+            batch.map_err(|error| {
+                Error::file(&path, format!("damaged: {error}"))
+                    .remedy("remove it and run the stage again, it writes only what is missing")
+            })
+        }))
+    }
+}
+
+/// The `part-*.parquet` files in `dir` by name; none if the folder does not exist.
+pub(super) fn part_paths(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(dir, error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.at(dir)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("part-") && name.ends_with(".parquet") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn column_difference(
+    found: &arrow::datatypes::Schema,
+    expected: &arrow::datatypes::Schema,
+) -> String {
+    for field in expected.fields() {
+        match found.field_with_name(field.name()) {
+            Err(_) => return format!("column `{}` is missing", field.name()),
+            Ok(other) if other != field.as_ref() => {
+                return format!(
+                    "column `{}` is {}{}, expected {}{}",
+                    field.name(),
+                    other.data_type(),
+                    if other.is_nullable() { " or null" } else { "" },
+                    field.data_type(),
+                    if field.is_nullable() { " or null" } else { "" },
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    "has columns that do not belong to it, or in another order".to_owned()
+}

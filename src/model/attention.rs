@@ -1,15 +1,19 @@
 //! Causal attention in bounded memory.
 //!
-//! Scores exist for a few heads at a time, forward and backward: the graph keeps queries, keys,
+//! Scores exist for a few heads at a time, one part per thread, forward and backward: the graph keeps queries, keys,
 //! values and the result, and the backward computes the weights again. That costs one more
 //! product of queries and keys and saves batch · heads · len² numbers per layer.
 
-use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{
+    CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail,
+};
+use rayon::prelude::*;
 
 use super::attach::{attach3, slice};
 use super::kernels;
 
-/// Scores that exist at one time, in elements (64 MiB of f32), if one head needs no more.
+/// Scores that exist at one time, in elements (64 MiB of f32), if one head per thread needs no
+/// more.
 const CHUNK: usize = 16 << 20;
 
 /// Who sees whom. Queries are folded as (group · len) rows; keys are positions `0..offset + len`.
@@ -98,7 +102,17 @@ impl Plan {
     fn new(query: &Tensor, key: &Tensor, limit: usize) -> Result<Self> {
         let (batch, heads, rows, _) = query.dims4()?;
         let (_, _, positions, _) = key.dims4()?;
-        let fitting = limit / rows.saturating_mul(positions).max(1);
+        // A product of one head is too small to be shared between threads, so heads are.
+        let threads = match query.device() {
+            Device::Cpu => rayon::current_num_threads().max(1),
+            _ => 1,
+        };
+        let share = match threads {
+            1 => usize::MAX,
+            _ => batch.saturating_mul(heads).div_ceil(2 * threads).max(1),
+        };
+        let fitting = limit / threads / rows.saturating_mul(positions).max(1);
+        let fitting = fitting.min(share);
         Ok(Self {
             batch,
             heads,
@@ -107,10 +121,10 @@ impl Plan {
         })
     }
 
-    /// Runs `f` on every part and joins its results.
+    /// Runs `f` on every part, in parallel, and joins its results.
     fn run<const N: usize>(
         &self,
-        mut f: impl FnMut(Part) -> Result<[Tensor; N]>,
+        f: impl Fn(Part) -> Result<[Tensor; N]> + Sync + Send,
     ) -> Result<[Tensor; N]> {
         if self.samples == self.batch && self.step == self.heads {
             return f(Part {
@@ -118,25 +132,28 @@ impl Plan {
                 heads: (0, self.heads),
             });
         }
-        let empty = || std::array::from_fn::<Vec<Tensor>, N, _>(|_| Vec::new());
-        let mut all = empty();
-        for first in (0..self.batch).step_by(self.samples) {
-            let samples = (first, self.samples.min(self.batch - first));
-            let mut row = empty();
-            for first in (0..self.heads).step_by(self.step) {
-                let heads = (first, self.step.min(self.heads - first));
-                for (list, tensor) in row.iter_mut().zip(f(Part { samples, heads })?) {
-                    list.push(tensor);
-                }
-            }
-            for (list, row) in all.iter_mut().zip(row) {
-                list.push(Tensor::cat(&row, 1)?);
-            }
-        }
-        let joined: Vec<Tensor> = all
-            .iter()
-            .map(|list| Tensor::cat(list, 0))
-            .collect::<Result<_>>()?;
+        let cut = |total: usize, step: usize| {
+            (0..total)
+                .step_by(step)
+                .map(move |first| (first, step.min(total - first)))
+        };
+        let parts: Vec<Part> = cut(self.batch, self.samples)
+            .flat_map(|samples| cut(self.heads, self.step).map(move |heads| (samples, heads)))
+            .map(|(samples, heads)| Part { samples, heads })
+            .collect();
+        let results: Vec<[Tensor; N]> = parts.into_par_iter().map(f).collect::<Result<_>>()?;
+        let per_row = self.heads.div_ceil(self.step);
+        let join = |index: usize| {
+            let rows: Vec<Tensor> = results
+                .chunks(per_row)
+                .map(|row| {
+                    let row: Vec<&Tensor> = row.iter().map(|result| &result[index]).collect();
+                    Tensor::cat(&row, 1)
+                })
+                .collect::<Result<_>>()?;
+            Tensor::cat(&rows, 0)
+        };
+        let joined: Vec<Tensor> = (0..N).map(join).collect::<Result<_>>()?;
         joined
             .try_into()
             .map_err(|_| candle_core::Error::Msg("parts were lost".to_owned()))
@@ -217,7 +234,7 @@ impl InplaceOp2 for Causal {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
 

@@ -373,7 +373,7 @@ impl Decoder {
     /// Hidden states that the head reads, for `ids` (batch, len) u32: (batch, len, hidden).
     ///
     /// Memory in inference: about batch · len · (4 · hidden + 3 · intermediate) activations and
-    /// 64 MiB of attention scores (or one head's, group · len², if that is more). In training
+    /// 64 MiB of attention scores (or group · len² per thread, if that is more). In training
     /// the graph keeps about 12 · hidden + 4 · intermediate numbers per token and layer.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ use arrow::record_batch::RecordBatch;
 use rayon::prelude::*;
 
 use super::TrainOptions;
-use super::loss::{Rows, Tail, Target};
 use super::order::{Divider, Lengths, Position, part_order, sample_order};
+use super::rows::{Rows, Tail, Target};
 use crate::artifact::rows::BySample;
 use crate::artifact::targets::Targets;
 use crate::artifact::tokens::{self, SampleTokens};

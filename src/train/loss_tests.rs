@@ -1,5 +1,6 @@
 //! The loss against an f64 reference, its gradient against finite differences.
 
+use super::super::rows::{Tail, Target};
 use super::*;
 
 const VOCABULARY: usize = 19;

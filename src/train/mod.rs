@@ -13,11 +13,11 @@
 //! | `options` | what can be set |
 //! | `order` | which samples make up which step |
 //! | `data` | the reading thread: samples, targets, micro batches |
-//! | `loss` | the loss and its gradient at the head |
+//! | `rows`, `loss` | what is learnt at each position; the loss and its gradient at the head |
 //! | `gradient`, `gradients` | one micro batch, and the sum of all |
 //! | `workers` | micro batches side by side, results in order |
 //! | `optim`, `schedule` | AdamW, learning rate |
-//! | `trainer` | the loop |
+//! | `run`, `trainer` | inputs and outputs; the loop |
 //! | `checkpoint`, `steps` | the state of an unfinished training, the log |
 //!
 //! The result is the same for any number of threads, and bit by bit the same after an
@@ -35,6 +35,8 @@ pub mod loss;
 pub mod optim;
 mod options;
 pub mod order;
+pub mod rows;
+mod run;
 pub mod schedule;
 pub mod steps;
 mod trainer;
@@ -45,10 +47,10 @@ use std::path::PathBuf;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
-pub use loss::Tail;
 pub use options::{Method, MicroBatchTokens, Precision, TrainOptions};
+pub use rows::Tail;
+pub use run::{provenance, run};
 pub use schedule::Schedule;
-pub use trainer::{provenance, run};
 
 /// The weights that a training starts from.
 #[derive(Clone, Debug)]

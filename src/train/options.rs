@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::loss::Tail;
+use super::rows::Tail;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::trainer::{Hooks, run_with};
+use super::run::{Hooks, run_with};
 use super::*;
 use crate::artifact::targets::{Target, TargetBuilder};
 use crate::artifact::tokens::{SampleTokens, to_batch};
@@ -385,6 +385,29 @@ fn inputs_that_do_not_belong_together_are_errors() {
     );
     check(&|f| f.options.lambda = 2.0, "`train.lambda`");
     check(&|f| f.inputs.tokens = f.dir.path().join("none"), "none");
+}
+
+#[test]
+fn half_precision_trains_and_resumes_from_its_masters() {
+    let result = [None, Some(3)].map(|stop| {
+        let mut f = fixture(true);
+        f.options.dtype = Precision::Bf16;
+        if let Some(stop) = stop {
+            let stopped = run_until(&f, |step| match step == stop {
+                true => Err(Error::Interrupted),
+                false => Ok(()),
+            });
+            assert!(stopped.is_err());
+        }
+        let summary = run(&f.inputs, &f.options).unwrap();
+        let log = log(&f.inputs.steps_out);
+        assert!(log["loss"].last() < log["loss"].first());
+        (weights(&f.inputs.out), summary.loss)
+    });
+    assert_eq!(result[0], result[1]);
+    // Two bytes a parameter.
+    let parameters = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3 + 64) + 31 * 32 + 32;
+    assert!((2 * parameters..2 * parameters + 4096).contains(&result[0].0.len()));
 }
 
 #[test]

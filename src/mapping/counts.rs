@@ -1,23 +1,31 @@
 //! How often each source token was aligned with each pivot token.
 
-use std::collections::HashMap;
-
 use crate::artifact::Artifact;
-use crate::artifact::alignment::Links;
 use crate::error::Result;
-use crate::progress::check_interrupt;
+use crate::query;
 use crate::units::TokenId;
 
-/// The aligned pairs (source id, pivot id) with their counts, in no particular order. A pivot
-/// token counts once for each *distinct* source token that it is aligned with.
+/// Memory for counting, in bytes; beyond it, counts spill to disk.
+const MEMORY_LIMIT: u64 = 2 << 30;
+
+/// The aligned pairs (source id, pivot id) with their counts, sorted. A pivot token counts once
+/// for each *distinct* source token that it is aligned with. Counted by
+/// `sql/transforms/token_map.sql`.
 ///
 /// # Memory
-/// 24 bytes for each distinct pair.
+/// 16 bytes for each distinct pair, and up to 2 GiB for counting.
 pub(super) fn aligned_pairs(alignment: &Artifact) -> Result<Vec<(TokenId, TokenId, u64)>> {
-    let mut counts: HashMap<(TokenId, TokenId), u64> = HashMap::new();
+    query::transform_token_map(alignment.dir(), MEMORY_LIMIT, 0)
+}
+
+/// The same, counted in one hash table: the reference for the statement.
+#[cfg(test)]
+pub(super) fn simple(alignment: &Artifact) -> Result<Vec<(TokenId, TokenId, u64)>> {
+    use crate::artifact::alignment::Links;
+
+    let mut counts: std::collections::BTreeMap<(TokenId, TokenId), u64> = Default::default();
     for part in alignment.parts() {
         for batch in part.batches()? {
-            check_interrupt()?;
             let batch = batch?;
             let links = Links::new(&batch)?;
             for (row, pivot_id) in links.pivot_ids().iter().enumerate() {

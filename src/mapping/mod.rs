@@ -146,8 +146,10 @@ pub fn run(
             Some(alignment)
         }
         (Method::Ms, None) => {
-            return Err(Error::usage("the map `ms` counts an alignment, none is given")
-                .remedy("run `align` first, or use `method: prefix`"));
+            return Err(
+                Error::usage("the map `ms` counts an alignment, none is given")
+                    .remedy("run `align` first, or use `method: prefix`"),
+            );
         }
         _ => None,
     };

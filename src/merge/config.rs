@@ -253,7 +253,10 @@ impl MergeConfig {
             }
             let base = slice.base_model.as_ref().or(self.base_model.as_ref());
             if method.base == methods::Base::Required && base.is_none() {
-                return Err(Error::usage(format!("`{}` needs a `base_model`", method.name)));
+                return Err(Error::usage(format!(
+                    "`{}` needs a `base_model`",
+                    method.name
+                )));
             }
             let is_base = |source: &&Source| {
                 method.base == methods::Base::Listed || Some(&source.model) != base
@@ -312,7 +315,9 @@ fn word(value: &Value, what: &str) -> Result<String> {
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
         // `model: {path: x}` and bare numbers are no paths; mergekit also wants text here.
-        _ => Err(Error::usage(format!("expected text for `{what}`, found {value}"))),
+        _ => Err(Error::usage(format!(
+            "expected text for `{what}`, found {value}"
+        ))),
     }
 }
 
@@ -350,7 +355,9 @@ fn source(value: &Value, method: &'static Method, layers: bool) -> Result<Source
     let model = word(model, "model")?;
     let range = match map.get("layer_range") {
         None if layers => {
-            return Err(Error::usage(format!("the slice of `{model}` lacks `layer_range`")));
+            return Err(Error::usage(format!(
+                "the slice of `{model}` lacks `layer_range`"
+            )));
         }
         None => None,
         Some(range) => Some(layer_range(range)?),
@@ -451,7 +458,9 @@ fn scalar(name: &str, value: &Value) -> Result<Scalar> {
         Value::String(word) => Ok(Scalar::Word(word.clone())),
         Value::Number(number) => match number.as_f64().filter(|n| n.is_finite()) {
             Some(number) => Ok(Scalar::Number(number)),
-            None => Err(Error::usage(format!("`{name}`: {number} is no finite number"))),
+            None => Err(Error::usage(format!(
+                "`{name}`: {number} is no finite number"
+            ))),
         },
         _ => Err(Error::usage(format!(
             "`{name}`: expected a value, a list of numbers or a list of {{filter, value}}, found {value}"
@@ -486,7 +495,9 @@ fn setting(name: &str, value: &Value) -> Result<Setting> {
             .iter()
             .map(|value| match scalar(name, value)? {
                 Scalar::Number(number) => Ok(number),
-                _ => Err(Error::usage(format!("`{name}`: a gradient is a list of numbers"))),
+                _ => Err(Error::usage(format!(
+                    "`{name}`: a gradient is a list of numbers"
+                ))),
             })
             .collect::<Result<_>>()
             .map(Setting::Gradient),
@@ -515,7 +526,9 @@ fn check(parameter: &Parameter, value: &Scalar) -> Result<()> {
         Scalar::Flag(flag) => flag.to_string(),
         Scalar::Word(word) => format!("`{word}`"),
     };
-    Err(Error::usage(format!("`{name}`: expected {expected}, found {found}")))
+    Err(Error::usage(format!(
+        "`{name}`: expected {expected}, found {found}"
+    )))
 }
 
 fn dtype(map: &Map<String, Value>, key: &str) -> Result<Option<Dtype>> {
@@ -535,7 +548,9 @@ fn dtype(map: &Map<String, Value>, key: &str) -> Result<Option<Dtype>> {
 fn tokenizer(map: &Map<String, Value>) -> Result<Option<String>> {
     let source = match (map.get("tokenizer_source"), map.get("tokenizer")) {
         (Some(_), Some(_)) => {
-            return Err(Error::usage("`tokenizer_source` and `tokenizer` exclude each other"));
+            return Err(Error::usage(
+                "`tokenizer_source` and `tokenizer` exclude each other",
+            ));
         }
         (Some(source), None) => source,
         (None, Some(tokenizer)) => {

@@ -138,7 +138,9 @@ pub(super) fn layer(name: &str) -> Option<(&str, usize, &str)> {
 
 /// Whether a tensor outside the layers comes before them.
 fn is_before_layers(name: &str) -> bool {
-    ["embed", "wte", "wpe"].iter().any(|part| name.contains(part))
+    ["embed", "wte", "wpe"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 fn number_of(models: &[Model], name: &str) -> Result<usize> {
@@ -241,7 +243,6 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
     };
     same_architecture(models)?;
     let reference = &models[first.reference];
-    let mut used: HashSet<(usize, String)> = HashSet::new();
     let mut tensors = Vec::new();
     let mut notes = Vec::new();
 
@@ -255,7 +256,6 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
     };
     let mut push = |slice: &Prepared<'_>, name: String, at: Option<(usize, &str, &str)>, t: f64| {
         let planned = plan_tensor(config, models, slice, name, at, t)?;
-        used.extend(planned.base.iter().chain(&planned.models).cloned());
         tensors.push(planned);
         Result::Ok(())
     };
@@ -273,7 +273,7 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
             };
             let wanted = slice.reference_first + index;
             source_layers.push(wanted);
-            let before = tensors_len(&used);
+            let mut found = false;
             for tensor in checkpoint.tensors() {
                 if let Some((prefix, number, suffix)) = layer(&tensor.name)
                     && number == wanted
@@ -281,12 +281,16 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
                 {
                     let name = format!("{prefix}{output_layer}{suffix}");
                     push(slice, name, Some((index, prefix, suffix)), t)?;
+                    found = true;
                 }
             }
-            if tensors_len(&used) == before && slices.len() == 1 && config.slices[0].sources[0].layers.is_none() {
+            if !found {
                 return Err(Error::file(
                     checkpoint.dir(),
-                    format!("layer {wanted} has no tensors, config.json promises {}", slice.layers),
+                    format!(
+                        "layer {wanted} has no tensors, config.json promises {}",
+                        slice.layers
+                    ),
                 ));
             }
             output_layer += 1;
@@ -295,9 +299,15 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
     for name in outside(last, false) {
         push(last, name, None, 0.0)?;
     }
+    let used: HashSet<(usize, String)> = tensors
+        .iter()
+        .flat_map(|t: &TensorPlan| t.base.iter().chain(&t.models).cloned())
+        .collect();
     no_extras(models, &slices, &used)?;
     if reference.ties_embeddings() && reference.checkpoint.info(HEAD).is_some() {
-        notes.push(format!("`{HEAD}` is tied to the embedding and is not written"));
+        notes.push(format!(
+            "`{HEAD}` is tied to the embedding and is not written"
+        ));
     }
     let unchanged = source_layers.iter().enumerate().all(|(i, l)| i == *l)
         && output_layer == reference.layers();
@@ -307,10 +317,6 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
         layers: if unchanged { Vec::new() } else { source_layers },
         notes,
     })
-}
-
-fn tensors_len(used: &HashSet<(usize, String)>) -> usize {
-    used.len()
 }
 
 fn plan_tensor(
@@ -327,18 +333,24 @@ fn plan_tensor(
             Some((index, prefix, suffix)) => format!("{prefix}{}{suffix}", first + index),
         };
         let model = &models[number];
-        model.find(&wanted).map(|found| (number, found)).ok_or_else(|| {
-            Error::input(
-                model.dir.display(),
-                format!(
-                    "tensor `{wanted}` is missing; model `{}` has it",
-                    models[slice.reference].name
-                ),
-            )
-            .remedy("only models of one architecture can be merged")
-        })
+        model
+            .find(&wanted)
+            .map(|found| (number, found))
+            .ok_or_else(|| {
+                Error::input(
+                    model.dir.display(),
+                    format!(
+                        "tensor `{wanted}` is missing; model `{}` has it",
+                        models[slice.reference].name
+                    ),
+                )
+                .remedy("only models of one architecture can be merged")
+            })
     };
-    let base = slice.base.map(|base| source(base, slice.base_first)).transpose()?;
+    let base = slice
+        .base
+        .map(|base| source(base, slice.base_first))
+        .transpose()?;
     let inputs = slice
         .models
         .iter()
@@ -427,13 +439,20 @@ fn values(
     fn find<'a>(settings: &'a Settings, name: &str) -> Option<&'a Setting> {
         settings.iter().find(|(key, _)| key == name).map(|(_, s)| s)
     }
-    let source = slice.sources.iter().find(|s| Some(s.model.as_str()) == model);
+    let source = slice
+        .sources
+        .iter()
+        .find(|s| Some(s.model.as_str()) == model);
     let levels = source
         .map(|source| &source.parameters)
         .into_iter()
         .chain([&slice.parameters, &config.parameters]);
     let mut all = Vec::new();
-    for parameter in method.parameters.iter().filter(|p| p.per_model == per_model) {
+    for parameter in method
+        .parameters
+        .iter()
+        .filter(|p| p.per_model == per_model)
+    {
         let name = parameter.name;
         let configured = levels
             .clone()
@@ -517,7 +536,10 @@ fn no_extras(
     used: &HashSet<(usize, String)>,
 ) -> Result<()> {
     // With layer ranges, tensors outside the ranges are left out on purpose.
-    if slices.iter().any(|s| s.slice.sources.iter().any(|source| source.layers.is_some())) {
+    if slices
+        .iter()
+        .any(|s| s.slice.sources.iter().any(|source| source.layers.is_some()))
+    {
         return Ok(());
     }
     for (number, model) in models.iter().enumerate() {
@@ -559,7 +581,10 @@ mod tests {
             layer("model.layers.12.mlp.experts.3.w1.weight"),
             Some(("model.layers.", 12, ".mlp.experts.3.w1.weight"))
         );
-        assert_eq!(layer("transformer.h.0.ln"), Some(("transformer.h.", 0, ".ln")));
+        assert_eq!(
+            layer("transformer.h.0.ln"),
+            Some(("transformer.h.", 0, ".ln"))
+        );
         assert_eq!(layer("model.norm.weight"), None);
         assert_eq!(layer("a.3.b"), None);
     }

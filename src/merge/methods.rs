@@ -311,7 +311,15 @@ pub const METHODS: &[Method] = &[
         DELLA_PAPER,
         Sparsify::RankedRandom,
         false,
-        &[WEIGHT, DENSITY, EPSILON, LAMBDA, NO_NORMALIZE, RESCALE, SEED],
+        &[
+            WEIGHT,
+            DENSITY,
+            EPSILON,
+            LAMBDA,
+            NO_NORMALIZE,
+            RESCALE,
+            SEED,
+        ],
     ),
     task_arithmetic(
         "breadcrumbs",
@@ -387,7 +395,12 @@ pub const METHODS: &[Method] = &[
         models: (1, MANY),
         parameters: &[
             number("max_iter", Kind::Number(0.0, 1e6), 10.0, "most iterations"),
-            number("tol", Kind::Number(0.0, 1.0), 1e-5, "tolerance of convergence"),
+            number(
+                "tol",
+                Kind::Number(0.0, 1.0),
+                1e-5,
+                "tolerance of convergence",
+            ),
         ],
     },
     Method {

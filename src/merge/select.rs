@@ -198,7 +198,10 @@ fn break_ties(
         keys(at, tiles, &mut |stream, _, keys| {
             for (count, (at, _)) in counts.iter_mut().zip(tied) {
                 if wanted[*at].stream == stream {
-                    *count += keys.iter().map(|k| u64::from(*k == cut[*at].key)).sum::<u64>();
+                    *count += keys
+                        .iter()
+                        .map(|k| u64::from(*k == cut[*at].key))
+                        .sum::<u64>();
                 }
             }
         })?;
@@ -290,7 +293,9 @@ mod tests {
     fn the_k_largest_with_the_lowest_indices_are_selected() {
         let mut state = 1u64;
         let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 40) as u32
         };
         for size in [1, 5, 3000, 200_000] {

@@ -32,7 +32,11 @@ pub(super) fn merge(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         Family::NuSlerp => {
             let weights = job.weights();
             let total = weights[0] + weights[1];
-            let t = if total.abs() < 1e-6 { 0.5 } else { weights[1] / total };
+            let t = if total.abs() < 1e-6 {
+                0.5
+            } else {
+                weights[1] / total
+            };
             let g = products(job)?;
             spherical(t, g[pair(2, 0, 0)], g[pair(2, 1, 1)], g[pair(2, 0, 1)]).into()
         }
@@ -62,23 +66,25 @@ pub(super) fn uniform_or_share(squares: Vec<f64>) -> Vec<f64> {
 fn combine(job: &Job<'_>, output: &Output<'_>, combination: &Combination) -> Result<Outcome> {
     let n = job.count();
     let factors: Vec<f32> = combination.factors.iter().map(|f| *f as f32).collect();
-    let sums = job.walk.produce(&job.inputs, output, n, |range, tiles, sums| {
-        tiles.read_deltas(&job.inputs, range);
-        norms(tiles, sums);
-        let Tiles {
-            base,
-            models,
-            merged,
-            ..
-        } = tiles;
-        merged.fill(0.0);
-        for (factor, model) in factors.iter().zip(models.iter()) {
-            add(merged, *factor, model);
-        }
-        if job.inputs.base.is_some() {
-            add(merged, 1.0, base);
-        }
-    })?;
+    let sums = job
+        .walk
+        .produce(&job.inputs, output, n, |range, tiles, sums| {
+            tiles.read_deltas(&job.inputs, range);
+            norms(tiles, sums);
+            let Tiles {
+                base,
+                models,
+                merged,
+                ..
+            } = tiles;
+            merged.fill(0.0);
+            for (factor, model) in factors.iter().zip(models.iter()) {
+                add(merged, *factor, model);
+            }
+            if job.inputs.base.is_some() {
+                add(merged, 1.0, base);
+            }
+        })?;
     let shares = shares(&combination.factors, &sums);
     Ok(Outcome::new(shares, sums.last()).with(combination.remark))
 }
@@ -96,27 +102,29 @@ fn linear(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     };
     let rounded: Vec<f32> = factors.iter().map(|f| *f as f32).collect();
     let n = factors.len();
-    let sums = job.walk.produce(&job.inputs, output, n, |range, tiles, sums| {
-        tiles.read(&job.inputs, range);
-        norms(tiles, sums);
-        let Tiles { models, merged, .. } = tiles;
-        let Some((first, others)) = models.split_first() else {
-            return;
-        };
-        if normalize {
-            merged.copy_from_slice(first);
-            for (factor, model) in rounded[1..].iter().zip(others) {
-                for ((out, x), anchor) in merged.iter_mut().zip(model).zip(first) {
-                    *out += factor * (x - anchor);
+    let sums = job
+        .walk
+        .produce(&job.inputs, output, n, |range, tiles, sums| {
+            tiles.read(&job.inputs, range);
+            norms(tiles, sums);
+            let Tiles { models, merged, .. } = tiles;
+            let Some((first, others)) = models.split_first() else {
+                return;
+            };
+            if normalize {
+                merged.copy_from_slice(first);
+                for (factor, model) in rounded[1..].iter().zip(others) {
+                    for ((out, x), anchor) in merged.iter_mut().zip(model).zip(first) {
+                        *out += factor * (x - anchor);
+                    }
+                }
+            } else {
+                merged.fill(0.0);
+                for (factor, model) in rounded.iter().zip(models.iter()) {
+                    add(merged, *factor, model);
                 }
             }
-        } else {
-            merged.fill(0.0);
-            for (factor, model) in rounded.iter().zip(models.iter()) {
-                add(merged, *factor, model);
-            }
-        }
-    })?;
+        })?;
     Ok(Outcome::new(shares(&factors, &sums), sums.last()))
 }
 
@@ -153,11 +161,22 @@ fn slerp(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     let t = job.values.number("t");
     let raw = super::Inputs {
         base: None,
-        models: job.inputs.base.into_iter().chain(job.inputs.models.iter().copied()).collect(),
+        models: job
+            .inputs
+            .base
+            .into_iter()
+            .chain(job.inputs.models.iter().copied())
+            .collect(),
     };
     let g = gram(&job.walk, &raw)?;
     let (a, b, ab) = (g[pair(2, 0, 0)], g[pair(2, 1, 1)], g[pair(2, 0, 1)]);
-    let unit = |square: f64| if square.sqrt() > 1e-8 { square.sqrt() } else { 1.0 };
+    let unit = |square: f64| {
+        if square.sqrt() > 1e-8 {
+            square.sqrt()
+        } else {
+            1.0
+        }
+    };
     let cosine = ab / (unit(a) * unit(b));
     let (from, to) = if cosine.abs() > 0.9995 {
         (1.0 - t, t)
@@ -170,14 +189,16 @@ fn slerp(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     };
     // from·base + to·model = (from + to)·base + to·(model − base)
     let (whole, part) = ((from + to) as f32, to as f32);
-    let sums = job.walk.produce(&job.inputs, output, 1, |range, tiles, sums| {
-        tiles.read_deltas(&job.inputs, range);
-        norms(tiles, sums);
-        let deltas = tiles.base.iter().zip(&tiles.models[0]);
-        for (out, (base, delta)) in tiles.merged.iter_mut().zip(deltas) {
-            *out = whole * base + part * delta;
-        }
-    })?;
+    let sums = job
+        .walk
+        .produce(&job.inputs, output, 1, |range, tiles, sums| {
+            tiles.read_deltas(&job.inputs, range);
+            norms(tiles, sums);
+            let deltas = tiles.base.iter().zip(&tiles.models[0]);
+            for (out, (base, delta)) in tiles.merged.iter_mut().zip(deltas) {
+                *out = whole * base + part * delta;
+            }
+        })?;
     Ok(Outcome::new(shares(&[to], &sums), sums.last()))
 }
 

@@ -97,7 +97,9 @@ pub struct Share {
 }
 
 /// Something a user should know about a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Remark {
     /// SCE with one target: there is no variance to select by.
     OneTarget,
@@ -123,7 +125,11 @@ impl Outcome {
         let bad = not_finite.is_some_and(|count| *count > 0.0);
         Self {
             shares,
-            remarks: if bad { vec![Remark::NotFinite] } else { Vec::new() },
+            remarks: if bad {
+                vec![Remark::NotFinite]
+            } else {
+                Vec::new()
+            },
         }
     }
 

@@ -14,7 +14,11 @@ use crate::progress::check_interrupt;
 pub(super) fn nuslerp(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     let weights = job.weights();
     let total = weights[0] + weights[1];
-    let t = if total.abs() < 1e-6 { 0.5 } else { weights[1] / total };
+    let t = if total.abs() < 1e-6 {
+        0.5
+    } else {
+        weights[1] / total
+    };
     if job.values.flag("nuslerp_row_wise") && !job.vector {
         return by_column(job, t, output);
     }

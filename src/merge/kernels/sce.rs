@@ -144,7 +144,10 @@ impl Kernel<'_> {
             return (uniform_or_share(squares.to_vec()), false);
         }
         let round = |x: f64| f64::from(self.dtype.round(x as f32));
-        let means: Vec<f64> = squares.iter().map(|s| round(s / self.walk.len as f64)).collect();
+        let means: Vec<f64> = squares
+            .iter()
+            .map(|s| round(s / self.walk.len as f64))
+            .collect();
         let total = round(means.iter().sum());
         let uniform = total < MERGEKIT_SMALL;
         let share = |mean: &f64| match uniform {
@@ -166,7 +169,11 @@ impl Kernel<'_> {
         let len = merged.len();
         let rounded = self.dtype != Dtype::F32;
         let round = |x: f32| if rounded { self.dtype.round(x) } else { x };
-        let floor = if self.compat == Compat::Mergekit { 1e-6 } else { 0.0 };
+        let floor = if self.compat == Compat::Mergekit {
+            1e-6
+        } else {
+            0.0
+        };
         let mut counts = vec![0u32; models.len()];
         for start in (0..len).step_by(STRIP) {
             let here = start..(start + STRIP).min(len);
@@ -229,14 +236,16 @@ pub(super) fn merge(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     let (coefficients, uniform) = kernel.coefficients(&sums);
     let eta: Vec<f32> = coefficients.iter().map(|c| *c as f32).collect();
     // Per model: entries kept, then squared norms.
-    let sums = job.walk.produce(&job.inputs, output, 2 * n, |range, tiles, sums| {
-        kernel.read(range, tiles);
-        super::affine::norms(tiles, &mut sums[n..]);
-        if compat != Compat::Fusechat {
-            kernel.mask(range, tiles, &mut Vec::new());
-        }
-        kernel.erase(tiles, &eta, &mut sums[..n]);
-    })?;
+    let sums = job
+        .walk
+        .produce(&job.inputs, output, 2 * n, |range, tiles, sums| {
+            kernel.read(range, tiles);
+            super::affine::norms(tiles, &mut sums[n..]);
+            if compat != Compat::Fusechat {
+                kernel.mask(range, tiles, &mut Vec::new());
+            }
+            kernel.erase(tiles, &eta, &mut sums[..n]);
+        })?;
     let len = job.walk.len.max(1) as f64;
     let shares = (0..n)
         .map(|j| Share {

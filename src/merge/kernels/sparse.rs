@@ -253,7 +253,8 @@ pub(super) fn merge(
             sums[3 * model] += dot(tile, tile);
             mask.apply(&walk, range, tile, &mut ranks);
             if !matches!(mask, Mask::All) {
-                sums[3 * model + 1] += tile.iter().map(|d| u32::from(*d != 0.0)).sum::<u32>() as f64;
+                sums[3 * model + 1] +=
+                    tile.iter().map(|d| u32::from(*d != 0.0)).sum::<u32>() as f64;
             }
             for delta in tile.iter_mut() {
                 *delta *= factors[model];
@@ -318,7 +319,11 @@ fn agree(tiles: &mut Tiles, weights: &[f32], normalize: bool, sums: &mut [f64]) 
             }
         }
         for (i, out) in merged[start..start + width].iter_mut().enumerate() {
-            let by = if normalize && divisor[i] != 0.0 { divisor[i] } else { 1.0 };
+            let by = if normalize && divisor[i] != 0.0 {
+                divisor[i]
+            } else {
+                1.0
+            };
             *out = mixed[i] / by;
         }
     }

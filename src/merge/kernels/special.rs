@@ -8,25 +8,27 @@ use super::{Job, Outcome, Output, Result, Share};
 /// NearSwap: the other model's value within distance `t`, fading with distance beyond.
 pub(super) fn nearswap(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     let t = job.values.number("t") as f32;
-    let sums = job.walk.produce(&job.inputs, output, 2, |range, tiles, sums| {
-        tiles.read(&job.inputs, range);
-        let Tiles {
-            base,
-            models,
-            merged,
-            ..
-        } = tiles;
-        let (mut square, mut weights) = (0.0, 0.0);
-        for ((out, a), b) in merged.iter_mut().zip(base.iter()).zip(&models[0]) {
-            let distance = (a - b).abs();
-            let weight = (t / distance.max(1e-6)).clamp(0.0, 1.0);
-            *out = weight * b + (1.0 - weight) * a;
-            square += f64::from(distance) * f64::from(distance);
-            weights += f64::from(weight);
-        }
-        sums[0] += square;
-        sums[1] += weights;
-    })?;
+    let sums = job
+        .walk
+        .produce(&job.inputs, output, 2, |range, tiles, sums| {
+            tiles.read(&job.inputs, range);
+            let Tiles {
+                base,
+                models,
+                merged,
+                ..
+            } = tiles;
+            let (mut square, mut weights) = (0.0, 0.0);
+            for ((out, a), b) in merged.iter_mut().zip(base.iter()).zip(&models[0]) {
+                let distance = (a - b).abs();
+                let weight = (t / distance.max(1e-6)).clamp(0.0, 1.0);
+                *out = weight * b + (1.0 - weight) * a;
+                square += f64::from(distance) * f64::from(distance);
+                weights += f64::from(weight);
+            }
+            sums[0] += square;
+            sums[1] += weights;
+        })?;
     let share = Share {
         coefficient: sums[1] / job.walk.len.max(1) as f64,
         selected_fraction: 1.0,
@@ -54,7 +56,9 @@ pub(super) fn arcee_fusion(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome
     let importance = |tiles: &mut Tiles, keys: &mut Vec<u32>| {
         let (mut p, mut q) = (Vec::new(), Vec::new());
         keys.clear();
-        let rows = tiles.models[0].chunks(walk.row).zip(tiles.base.chunks(walk.row));
+        let rows = tiles.models[0]
+            .chunks(walk.row)
+            .zip(tiles.base.chunks(walk.row));
         for (model, base) in rows {
             distribution(model, &mut p);
             distribution(base, &mut q);
@@ -81,7 +85,13 @@ pub(super) fn arcee_fusion(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome
         }
         Ok(())
     })?;
-    let value = |at: usize| f32::from_bits(if cutoffs[at] == Cutoff::ALL { 0 } else { cutoffs[at].key });
+    let value = |at: usize| {
+        f32::from_bits(if cutoffs[at] == Cutoff::ALL {
+            0
+        } else {
+            cutoffs[at].key
+        })
+    };
     let (low, median, high) = (value(0), value(1), value(2));
     let threshold = key(median + 1.5 * (high - low));
     let sums = walk.produce(&job.inputs, output, 2, |range, tiles, sums| {

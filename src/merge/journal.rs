@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::kernels::Outcome;
+use super::kernels::{Outcome, Remark, Share};
 use crate::error::{Context, Error, Result};
 
 #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
@@ -17,10 +17,48 @@ struct Head {
     boot: String,
 }
 
+/// Figures are kept as bit patterns: a resumed merge gives the same rows to the last bit.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Line {
     tensor: usize,
-    outcome: Outcome,
+    shares: Vec<[u64; 4]>,
+    remarks: Vec<Remark>,
+}
+
+impl Line {
+    fn new(tensor: usize, outcome: &Outcome) -> Self {
+        let bits = |share: &Share| {
+            [
+                share.coefficient,
+                share.selected_fraction,
+                share.kept_fraction,
+                share.delta_norm,
+            ]
+            .map(f64::to_bits)
+        };
+        Self {
+            tensor,
+            shares: outcome.shares.iter().map(bits).collect(),
+            remarks: outcome.remarks.clone(),
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let share = |bits: &[u64; 4]| {
+            let [coefficient, selected_fraction, kept_fraction, delta_norm] =
+                bits.map(f64::from_bits);
+            Share {
+                coefficient,
+                selected_fraction,
+                kept_fraction,
+                delta_norm,
+            }
+        };
+        Outcome {
+            shares: self.shares.iter().map(share).collect(),
+            remarks: self.remarks,
+        }
+    }
 }
 
 /// The open (and locked) journal of a merge.
@@ -80,10 +118,11 @@ impl Journal {
                 // A line that was cut off, and all after it, are as if not written.
                 let parsed = serde_json::from_slice::<Line>(line).ok();
                 let parsed = parsed.filter(|l| line.ends_with(b"\n") && l.tensor < tensors);
-                let Some(Line { tensor, outcome }) = parsed else {
+                let Some(parsed) = parsed else {
                     break;
                 };
-                done[tensor] = Some(outcome);
+                let tensor = parsed.tensor;
+                done[tensor] = Some(parsed.outcome());
                 good += line.len();
             }
             file.set_len(good as u64).at(&path)?;
@@ -103,8 +142,7 @@ impl Journal {
     ///
     /// A failed write.
     pub fn done(&mut self, tensor: usize, outcome: &Outcome) -> Result<()> {
-        let outcome = outcome.clone();
-        let line = serde_json::to_string(&Line { tensor, outcome })
+        let line = serde_json::to_string(&Line::new(tensor, outcome))
             .during(|| "writing the journal".into())?;
         self.file
             .write_all(format!("{line}\n").as_bytes())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{MergeConfig, Scalar, Setting, Settings, Slice};
 use super::kernels::Values;
-use super::methods::{Base, Default, Family, Method};
+use super::methods::{Base, DefaultValue, Family, Method};
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Checkpoint, Dtype};
 
@@ -459,10 +459,10 @@ fn values(
             .find_map(|settings| find(settings, name)?.at(tensor, t));
         let value = match (configured, parameter.default) {
             (Some(value), _) => value,
-            (None, Default::Number(value)) => Scalar::Number(value),
-            (None, Default::Flag(value)) => Scalar::Flag(value),
-            (None, Default::Word(value)) => Scalar::Word(value.to_owned()),
-            (None, Default::Required) => {
+            (None, DefaultValue::Number(value)) => Scalar::Number(value),
+            (None, DefaultValue::Flag(value)) => Scalar::Flag(value),
+            (None, DefaultValue::Word(value)) => Scalar::Word(value.to_owned()),
+            (None, DefaultValue::Required) => {
                 let place = match model {
                     Some(model) => format!("model `{model}`"),
                     None => format!("`{}`", method.name),

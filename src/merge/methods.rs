@@ -67,7 +67,7 @@ pub enum Kind {
 
 /// A parameter's default.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Default {
+pub enum DefaultValue {
     /// It must be given for every model (the base model excepted).
     Required,
     /// This number.
@@ -86,7 +86,7 @@ pub struct Parameter {
     /// Its values.
     pub kind: Kind,
     /// What holds where it is not given.
-    pub default: Default,
+    pub default: DefaultValue,
     /// Whether each model has its own; else it is one for all.
     pub per_model: bool,
     /// What it does, in one line.
@@ -119,7 +119,7 @@ const fn number(name: &'static str, kind: Kind, default: f64, doc: &'static str)
     Parameter {
         name,
         kind,
-        default: Default::Number(default),
+        default: DefaultValue::Number(default),
         per_model: false,
         doc,
     }
@@ -129,7 +129,7 @@ const fn flag(name: &'static str, default: bool, doc: &'static str) -> Parameter
     Parameter {
         name,
         kind: Kind::Flag,
-        default: Default::Flag(default),
+        default: DefaultValue::Flag(default),
         per_model: false,
         doc,
     }
@@ -138,7 +138,7 @@ const fn flag(name: &'static str, default: bool, doc: &'static str) -> Parameter
 const WEIGHT: Parameter = Parameter {
     name: "weight",
     kind: ANY,
-    default: Default::Required,
+    default: DefaultValue::Required,
     per_model: true,
     doc: "the model's weight",
 };
@@ -241,7 +241,7 @@ pub const METHODS: &[Method] = &[
             Parameter {
                 name: "compat",
                 kind: Kind::Choice(&["none", "mergekit", "fusechat"]),
-                default: Default::Word("none"),
+                default: DefaultValue::Word("none"),
                 per_model: false,
                 doc: "reproduce mergekit (uniform coefficients for small updates, rounded intermediates) or FuseChat's fork (all positions move)",
             },
@@ -347,7 +347,7 @@ pub const METHODS: &[Method] = &[
         parameters: &[Parameter {
             name: "t",
             kind: ANY,
-            default: Default::Required,
+            default: DefaultValue::Required,
             per_model: false,
             doc: "0 is the base model, 1 the other one",
         }],
@@ -422,7 +422,7 @@ pub const METHODS: &[Method] = &[
         parameters: &[Parameter {
             name: "t",
             kind: Kind::Number(0.0, f64::MAX),
-            default: Default::Required,
+            default: DefaultValue::Required,
             per_model: false,
             doc: "distance within which parameters are swapped",
         }],
@@ -479,7 +479,7 @@ impl Method {
     }
 }
 
-impl std::fmt::Display for Default {
+impl std::fmt::Display for DefaultValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Required => f.write_str("required"),
@@ -536,11 +536,11 @@ mod tests {
         for method in METHODS {
             for p in method.parameters {
                 let fits = match (p.kind, p.default) {
-                    (_, Default::Required) | (Kind::Flag, Default::Flag(_)) => true,
-                    (Kind::Number(low, high), Default::Number(value)) => {
+                    (_, DefaultValue::Required) | (Kind::Flag, DefaultValue::Flag(_)) => true,
+                    (Kind::Number(low, high), DefaultValue::Number(value)) => {
                         (low..=high).contains(&value)
                     }
-                    (Kind::Choice(words), Default::Word(word)) => words.contains(&word),
+                    (Kind::Choice(words), DefaultValue::Word(word)) => words.contains(&word),
                     _ => false,
                 };
                 assert!(fits, "{} {}", method.name, p.name);

@@ -61,6 +61,28 @@ pub struct Wanted<'a> {
     pub count: Box<dyn Fn(u64) -> u64 + Sync + 'a>,
 }
 
+/// The key of the last selected element, and how many of the elements that have it are selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// The k-th largest key.
+    pub key: u32,
+    /// How many of the elements with this key are selected.
+    pub allowed: u64,
+    /// How many elements have this key.
+    pub tied: u64,
+}
+
+/// What [`thresholds`] found for a selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Everything is selected.
+    All,
+    /// Nothing is selected.
+    Nothing,
+    /// Those above the threshold, and some that equal it.
+    Above(Threshold),
+}
+
 /// A histogram per stream, summed over threads.
 fn histograms(
     walk: &Walk,
@@ -120,6 +142,41 @@ pub fn select(
     wanted: &[Wanted<'_>],
     keys: impl Fn(usize, &mut Tiles, &mut dyn FnMut(usize, usize, &[u32])) -> Result<()> + Sync,
 ) -> Result<Vec<Cutoff>> {
+    let found = thresholds(walk, inputs, streams, wanted, &keys)?;
+    let mut tied = Vec::new();
+    let mut cutoffs = Vec::new();
+    for (at, found) in found.into_iter().enumerate() {
+        cutoffs.push(match found {
+            Found::All => Cutoff::ALL,
+            Found::Nothing => Cutoff::NONE,
+            Found::Above(threshold) => {
+                if threshold.allowed < threshold.tied {
+                    tied.push((at, threshold.allowed));
+                }
+                Cutoff {
+                    key: threshold.key,
+                    end: usize::MAX,
+                }
+            }
+        });
+    }
+    break_ties(walk, inputs, wanted, &tied, &mut cutoffs, keys)?;
+    Ok(cutoffs)
+}
+
+/// The thresholds of the `wanted` selections, ties left open. Two passes; `keys` as in
+/// [`select`].
+///
+/// # Errors
+///
+/// The user's wish to stop.
+pub fn thresholds(
+    walk: &Walk,
+    inputs: &Inputs<'_>,
+    streams: usize,
+    wanted: &[Wanted<'_>],
+    keys: impl Fn(usize, &mut Tiles, &mut dyn FnMut(usize, usize, &[u32])) -> Result<()> + Sync,
+) -> Result<Vec<Found>> {
     // One slot more than buckets: zeros are counted there.
     let width = HIGH + 1;
     let high = histograms(walk, inputs, streams, width, |at, tiles, counts| {
@@ -133,21 +190,21 @@ pub fn select(
             counts[HIGH] += zeros;
         })
     })?;
-    let mut cutoffs = vec![Cutoff::NONE; wanted.len()];
+    let mut found = vec![Found::Nothing; wanted.len()];
     // (wanted, bucket, how many keys of the bucket are selected)
     let mut open = Vec::new();
     for (at, want) in wanted.iter().enumerate() {
         let counts = &high[want.stream * width..][..width];
         let k = (want.count)(walk.len as u64 - counts[HIGH]);
         if k >= walk.len as u64 {
-            cutoffs[at] = Cutoff::ALL;
+            found[at] = Found::All;
         } else if k > 0 {
             let (bucket, above) = bucket(&counts[..HIGH], k);
             open.push((at, bucket, k - above));
         }
     }
     if open.is_empty() {
-        return Ok(cutoffs);
+        return Ok(found);
     }
     let low = histograms(walk, inputs, open.len(), LOW, |at, tiles, counts| {
         keys(at, tiles, &mut |stream, _, keys| {
@@ -163,21 +220,16 @@ pub fn select(
             }
         })
     })?;
-    // (wanted, how many of the keys that equal the cutoff's are selected)
-    let mut tied = Vec::new();
     for (place, (at, high, k)) in open.into_iter().enumerate() {
         let counts = &low[place * LOW..(place + 1) * LOW];
         let (bucket, above) = bucket(counts, k);
-        cutoffs[at] = Cutoff {
+        found[at] = Found::Above(Threshold {
             key: (high << LOW_BITS | bucket) as u32,
-            end: usize::MAX,
-        };
-        if k - above < counts[bucket] {
-            tied.push((at, k - above));
-        }
+            allowed: k - above,
+            tied: counts[bucket],
+        });
     }
-    break_ties(walk, inputs, wanted, &tied, &mut cutoffs, keys)?;
-    Ok(cutoffs)
+    Ok(found)
 }
 
 /// Sets `end` of the cutoffs whose key has more elements than may be selected.

@@ -84,7 +84,7 @@ impl Job<'_> {
 }
 
 /// What a model contributed to a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Share {
     /// The factor of the model's update (or tensor).
     pub coefficient: f64,
@@ -112,7 +112,7 @@ pub enum Remark {
 }
 
 /// What merging one tensor gave besides the tensor.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// One entry per model.
     pub shares: Vec<Share>,

@@ -24,10 +24,12 @@ mod output;
 mod plan;
 mod run;
 mod select;
+mod stats;
 
 pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
+pub use stats::write_stats;
 
 #[cfg(test)]
 mod golden_tests;

@@ -319,6 +319,24 @@ fn random_methods_keep_the_density_and_the_norm() {
 }
 
 #[test]
+fn stats_become_an_artifact_sorted_by_tensor_and_model() {
+    use crate::artifact::{Artifact, Existing, Kind, Provenance};
+    let zoo = zoo(Dtype::F32, 8);
+    let (_, summary) = zoo.merge(config_of(&METHODS[0], &["c", "a", "b"]), "out");
+    assert_eq!(summary.stats.len(), 7 * 3);
+    let dir = zoo.out("merge_stats");
+    let provenance = Provenance::new(Kind::MergeStats);
+    super::write_stats(&summary.stats, &dir, provenance.clone(), Existing::Refuse).unwrap();
+    super::write_stats(&summary.stats, &dir, provenance, Existing::Refuse).unwrap();
+    assert!(Artifact::open(&dir, Kind::MergeStats).is_ok());
+    let weights = summary
+        .stats
+        .iter()
+        .filter(|row| row.tensor == "model.norm.weight");
+    assert!((weights.map(|row| row.coefficient).sum::<f64>() - 1.0).abs() < 1e-12);
+}
+
+#[test]
 fn chunks_and_threads_do_not_change_a_byte() {
     // 24 × 9,000 elements: four blocks, the last one short.
     let zoo = zoo(Dtype::BF16, 9000);

@@ -32,8 +32,9 @@ use crate::progress::{Bar, check_interrupt};
 const BATCH_ROWS: usize = 32 * 1024;
 
 /// How the spans of two token sequences are matched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Spans {
     /// By the bytes that they cover.
     #[default]
@@ -41,10 +42,11 @@ pub enum Spans {
 }
 
 /// Options of the stage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlignOptions {
     /// How the spans are matched (default `offsets`).
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().spans)]
     pub spans: Spans,
 }
 

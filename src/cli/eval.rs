@@ -10,7 +10,6 @@ use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
 use fuselm::model;
 
 use super::paths::RunArg;
-use super::score::dtype;
 use super::{Force, Global, print};
 
 /// Bits per byte and perplexity of a checkpoint on text and chat files.
@@ -53,7 +52,10 @@ fn task(argument: &str) -> Result<Task> {
         Some((name, file)) => (name.to_owned(), file),
         None => {
             let stem = std::path::Path::new(argument).file_stem();
-            (stem.unwrap_or_default().to_string_lossy().into_owned(), argument)
+            (
+                stem.unwrap_or_default().to_string_lossy().into_owned(),
+                argument,
+            )
         }
     };
     check_name("task", &name)?;
@@ -69,26 +71,40 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     let model = model::locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),
-        None => model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        None => model
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
     };
     check_name("model", &name)?;
     let temporary = tempfile_dir();
     let kept = command.out.is_some() || command.run.run.is_some();
     let out = match kept {
-        true => command.run.artifact("out", &command.out, Kind::EvalItems, &[&name])?,
+        true => command
+            .run
+            .artifact("out", &command.out, Kind::EvalItems, &[&name])?,
         false => temporary.clone(),
     };
     let inputs = EvalInputs {
         name: name.clone(),
         model,
-        tasks: command.data.iter().map(|argument| task(argument)).collect::<Result<_>>()?,
+        tasks: command
+            .data
+            .iter()
+            .map(|argument| task(argument))
+            .collect::<Result<_>>()?,
         out,
         batch_tokens: command.batch_tokens,
-        dtype: dtype(&command.dtype)?,
+        dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
         date: command.date,
     };
-    let existing = if kept { command.force.existing() } else { Existing::Replace };
+    let existing = if kept {
+        command.force.existing()
+    } else {
+        Existing::Replace
+    };
     let results = evaluate(&inputs, existing);
     if !kept {
         let _ = std::fs::remove_dir_all(&temporary);
@@ -105,8 +121,16 @@ fn tempfile_dir() -> PathBuf {
 }
 
 fn table(results: &[TaskResult]) -> String {
-    let width = results.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);
-    let mut text = format!("{:width$}  {:>8}  {:>10}  {:>8}  {:>10}\n", "task", "bpb", "perplexity", "items", "bytes");
+    let width = results
+        .iter()
+        .map(|r| r.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(4);
+    let mut text = format!(
+        "{:width$}  {:>8}  {:>10}  {:>8}  {:>10}\n",
+        "task", "bpb", "perplexity", "items", "bytes"
+    );
     for result in results {
         text += &format!(
             "{:width$}  {:>8.4}  {:>10.3}  {:>8}  {:>10}\n",

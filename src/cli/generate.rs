@@ -11,7 +11,6 @@ use fuselm::text::Message;
 use fuselm::vocab::{Role, Tokenizer};
 
 use super::Global;
-use super::score::dtype;
 
 /// Chat with a checkpoint, for a look.
 ///
@@ -59,7 +58,7 @@ struct Chat {
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     let dir = model::locate(&command.model)?;
-    let dtype: DType = dtype(&command.dtype)?;
+    let dtype: DType = model::dtype(&command.dtype)?;
     let tokenizer = Tokenizer::load(&dir)?;
     let raw = command.raw || tokenizer.template().is_none();
     if raw && !command.raw {
@@ -127,7 +126,9 @@ impl Chat {
         };
         let vocabulary = self.tokenizer.vocabulary();
         // Templates may spell BOS out; position 0 has it already.
-        let bos = vocabulary.id_with_role(Role::Bos).and_then(|id| vocabulary.token(id));
+        let bos = vocabulary
+            .id_with_role(Role::Bos)
+            .and_then(|id| vocabulary.token(id));
         let text = match bos {
             Some(token) => text.strip_prefix(token.display.as_str()).unwrap_or(&text),
             None => &text,
@@ -146,7 +147,9 @@ impl Chat {
             let whole = text.trim_end_matches('\u{fffd}');
             let new = whole.get(shown..).unwrap_or_default();
             shown = shown.max(whole.len());
-            let written = stdout.write_all(new.as_bytes()).and_then(|()| stdout.flush());
+            let written = stdout
+                .write_all(new.as_bytes())
+                .and_then(|()| stdout.flush());
             written.map_err(|error| Error::io("stdout", error))
         })?;
         writeln!(stdout).at(std::path::Path::new("stdout"))?;

@@ -139,7 +139,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Corpus(command) => corpus::run(&command),
         Command::Score(command) => score::run(&command, global),
         Command::Align(command) => align::run(&command),
-        Command::Map(command) => map::run(&command, global),
+        Command::Map(command) => map::run(&command),
         Command::Project(command) => project::run(&command),
         Command::Fuse(command) => fuse::run(&command),
         Command::Train(command) => train::run(&command, global),

@@ -27,8 +27,9 @@ impl RunArg {
         match (given, &self.run) {
             (Some(path), _) => Ok(path.clone()),
             (None, Some(run)) => Ok(RunDir::new(run).artifact(kind, values)),
-            (None, None) => Err(Error::usage(format!("no `{kind}` folder"))
-                .remedy(format!("give `--{flag} DIR` or a run folder with `--run DIR`"))),
+            (None, None) => Err(Error::usage(format!("no `{kind}` folder")).remedy(format!(
+                "give `--{flag} DIR` or a run folder with `--run DIR`"
+            ))),
         }
     }
 
@@ -45,8 +46,11 @@ impl RunArg {
             [only] => Ok(only.last().cloned().unwrap_or_default()),
             [] => Err(Error::file(run, format!("has no `{kind}` yet"))),
             many => {
-                let known: Vec<&str> =
-                    many.iter().filter_map(|v| v.last()).map(String::as_str).collect();
+                let known: Vec<&str> = many
+                    .iter()
+                    .filter_map(|v| v.last())
+                    .map(String::as_str)
+                    .collect();
                 Err(Error::usage(format!(
                     "the run has several `{kind}`: {}",
                     known.join(", ")
@@ -58,12 +62,17 @@ impl RunArg {
 
     /// Name of the vocabulary of the run that `tokenizer` has.
     pub fn vocabulary(&self, tokenizer: &Tokenizer) -> Result<Option<String>> {
-        let Some(run) = &self.run else { return Ok(None) };
+        let Some(run) = &self.run else {
+            return Ok(None);
+        };
         let run = RunDir::new(run);
         for values in run.list(Kind::Vocab)? {
             let Some(name) = values.last() else { continue };
             let vocab = Artifact::open(&run.artifact(Kind::Vocab, &[name]), Kind::Vocab)?;
-            if vocab.check_vocabulary(&tokenizer.vocabulary().digest).is_ok() {
+            if vocab
+                .check_vocabulary(&tokenizer.vocabulary().digest)
+                .is_ok()
+            {
                 return Ok(Some(name.clone()));
             }
         }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use candle_core::DType;
 use clap::Args;
 use fuselm::artifact::{Kind, check_name};
 use fuselm::error::{Error, Result};
@@ -55,16 +54,6 @@ pub struct Command {
     force: Force,
 }
 
-/// The floating-point type called `name`.
-pub fn dtype(name: &str) -> Result<DType> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        other => Err(Error::usage(format!("dtype: expected f32, f16 or bf16, found `{other}`"))),
-    }
-}
-
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     check_name("model", &command.name)?;
     let model = model::locate(&command.model)?;
@@ -73,22 +62,37 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         _ => {
             let found = command.run.vocabulary(&Tokenizer::load(&model)?)?;
             found.ok_or_else(|| {
-                Error::usage(format!("the corpus has no tokens in the vocabulary of `{}`", command.name))
-                    .remedy("run `fuselm corpus` with this model first")
+                Error::usage(format!(
+                    "the corpus has no tokens in the vocabulary of `{}`",
+                    command.name
+                ))
+                .remedy("run `fuselm corpus` with this model first")
             })?
         }
     };
     let template = match (&command.transcripts, &command.tokens) {
         (Some(_), Some(_)) => String::new(),
-        _ => command.run.only("template", &command.template, Kind::Transcripts)?,
+        _ => command
+            .run
+            .only("template", &command.template, Kind::Transcripts)?,
     };
     let at = &command.run;
     let name = command.name.as_str();
     let inputs = ScoreInputs {
         name: command.name.clone(),
         model,
-        tokens: at.artifact("tokens", &command.tokens, Kind::Tokens, &[&vocab, &template])?,
-        transcripts: at.artifact("transcripts", &command.transcripts, Kind::Transcripts, &[&template])?,
+        tokens: at.artifact(
+            "tokens",
+            &command.tokens,
+            Kind::Tokens,
+            &[&vocab, &template],
+        )?,
+        transcripts: at.artifact(
+            "transcripts",
+            &command.transcripts,
+            Kind::Transcripts,
+            &[&template],
+        )?,
         vocab: at.artifact("vocab", &command.vocab, Kind::Vocab, &[&vocab])?,
         topk: at.artifact("topk", &command.topk, Kind::Topk, &[name])?,
         sequence_metrics: at.artifact(
@@ -97,7 +101,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             Kind::SequenceMetrics,
             &[name],
         )?,
-        dtype: dtype(&command.dtype)?,
+        dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
     };
     let summary = score(&inputs, &command.options, command.force.existing())?;

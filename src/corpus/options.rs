@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 use crate::text::{DEFAULT_DATE, Format};
 
 /// Whose chat template the transcripts follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum TemplateMode {
     /// One transcript for all models, by the pivot's template.
     #[default]
@@ -20,8 +21,9 @@ pub enum TemplateMode {
 }
 
 /// What to do with a piece that is longer than some model's context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum TooLong {
     /// Stop before anything is written.
     #[default]
@@ -31,29 +33,38 @@ pub enum TooLong {
 }
 
 /// Options of the `corpus` stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct CorpusOptions {
     /// Chat or text files, in this order; at least one.
+    #[arg(long = "input", value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
     /// The shape of every record; without it, each record shows its own.
+    #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Whose chat template is followed: `pivot` (default) or `native`.
+    #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template)]
     pub template: TemplateMode,
     /// The date that templates see, `YYYY-MM-DD`; 2024-07-26 by default, so that a run can be
     /// repeated.
+    #[arg(long, default_value_t = CorpusOptions::default().date)]
     pub date: String,
     /// The most tokens in a sample, BOS included, counted by the pivot's tokenizer; longer
     /// samples are split. Default 2,048, at least 16.
+    #[arg(long, default_value_t = CorpusOptions::default().max_tokens)]
     pub max_tokens: usize,
     /// What happens to a piece that is longer than some model's context: `error` (default) or
     /// `skip`.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().too_long)]
     pub too_long: TooLong,
     /// Samples in a part, the unit of resume and of cluster work. Default 4,096.
+    #[arg(long, default_value_t = CorpusOptions::default().part_samples)]
     pub part_samples: u64,
     /// Whether a sample without an assistant's turn is an error; by default it is left out.
+    #[arg(long)]
     pub strict: bool,
     /// The name in the column `split`. Default `train`.
+    #[arg(long, default_value_t = CorpusOptions::default().split)]
     pub split: String,
 }
 

@@ -10,12 +10,10 @@
 //! being scored once, with at least half a context before it.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 
-use arrow::array::{
-    ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array, new_null_array,
-};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
 use arrow::datatypes::DataType;
 use candle_core::{DType, Device};
 use chrono::NaiveDate;
@@ -226,8 +224,10 @@ fn read_task(
         ));
     }
     if items.is_empty() {
-        return Err(Error::file(&task.data, "has no record that can be measured")
-            .remedy("a chat needs an assistant's turn, a text must not be empty"));
+        return Err(
+            Error::file(&task.data, "has no record that can be measured")
+                .remedy("a chat needs an assistant's turn, a text must not be empty"),
+        );
     }
     Ok(items)
 }
@@ -250,7 +250,10 @@ fn score(
         }
     }
     let options = PredictOptions {
-        vocab_len: tokenizer.vocabulary().len().min(decoder.config().vocab_size),
+        vocab_len: tokenizer
+            .vocabulary()
+            .len()
+            .min(decoder.config().vocab_size),
         k: 0,
         batch_tokens,
     };
@@ -259,7 +262,10 @@ fn score(
     predict(decoder, &pieces, &options, |index, found| {
         let mut sum = (0.0, 0);
         for (id, logprob) in found.target_id.iter().zip(&found.target_logprob) {
-            let special = tokenizer.vocabulary().token(*id).is_some_and(|token| token.special);
+            let special = tokenizer
+                .vocabulary()
+                .token(*id)
+                .is_some_and(|token| token.special);
             if !special {
                 sum.0 -= f64::from(*logprob);
                 sum.1 += 1;

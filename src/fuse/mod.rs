@@ -38,8 +38,9 @@ const BATCH_ROWS: usize = 32 * 1024;
 const MEAN: &str = "mean";
 
 /// Who teaches one target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Mode {
     /// One source.
     #[default]
@@ -49,8 +50,9 @@ pub enum Mode {
 }
 
 /// How a distribution is made from those of the members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Rule {
     /// That of the member with the lowest metric.
     #[default]
@@ -60,8 +62,9 @@ pub enum Rule {
 }
 
 /// What the rule is applied to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Level {
     /// Whole samples.
     #[default]
@@ -71,8 +74,9 @@ pub enum Level {
 }
 
 /// What members are compared by, over a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Metric {
     /// Bits per content byte: comparable across vocabularies.
     #[default]
@@ -82,8 +86,9 @@ pub enum Metric {
 }
 
 /// Weights of the mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Weights {
     /// softmax(−metric).
     #[default]
@@ -93,22 +98,29 @@ pub enum Weights {
 }
 
 /// Options of the stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct FuseOptions {
     /// Who teaches one target (default `pairwise`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode)]
     pub mode: Mode,
     /// How a distribution is made (default `mince`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule)]
     pub rule: Rule,
     /// What the rule is applied to (default `sequence`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().level)]
     pub level: Level,
     /// What members are compared by (default `bpb`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric)]
     pub metric: Metric,
     /// Whether the pivot is a member, the first (default true).
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL")]
     pub use_pivot: bool,
     /// Weights of the mean (default `softmax`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights)]
     pub weights: Weights,
     /// Length of the lists, at least 1 (default: the longest of the members' at the position).
+    #[arg(long)]
     pub top_k: Option<usize>,
 }
 

@@ -49,8 +49,9 @@ const ROLES: [Role; 6] = [
 ];
 
 /// The rule for tokens that have no counterpart of the same role or bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Method {
     /// None: their probability joins the tail.
     Em,
@@ -64,12 +65,14 @@ pub enum Method {
 }
 
 /// Options of the stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapOptions {
     /// The rule for tokens without an exact counterpart (default `prefix`).
+    #[arg(long, value_enum, default_value_t = MapOptions::default().method)]
     pub method: Method,
     /// How many of the ranks projection follows, splitting by weight (default 1, at least 1).
+    #[arg(long, default_value_t = MapOptions::default().width)]
     pub width: u16,
 }
 

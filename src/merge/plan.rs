@@ -11,15 +11,18 @@ use crate::tensors::{Layout, TensorSpec};
 use crate::units::{Bytes, Count};
 
 /// How a merge is carried out; nothing here changes a byte of a tensor.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct MergeOptions {
     /// Most bytes of tensors in one output file (default 5 GB, as Hugging Face has it).
+    #[arg(long, default_value_t = MergeOptions::default().out_shard_size)]
     pub out_shard_size: u64,
     /// Elements that a thread works on at a time (default 262,144); rounded up to blocks of
     /// 65,536.
+    #[arg(long, default_value_t = MergeOptions::default().chunk)]
     pub chunk: usize,
     /// Replace an output folder that exists (default false).
+    #[arg(long)]
     pub force: bool,
 }
 

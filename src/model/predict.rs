@@ -117,18 +117,25 @@ fn predict_batch(
             .during(|| "picking the predicted positions".into())?;
         drop(hidden);
         let mut reached = 0;
-        let done = next_token(decoder, &picked, &targets, options.vocab_len, options.k, |row, next| {
-            reached = row + 1;
-            let predictions = &mut found[owners[row]];
-            predictions.pos.push(rows[row] % width as u32);
-            predictions.target_id.push(targets[row]);
-            predictions.target_logprob.push(next.target_logprob);
-            predictions.tail_logprob.push(next.tail_logprob);
-            predictions.k = next.ids.len();
-            predictions.ids.extend_from_slice(next.ids);
-            predictions.logprobs.extend_from_slice(next.logprobs);
-            Ok(())
-        });
+        let done = next_token(
+            decoder,
+            &picked,
+            &targets,
+            options.vocab_len,
+            options.k,
+            |row, next| {
+                reached = row + 1;
+                let predictions = &mut found[owners[row]];
+                predictions.pos.push(rows[row] % width as u32);
+                predictions.target_id.push(targets[row]);
+                predictions.target_logprob.push(next.target_logprob);
+                predictions.tail_logprob.push(next.tail_logprob);
+                predictions.k = next.ids.len();
+                predictions.ids.extend_from_slice(next.ids);
+                predictions.logprobs.extend_from_slice(next.logprobs);
+                Ok(())
+            },
+        );
         if let Err(error) = done {
             // `next_token` knows rows only; a broken row is the first one not delivered.
             return Err(match error {

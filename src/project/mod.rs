@@ -44,8 +44,9 @@ use projector::{Projected, Projector};
 const BATCH_ROWS: usize = 32 * 1024;
 
 /// What is done where no source token ends at the same byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Inside {
     /// The distribution before the source token, conditioned on what has been read of it.
     #[default]
@@ -55,8 +56,9 @@ pub enum Inside {
 }
 
 /// What stands where there is no distribution of the source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Fallback {
     /// Certainty about the next pivot token.
     #[default]
@@ -68,17 +70,21 @@ pub enum Fallback {
 }
 
 /// Options of the stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectOptions {
     /// What is done inside a source token (default `condition`).
+    #[arg(long, value_enum, default_value_t = ProjectOptions::default().inside)]
     pub inside: Inside,
     /// What stands where there is no distribution (default `one_hot`).
+    #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback)]
     pub fallback: Fallback,
     /// Probability that must arrive in the pivot's vocabulary, in [0, 1] (default 0.3); a
     /// position with less uses the fallback.
+    #[arg(long, default_value_t = ProjectOptions::default().min_mass)]
     pub min_mass: f32,
     /// Length of the lists, at least 1 (default: that of the source's row).
+    #[arg(long)]
     pub top_k: Option<usize>,
 }
 

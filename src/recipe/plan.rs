@@ -9,18 +9,20 @@ use serde_json::{Value, json};
 use super::models::{self, Model};
 use super::schema::{Baseline, Recipe};
 use super::step::{Action, Item, Step};
+use crate::align;
 use crate::artifact::{Existing, Kind, RunDir};
 use crate::corpus::{self, CorpusOptions, TemplateMode};
 use crate::error::{Error, Result};
 use crate::eval::{self, EvalInputs};
-use crate::fuse::{self, Mode};
+use crate::fuse::{self, Member, Mode};
 use crate::mapping::{self, MapInputs};
 use crate::merge::{self, MergeConfig, MergeOptions};
+use crate::progress::warn;
+use crate::project::{self, ProjectInputs};
 use crate::score::{self, ScoreInputs};
 use crate::train::{self, Init, TrainInputs, TrainOptions};
 use crate::units::{Bytes, Count, bits_per_byte};
-use crate::vocab::{Tokenizer, Vocabulary};
-use crate::{align, project};
+use crate::vocab::Tokenizer;
 
 /// Everything that the steps of a run share.
 pub struct Run {
@@ -167,7 +169,12 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
         fuse_steps(run, &mut steps);
     }
     let targets = run.targets();
-    if run.recipe.train.as_ref().is_some_and(|train| train.valid.is_some()) {
+    if run
+        .recipe
+        .train
+        .as_ref()
+        .is_some_and(|train| train.valid.is_some())
+    {
         steps.push(valid_step(run)?);
     }
     for target in &targets {
@@ -250,7 +257,11 @@ fn corpus_step(run: &Rc<Run>) -> Step {
 
 /// The held-out file of `train.valid`, as a small corpus of its own.
 fn valid_step(run: &Rc<Run>) -> Result<Step> {
-    let valid = run.recipe.train.as_ref().and_then(|train| train.valid.clone());
+    let valid = run
+        .recipe
+        .train
+        .as_ref()
+        .and_then(|train| train.valid.clone());
     let valid = valid.ok_or_else(|| Error::usage("`train.valid` is not set"))?;
     let options = CorpusOptions {
         inputs: vec![valid],
@@ -279,9 +290,16 @@ fn corpus_like(
     outputs: Vec<Item>,
 ) -> Step {
     let mut inputs: Vec<Item> = options.inputs.iter().cloned().map(Item::File).collect();
-    inputs.extend(run.models.iter().map(|model| Item::Tokenizer(model.dir.clone())));
-    let contexts: Vec<usize> =
-        run.models.iter().map(|model| model.config.max_position_embeddings).collect();
+    inputs.extend(
+        run.models
+            .iter()
+            .map(|model| Item::Tokenizer(model.dir.clone())),
+    );
+    let contexts: Vec<usize> = run
+        .models
+        .iter()
+        .map(|model| model.config.max_position_embeddings)
+        .collect();
     let mut recorded = json!({ "corpus": options, "contexts": contexts });
     recorded["corpus"]["inputs"] = Value::Null;
     let options = options.clone();
@@ -302,8 +320,7 @@ fn corpus_like(
                     rows: model.config.vocab_size,
                 })
                 .collect();
-            let summary =
-                corpus::run(&options, &models[0], &models[1..], &out, Existing::Replace)?;
+            let summary = corpus::run(&options, &models[0], &models[1..], &out, Existing::Replace)?;
             Ok(format!(
                 "{} samples, {} tokens, {} supervised",
                 Count(summary.samples),
@@ -483,11 +500,89 @@ fn projection_steps(run: &Rc<Run>, index: usize, steps: &mut Vec<Step>) {
 }
 
 fn project_source(run: &Run, index: usize) -> Result<String> {
-    todo_project(run, index)
+    let (model, pivot) = (&run.models[index], run.pivot());
+    let tokenizer: &Tokenizer = &pivot.tokenizer;
+    let summary = project::run(
+        &ProjectInputs {
+            topk: &run.dir.artifact(Kind::Topk, &[model.name()]),
+            alignment: &run.dir.artifact(Kind::Alignment, &[model.name()]),
+            token_map: &run.dir.artifact(Kind::TokenMap, &[model.name()]),
+            pivot_tokens: run.tokens(&pivot.vocab).path(),
+            source: model.tokenizer.vocabulary(),
+            pivot: pivot.tokenizer.vocabulary(),
+            first_token: &|bytes| tokenizer.first_token(bytes),
+            pivot_topk: Some(&run.dir.artifact(Kind::Topk, &[pivot.name()])),
+        },
+        &run.dir.artifact(Kind::Projected, &[model.name()]),
+        &run.recipe.project,
+        Existing::Replace,
+    )?;
+    if let Some(warning) = summary.warning() {
+        warn(format!("{}: {warning}", model.name()));
+    }
+    Ok(match summary.cross_entropies() {
+        Some((projected, own)) => format!(
+            "{} positions, cross-entropy {projected:.3} nats, the pivot's own {own:.3}",
+            Count(summary.positions)
+        ),
+        None => format!("{} positions", Count(summary.positions)),
+    })
 }
 
+/// One set of targets for each source, or one for all.
 fn fuse_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
-    todo_fuse(run, steps)
+    let all: Vec<usize> = (1..run.models.len()).collect();
+    let groups: Vec<(String, Vec<usize>)> = match run.recipe.fuse.mode {
+        Mode::Joint => vec![("joint".to_owned(), all)],
+        Mode::Pairwise => all
+            .into_iter()
+            .map(|n| (run.models[n].name().to_owned(), vec![n]))
+            .collect(),
+    };
+    for (name, sources) in groups {
+        let pivot = run.recipe.fuse.use_pivot.then_some(0);
+        let members: Vec<Member> = pivot
+            .into_iter()
+            .chain(sources)
+            .map(|index| {
+                let model = &run.models[index];
+                let (kind, distributions) = run.distributions(model);
+                Member {
+                    name: model.name().to_owned(),
+                    distributions,
+                    kind,
+                    metrics: run.dir.artifact(Kind::SequenceMetrics, &[model.name()]),
+                }
+            })
+            .collect();
+        let inputs = members.iter().flat_map(|member| {
+            [
+                Item::Artifact(member.kind, member.distributions.clone()),
+                Item::Artifact(Kind::SequenceMetrics, member.metrics.clone()),
+            ]
+        });
+        let out = run.dir.artifact(Kind::Targets, &[&name]);
+        steps.push(Step {
+            stage: "fuse",
+            subject: name,
+            inputs: inputs.collect(),
+            outputs: vec![Item::Artifact(Kind::Targets, out.clone())],
+            options: json!(run.recipe.fuse),
+            action: action(run, move |run| {
+                let summary = fuse::run(&members, &out, &run.recipe.fuse, Existing::Replace)?;
+                let wins: Vec<String> = summary
+                    .wins
+                    .iter()
+                    .map(|win| format!("{} {}", win.name, Count(win.sequences)))
+                    .collect();
+                Ok(format!(
+                    "{} targets; samples won: {}",
+                    Count(summary.rows),
+                    wins.join(", ")
+                ))
+            }),
+        });
+    }
 }
 
 fn train_step(run: &Rc<Run>, target: &Target) -> Step {
@@ -499,9 +594,11 @@ fn train_step(run: &Rc<Run>, target: &Target) -> Step {
             tokenizer: pivot.dir.clone(),
         },
     };
-    let valid = target.options.valid.as_ref().map(|_| {
-        valid_dir(run).artifact(Kind::Tokens, &[&pivot.vocab, run.template()])
-    });
+    let valid = target
+        .options
+        .valid
+        .as_ref()
+        .map(|_| valid_dir(run).artifact(Kind::Tokens, &[&pivot.vocab, run.template()]));
     let targets = target
         .fusion
         .as_ref()
@@ -544,7 +641,10 @@ fn train_step(run: &Rc<Run>, target: &Target) -> Step {
 }
 
 fn merge_step(run: &Rc<Run>, name: &str, members: &[&str], section: &Value) -> Result<Step> {
-    let members: Vec<PathBuf> = members.iter().map(|name| run.dir.checkpoint(name)).collect();
+    let members: Vec<PathBuf> = members
+        .iter()
+        .map(|name| run.dir.checkpoint(name))
+        .collect();
     let base = run.pivot().dir.clone();
     let config = MergeConfig::from_recipe(section, &members, &base, Path::new(""))?;
     let out = run.dir.checkpoint(name);
@@ -567,7 +667,15 @@ fn merge_step(run: &Rc<Run>, name: &str, members: &[&str], section: &Value) -> R
             };
             let plan = merge::plan(&config, &out, &options)?;
             let summary = merge::run(&plan)?;
-            summary.write_stats(&stats, &plan, Existing::Replace)?;
+            for warning in &summary.warnings {
+                warn(warning);
+            }
+            merge::write_stats(
+                &summary.stats,
+                &stats,
+                plan.provenance()?,
+                Existing::Replace,
+            )?;
             Ok(format!(
                 "{} tensors, {} written",
                 Count(summary.tensors as u64),
@@ -580,7 +688,12 @@ fn merge_step(run: &Rc<Run>, name: &str, members: &[&str], section: &Value) -> R
 fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
     let out = run.dir.artifact(Kind::EvalItems, &[&name]);
     let mut inputs = vec![Item::Model(dir.clone()), Item::Tokenizer(dir.clone())];
-    inputs.extend(run.recipe.eval.iter().map(|task| Item::File(task.data.clone())));
+    inputs.extend(
+        run.recipe
+            .eval
+            .iter()
+            .map(|task| Item::File(task.data.clone())),
+    );
     let dtype = run
         .models
         .iter()

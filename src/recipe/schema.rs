@@ -23,8 +23,20 @@ use crate::train::TrainOptions;
 
 /// Keys at the top of a recipe.
 const KEYS: [&str; 14] = [
-    "run", "seed", "corpus", "pivot", "sources", "score", "align", "map", "project", "fuse",
-    "train", "baselines", "merge", "eval",
+    "run",
+    "seed",
+    "corpus",
+    "pivot",
+    "sources",
+    "score",
+    "align",
+    "map",
+    "project",
+    "fuse",
+    "train",
+    "baselines",
+    "merge",
+    "eval",
 ];
 
 /// Names that the run gives to checkpoints of its own.
@@ -122,7 +134,10 @@ impl Recipe {
         let value: Value = serde_saphyr::from_str(&text)
             .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
         let Value::Object(mut map) = value else {
-            return Err(Error::usage(format!("{}: expected keys and values", path.display())));
+            return Err(Error::usage(format!(
+                "{}: expected keys and values",
+                path.display()
+            )));
         };
         if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(file.unknown_key(None, key, KEYS.into_iter()));
@@ -146,15 +161,13 @@ impl Recipe {
             eval: file.section(&mut map, "eval")?.unwrap_or_default(),
         };
         recipe.resolve_paths();
-        recipe
-            .validate()
-            .map_err(|error| match error {
-                Error::Usage { message, remedy } => Error::Usage {
-                    message: format!("{}: {message}", path.display()),
-                    remedy,
-                },
-                other => other,
-            })?;
+        recipe.validate().map_err(|error| match error {
+            Error::Usage { message, remedy } => Error::Usage {
+                message: format!("{}: {message}", path.display()),
+                remedy,
+            },
+            other => other,
+        })?;
         Ok(recipe)
     }
 
@@ -213,15 +226,22 @@ impl Recipe {
         let mut tasks: Vec<&str> = self.eval.iter().map(|task| task.name.as_str()).collect();
         tasks.sort_unstable();
         if let Some(pair) = tasks.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::usage(format!("two tasks of `eval` are called `{}`", pair[0])));
+            return Err(Error::usage(format!(
+                "two tasks of `eval` are called `{}`",
+                pair[0]
+            )));
         }
         if self.train.is_none() && (self.merge.is_some() || !self.baselines.is_empty()) {
-            return Err(Error::usage("`merge` and `baselines` need something trained")
-                .remedy("add a `train` section"));
+            return Err(
+                Error::usage("`merge` and `baselines` need something trained")
+                    .remedy("add a `train` section"),
+            );
         }
         if self.baselines.contains(&Baseline::ClmMerged) && self.merge.is_none() {
-            return Err(Error::usage("the baseline `clm-merged` is merged as `merge` says")
-                .remedy("add a `merge` section, or leave the baseline out"));
+            return Err(
+                Error::usage("the baseline `clm-merged` is merged as `merge` says")
+                    .remedy("add a `merge` section, or leave the baseline out"),
+            );
         }
         Ok(())
     }
@@ -259,9 +279,8 @@ impl File<'_> {
     }
 
     fn required<T: DeserializeOwned>(&self, map: &mut Map<String, Value>, key: &str) -> Result<T> {
-        self.section(map, key)?.ok_or_else(|| {
-            Error::usage(format!("{}: `{key}` is missing", self.path.display()))
-        })
+        self.section(map, key)?
+            .ok_or_else(|| Error::usage(format!("{}: `{key}` is missing", self.path.display())))
     }
 
     /// Turns serde's word on a section into one that names the line and the nearest key.
@@ -280,7 +299,10 @@ impl File<'_> {
             ));
             return with_hint(error, did_you_mean(quoted[0], quoted[1..].iter().copied()));
         }
-        Error::usage(format!("{}: `{section}`: {problem}", self.place(self.line(section))))
+        Error::usage(format!(
+            "{}: `{section}`: {problem}",
+            self.place(self.line(section))
+        ))
     }
 
     fn unknown_key<'k>(
@@ -310,11 +332,14 @@ impl File<'_> {
     /// The first line on which `word` stands, comments apart.
     fn line(&self, word: &str) -> Option<usize> {
         let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
-        self.text.lines().position(|line| {
-            let code = line.split(" #").next().unwrap_or_default();
-            !code.trim_start().starts_with('#') && code.split(|c| !is_word(c)).any(|w| w == word)
-        })
-        .map(|index| index + 1)
+        self.text
+            .lines()
+            .position(|line| {
+                let code = line.split(" #").next().unwrap_or_default();
+                !code.trim_start().starts_with('#')
+                    && code.split(|c| !is_word(c)).any(|w| w == word)
+            })
+            .map(|index| index + 1)
     }
 }
 
@@ -359,11 +384,20 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
     fn sections_are_the_options_of_the_stages() {
         let recipe = load(GOOD).unwrap();
         assert_eq!(recipe.corpus.max_tokens, 128);
-        assert!(recipe.corpus.inputs[0].ends_with("a.jsonl") && recipe.corpus.inputs[0].is_absolute());
+        assert!(
+            recipe.corpus.inputs[0].ends_with("a.jsonl") && recipe.corpus.inputs[0].is_absolute()
+        );
         assert_eq!(recipe.train.unwrap().lambda, 0.5);
         assert_eq!(recipe.sources[0].dtype, Dtype::Bf16);
         assert_eq!(recipe.seed, 42);
-        assert_eq!(load(&GOOD.replace("run:", "seed: 7\nrun:")).unwrap().train.unwrap().seed, 7);
+        assert_eq!(
+            load(&GOOD.replace("run:", "seed: 7\nrun:"))
+                .unwrap()
+                .train
+                .unwrap()
+                .seed,
+            7
+        );
     }
 
     #[test]
@@ -377,7 +411,10 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
             "r.yml line 7: unknown key `merging`; did you mean `merge`?"
         );
         assert!(problem(&GOOD.replace("bf16", "bf61")).contains("did you mean `bf16`?"));
-        assert_eq!(problem("corpus: { inputs: [a] }\n"), "r.yml: `pivot` is missing");
+        assert_eq!(
+            problem("corpus: { inputs: [a] }\n"),
+            "r.yml: `pivot` is missing"
+        );
         assert!(problem(&GOOD.replace("name: math", "name: clm")).contains("gives itself"));
         assert!(problem(&GOOD.replace("name: math", "name: pivot")).contains("two models"));
         assert!(problem("a: [").contains("r.yml"));

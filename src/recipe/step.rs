@@ -29,18 +29,19 @@ impl Item {
     /// Where it lies.
     pub fn path(&self) -> &Path {
         match self {
-            Item::Artifact(_, path) | Item::Model(path) | Item::Tokenizer(path) | Item::File(path) => {
-                path
-            }
+            Item::Artifact(_, path)
+            | Item::Model(path)
+            | Item::Tokenizer(path)
+            | Item::File(path) => path,
         }
     }
 
     /// Digest of what it is, or `None` if it is not there (or not whole).
     pub fn identity(&self) -> Result<Option<String>> {
         match self {
-            Item::Artifact(kind, dir) => {
-                Ok(Artifact::open(dir, *kind).ok().map(|a| a.identity().to_owned()))
-            }
+            Item::Artifact(kind, dir) => Ok(Artifact::open(dir, *kind)
+                .ok()
+                .map(|a| a.identity().to_owned())),
             Item::Model(dir) if !dir.join("config.json").exists() => Ok(None),
             Item::Model(dir) => digest::model(dir).map(Some),
             Item::Tokenizer(dir) => tokenizer_digest(dir).map(Some),
@@ -133,7 +134,9 @@ pub struct Record {
 impl Step {
     /// Stage and subject: `score math`.
     pub fn name(&self) -> String {
-        format!("{} {}", self.stage, self.subject).trim_end().to_owned()
+        format!("{} {}", self.stage, self.subject)
+            .trim_end()
+            .to_owned()
     }
 
     fn record_path(&self, stages: &Path) -> PathBuf {
@@ -184,7 +187,10 @@ impl Step {
             outputs.push(identity);
         }
         let fingerprint = self.fingerprint()?.ok_or_else(|| {
-            Error::usage(format!("an input of `{}` vanished while it ran", self.name()))
+            Error::usage(format!(
+                "an input of `{}` vanished while it ran",
+                self.name()
+            ))
         })?;
         let record = Record {
             step: self.name(),

@@ -7,8 +7,8 @@
 //! supervised content of the transcript, which is the same for every model.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 
 use arrow::array::{ArrayRef, Float64Array, UInt32Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
@@ -30,13 +30,15 @@ const WINDOW: usize = 256;
 const FLUSH_ROWS: usize = 8192;
 
 /// What is kept of the distributions, and how they are computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreOptions {
     /// Entries kept of each distribution, 1 to 512 (default 10, as the papers).
+    #[arg(long, default_value_t = ScoreOptions::default().top_k)]
     pub top_k: usize,
     /// Most tokens in one batch, padding included (default 8,192); does not change results
     /// beyond rounding.
+    #[arg(long, default_value_t = ScoreOptions::default().batch_tokens)]
     pub batch_tokens: usize,
 }
 
@@ -53,7 +55,10 @@ impl ScoreOptions {
     /// Checks the ranges of the fields.
     pub fn validate(&self) -> Result<()> {
         if !(1..=512).contains(&self.top_k) {
-            return Err(Error::usage(format!("`top_k`: expected 1 to 512, found {}", self.top_k)));
+            return Err(Error::usage(format!(
+                "`top_k`: expected 1 to 512, found {}",
+                self.top_k
+            )));
         }
         if self.batch_tokens == 0 {
             return Err(Error::usage("`batch_tokens`: expected at least 1, found 0"));
@@ -305,9 +310,11 @@ impl Metrics {
 /// Negative log-likelihood in nats (f64 sum of f32 terms, in order) and number of the supervised
 /// tokens that are content.
 fn content_nll(vocabulary: &Vocabulary, found: &Predictions) -> (f64, u32) {
-    let content = found.target_id.iter().zip(&found.target_logprob).filter(|(id, _)| {
-        vocabulary.token(**id).is_none_or(|token| !token.special)
-    });
+    let content = found
+        .target_id
+        .iter()
+        .zip(&found.target_logprob)
+        .filter(|(id, _)| vocabulary.token(**id).is_none_or(|token| !token.special));
     content.fold((0.0, 0), |(nll, tokens), (_, logprob)| {
         (nll - f64::from(*logprob), tokens + 1)
     })

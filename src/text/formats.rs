@@ -14,8 +14,11 @@ use super::shapes::record;
 use crate::error::{Context, Error, Result};
 
 /// The shape of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Format {
     /// `messages`: a list of `role` and `content` (OpenAI).
     Messages,

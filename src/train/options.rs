@@ -10,8 +10,9 @@ use super::schedule::Schedule;
 use crate::error::{Error, Result};
 
 /// Which parameters are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Method {
     /// All of them.
     #[default]
@@ -19,8 +20,9 @@ pub enum Method {
 }
 
 /// Type of the parameters and activations; masters, moments and the loss are f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
@@ -98,48 +100,67 @@ impl std::str::FromStr for MicroBatchTokens {
 }
 
 /// How a model is trained. Field names are the keys of `train:` in a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
     /// Share of the next-token loss; the rest goes to the targets. 1 ignores them. Default 0.9.
+    #[arg(long, default_value_t = TrainOptions::default().lambda)]
     pub lambda: f64,
     /// Peak learning rate. Default 5e-6.
+    #[arg(long, default_value_t = TrainOptions::default().lr)]
     pub lr: f64,
     /// Passes over the samples. Default 3.
+    #[arg(long, default_value_t = TrainOptions::default().epochs)]
     pub epochs: u32,
     /// Stop after so many optimiser steps, if the epochs are not over before.
+    #[arg(long)]
     pub max_steps: Option<u64>,
     /// Most tokens of an optimiser step, on average. Default 262,144.
+    #[arg(long, default_value_t = TrainOptions::default().batch_tokens)]
     pub batch_tokens: usize,
     /// Padded tokens that are computed at once: more memory, but not other results (beyond
     /// rounding). Default `auto`.
+    #[arg(long, default_value = "auto", value_name = "N|auto")]
     pub micro_batch_tokens: MicroBatchTokens,
     /// Share of the steps in which the learning rate rises. Default 0.03.
+    #[arg(long, default_value_t = TrainOptions::default().warmup_ratio)]
     pub warmup_ratio: f64,
     /// How the learning rate falls afterwards. Default `cosine`.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule)]
     pub schedule: Schedule,
     /// Decay of matrices, relative to the learning rate. Default 0.
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay)]
     pub weight_decay: f64,
     /// Decay of AdamW's first moment. Default 0.9.
+    #[arg(long, default_value_t = TrainOptions::default().beta1)]
     pub beta1: f64,
     /// Decay of AdamW's second moment. Default 0.95.
+    #[arg(long, default_value_t = TrainOptions::default().beta2)]
     pub beta2: f64,
     /// Added to the root of AdamW's second moment. Default 1e-8.
+    #[arg(long, default_value_t = TrainOptions::default().eps)]
     pub eps: f64,
     /// Largest norm of the gradient; 0 does not clip. Default 1.
+    #[arg(long, default_value_t = TrainOptions::default().clip)]
     pub clip: f64,
     /// What becomes of the probability outside a target's list. Default `renormalise`.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().tail)]
     pub tail: Tail,
     /// Which parameters are trained. Default `full`.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().method)]
     pub method: Method,
     /// Type of parameters and activations, and of the written model. Default `f32`.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype)]
     pub dtype: Precision,
     /// Seed of the sample order, and of random initial weights. Default 42.
+    #[arg(long, default_value_t = TrainOptions::default().seed)]
     pub seed: u64,
     /// Chat or text file whose loss is logged after each epoch.
+    #[arg(long)]
     pub valid: Option<PathBuf>,
     /// Optimiser steps between two saved states. By default a state is saved about every minute,
     /// less often where saving takes long.
+    #[arg(long)]
     pub checkpoint_every: Option<u64>,
 }
 

@@ -6,8 +6,9 @@ use crate::error::Result;
 use crate::units::TokenId;
 
 /// What becomes of the probability outside the listed ids of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Tail {
     /// Spread over the listed ids in proportion (the papers).
     #[default]

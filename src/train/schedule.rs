@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate falls after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Schedule {
     /// Half a cosine, from the full rate towards zero.
     #[default]

@@ -42,7 +42,11 @@ fn imports_point_downwards() {
     for path in files {
         let relative = path.strip_prefix(&src).unwrap();
         let first = relative.components().next().unwrap().as_os_str();
-        let module = Path::new(first).file_stem().unwrap().to_string_lossy().into_owned();
+        let module = Path::new(first)
+            .file_stem()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         if module == "lib" || module == "main" {
             continue;
         }
@@ -69,7 +73,10 @@ fn imports_point_downwards() {
             }
         }
     }
-    assert!(edges.len() > 30, "the test no longer sees imports: {edges:?}");
+    assert!(
+        edges.len() > 30,
+        "the test no longer sees imports: {edges:?}"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

@@ -1,0 +1,60 @@
+//! `fuselm check`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use fuselm::artifact::RunDir;
+use fuselm::error::{Error, Result};
+use fuselm::progress::note;
+use fuselm::query::{Level, Session, SessionOptions, run_checks};
+
+use super::print;
+
+/// All data checks of a run; exit code 3 if one finds an error.
+///
+/// Example: fuselm check runs/demo
+#[derive(Args)]
+pub struct Command {
+    /// Run folder
+    run: PathBuf,
+    /// Findings of each check to show; 0 shows all
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+    /// Folder whose checks/ replace or add files
+    #[arg(long, value_name = "DIR")]
+    sql_dir: Option<PathBuf>,
+}
+
+pub fn run(command: &Command) -> Result<ExitCode> {
+    let options = SessionOptions {
+        sql_dir: command.sql_dir.clone(),
+        ..SessionOptions::default()
+    };
+    let session = Session::open(&RunDir::new(&command.run), &options)?;
+    let findings = run_checks(&session, command.limit)?;
+    if command.json {
+        let text = serde_json::to_string_pretty(&findings)
+            .map_err(|error| Error::usage(error.to_string()))?;
+        print(&(text + "\n"))?;
+    } else {
+        for finding in &findings {
+            print(&format!("{finding}\n"))?;
+        }
+    }
+    let errors = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Error)
+        .count();
+    note(format!(
+        "{errors} errors, {} warnings",
+        findings.len() - errors
+    ));
+    Ok(match errors {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(3),
+    })
+}

@@ -1,0 +1,112 @@
+//! `fuselm corpus`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fuselm::artifact::{Kind, RunDir, check_name};
+use fuselm::corpus::{self, CorpusOptions, TemplateMode};
+use fuselm::error::{Error, Result};
+use fuselm::model::{Config, locate};
+use fuselm::progress::note;
+use fuselm::units::Count;
+use fuselm::vocab::Tokenizer;
+
+use super::Force;
+
+/// Chat and text files to samples, transcripts and tokens.
+///
+/// The first model is the pivot: its chat template makes the transcripts and its tokenizer
+/// splits long samples. The others get tokens in their own vocabularies.
+///
+/// Example: fuselm corpus --run runs/demo --input train.jsonl --model pivot=models/pivot
+/// --model math=models/math
+#[derive(Args)]
+pub struct Command {
+    /// Run folder
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// A model whose vocabulary the corpus is needed in, with its name in the run; the pivot first
+    #[arg(long = "model", value_name = "NAME=MODEL", required = true)]
+    models: Vec<String>,
+    #[command(flatten)]
+    options: CorpusOptions,
+    #[command(flatten)]
+    force: Force,
+}
+
+struct Opened {
+    name: String,
+    tokenizer: Tokenizer,
+    config: Config,
+}
+
+fn open(argument: &str) -> Result<Opened> {
+    let (name, model) = argument
+        .split_once('=')
+        .ok_or_else(|| Error::usage(format!("`--model {argument}`: expected NAME=MODEL")))?;
+    check_name("model", name)?;
+    let dir = locate(model)?;
+    Ok(Opened {
+        name: name.to_owned(),
+        tokenizer: Tokenizer::load(&dir)?,
+        config: Config::load(&dir)?,
+    })
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    if command.options.template == TemplateMode::Native && command.models.len() > 1 {
+        return Err(
+            Error::usage("`native` gives every model a transcript of its own")
+                .remedy("prepare one model at a time, or use `--template-mode pivot`"),
+        );
+    }
+    let opened: Vec<Opened> = command
+        .models
+        .iter()
+        .map(|argument| open(argument))
+        .collect::<Result<_>>()?;
+    let models: Vec<corpus::Model<'_>> = opened
+        .iter()
+        .map(|model| corpus::Model {
+            name: &model.name,
+            tokenizer: &model.tokenizer,
+            context: Some(model.config.max_position_embeddings),
+            rows: model.config.vocab_size,
+        })
+        .collect();
+    let (Some(pivot), others) = (models.first(), models.get(1..).unwrap_or_default()) else {
+        return Err(Error::usage("no `--model`"));
+    };
+    let dir = RunDir::new(&command.run);
+    let existing = command.force.existing();
+    let outputs = corpus::Outputs::in_run(&dir, pivot.name, pivot.name);
+    let summary = corpus::run(&command.options, pivot, others, &outputs, existing)?;
+    note(format!(
+        "{} samples from {} records, {} tokens",
+        Count(summary.samples),
+        Count(summary.records),
+        Count(summary.tokens)
+    ));
+    let mut known: Vec<&str> = Vec::new();
+    for model in &models {
+        let vocabulary = model.tokenizer.vocabulary();
+        if known.contains(&vocabulary.digest.as_str()) {
+            continue;
+        }
+        known.push(&vocabulary.digest);
+        vocabulary.write(&dir.artifact(Kind::Vocab, &[model.name]), existing)?;
+        if model.name != pivot.name {
+            let out = dir.artifact(Kind::Tokens, &[model.name, pivot.name]);
+            let transcripts = &outputs.transcripts;
+            let tokens = corpus::tokenise(
+                transcripts,
+                model.tokenizer,
+                Some(pivot.tokenizer),
+                &out,
+                existing,
+            )?;
+            note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `fuselm fuse`.
+
+use clap::Args;
+use fuselm::artifact::{Kind, RunDir, check_name};
+use fuselm::error::Result;
+use fuselm::fuse::{FuseOptions, Member, run as fuse};
+use fuselm::progress::note;
+use fuselm::units::Count;
+use std::path::PathBuf;
+
+use super::Force;
+
+/// Distributions of several models into training targets.
+///
+/// Each member's `projected` distributions are used, or its `topk` where it shares the pivot's
+/// vocabulary and nothing was projected.
+///
+/// Example: fuselm fuse --run runs/demo --member pivot --member math --name math
+#[derive(Args)]
+pub struct Command {
+    /// Run folder
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// A model whose distributions are fused; the pivot first
+    #[arg(long = "member", required = true, value_name = "NAME")]
+    members: Vec<String>,
+    /// Name of the result [default: the last member, or `joint`]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    options: FuseOptions,
+    #[command(flatten)]
+    force: Force,
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    let dir = RunDir::new(&command.run);
+    let mut members = Vec::new();
+    for name in &command.members {
+        check_name("member", name)?;
+        let projected = dir.artifact(Kind::Projected, &[name]);
+        let (kind, distributions) = match projected.is_dir() {
+            true => (Kind::Projected, projected),
+            false => (Kind::Topk, dir.artifact(Kind::Topk, &[name])),
+        };
+        members.push(Member {
+            name: name.clone(),
+            distributions,
+            kind,
+            metrics: dir.artifact(Kind::SequenceMetrics, &[name]),
+        });
+    }
+    let name = match (&command.name, command.members.as_slice()) {
+        (Some(name), _) => name.clone(),
+        (None, [_, only]) => only.clone(),
+        (None, _) => "joint".to_owned(),
+    };
+    check_name("name", &name)?;
+    let out = dir.artifact(Kind::Targets, &[&name]);
+    let summary = fuse(&members, &out, &command.options, command.force.existing())?;
+    let wins: Vec<String> = summary
+        .wins
+        .iter()
+        .map(|win| format!("{} {}", win.name, Count(win.sequences)))
+        .collect();
+    note(format!(
+        "{} targets; samples won: {}",
+        Count(summary.rows),
+        wins.join(", ")
+    ));
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! `fuselm inspect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fuselm::error::{Error, Result};
+use fuselm::query::inspect;
+
+use super::print;
+
+/// What a run, an artifact or a checkpoint is: schema, rows, bytes, provenance.
+///
+/// Reads footers and headers only.
+///
+/// Example: fuselm inspect runs/demo/topk/teacher=math
+#[derive(Args)]
+pub struct Command {
+    /// Run folder, artifact, part, model folder or safetensors file
+    path: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    let inspection = inspect(&command.path)?;
+    let text = match command.json {
+        true => serde_json::to_string_pretty(&inspection)
+            .map_err(|error| Error::usage(error.to_string()))?,
+        false => inspection.to_string(),
+    };
+    print(&format!("{}\n", text.trim_end()))
+}

@@ -1,0 +1,91 @@
+//! `fuselm project`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fuselm::artifact::Kind;
+use fuselm::error::Result;
+use fuselm::model::locate;
+use fuselm::progress::{note, warn};
+use fuselm::project::{ProjectInputs, ProjectOptions, run as project};
+use fuselm::units::Count;
+use fuselm::vocab::Tokenizer;
+
+use super::Force;
+use super::paths::RunArg;
+
+/// A source's distributions in the pivot's vocabulary.
+///
+/// Example: fuselm project --run runs/demo --teacher math --model models/math --pivot-model
+/// models/pivot
+#[derive(Args)]
+pub struct Command {
+    #[command(flatten)]
+    run: RunArg,
+    /// Name of the pivot in the run
+    #[arg(long, default_value = "pivot")]
+    pivot: String,
+    /// Name of the source in the run
+    #[arg(long)]
+    teacher: String,
+    /// Folder or hub id of the source
+    #[arg(long)]
+    model: String,
+    /// Folder or hub id of the pivot
+    #[arg(long)]
+    pivot_model: String,
+    /// The source's `topk` to read
+    #[arg(long, value_name = "DIR")]
+    topk: Option<PathBuf>,
+    /// The pivot's `topk` to compare with
+    #[arg(long, value_name = "DIR")]
+    pivot_topk: Option<PathBuf>,
+    /// `alignment` to read
+    #[arg(long, value_name = "DIR")]
+    alignment: Option<PathBuf>,
+    /// `token_map` to read
+    #[arg(long, value_name = "DIR")]
+    token_map: Option<PathBuf>,
+    /// The pivot's `tokens` to read
+    #[arg(long, value_name = "DIR")]
+    pivot_tokens: Option<PathBuf>,
+    /// `projected` to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    options: ProjectOptions,
+    #[command(flatten)]
+    force: Force,
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    let source = Tokenizer::load(&locate(&command.model)?)?;
+    let pivot = Tokenizer::load(&locate(&command.pivot_model)?)?;
+    let at = &command.run;
+    let (name, teacher) = (command.pivot.as_str(), command.teacher.as_str());
+    let pivot_topk = at
+        .artifact("pivot-topk", &command.pivot_topk, Kind::Topk, &[name])
+        .ok();
+    let inputs = ProjectInputs {
+        topk: &at.artifact("topk", &command.topk, Kind::Topk, &[teacher])?,
+        alignment: &at.artifact("alignment", &command.alignment, Kind::Alignment, &[teacher])?,
+        token_map: &at.artifact("token-map", &command.token_map, Kind::TokenMap, &[teacher])?,
+        pivot_tokens: &at.artifact(
+            "pivot-tokens",
+            &command.pivot_tokens,
+            Kind::Tokens,
+            &[name, name],
+        )?,
+        source: source.vocabulary(),
+        pivot: pivot.vocabulary(),
+        first_token: &|bytes| pivot.first_token(bytes),
+        pivot_topk: pivot_topk.as_deref().filter(|dir| dir.is_dir()),
+    };
+    let out = at.artifact("out", &command.out, Kind::Projected, &[teacher])?;
+    let summary = project(&inputs, &out, &command.options, command.force.existing())?;
+    note(format!("{} positions", Count(summary.positions)));
+    if let Some(warning) = summary.warning() {
+        warn(format!("{teacher}: {warning}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `fuselm run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use fuselm::artifact::RunDir;
+use fuselm::error::{Error, Result};
+use fuselm::model;
+use fuselm::progress::note;
+use fuselm::recipe::{self, Recipe};
+use fuselm::units::Elapsed;
+
+use super::{Global, print};
+
+/// Run all stages of a recipe; skips what is up to date.
+///
+/// Prints the plan first. Interrupted at any moment, what is complete is kept, and the same
+/// command continues.
+///
+/// Example: fuselm run data-samples/quickstart.yml --run-dir runs/demo
+#[derive(Args)]
+pub struct Command {
+    /// The recipe (YAML)
+    recipe: PathBuf,
+    /// Run folder [default: the recipe's `run`]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Print the plan and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Only the steps of this stage
+    #[arg(long, value_name = "STAGE")]
+    only: Option<String>,
+}
+
+pub fn run(command: &Command, global: &Global) -> Result<()> {
+    let recipe = Recipe::load(&command.recipe)?;
+    let dir = command
+        .run_dir
+        .clone()
+        .or_else(|| recipe.run.clone())
+        .ok_or_else(|| {
+            Error::usage(format!(
+                "{} names no `run` folder",
+                command.recipe.display()
+            ))
+            .remedy("give one with `--run-dir`")
+        })?;
+    let plan = recipe::plan(recipe, RunDir::new(dir), model::device(&global.device)?)?;
+    let only = command.only.as_deref();
+    if command.dry_run {
+        return print(&plan.describe(only)?);
+    }
+    note(plan.describe(only)?);
+    let summary = plan.run(only)?;
+    note(format!(
+        "\n{} steps done, {} up to date, {}",
+        summary.done,
+        summary.skipped,
+        Elapsed(std::time::Duration::from_secs_f64(summary.seconds))
+    ));
+    Ok(())
+}

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::attention::{Causal, attention};
 use super::config::{Activation, Config, EMBEDDING, FINAL_NORM, HEAD, Init};
-use super::ops::{self, CausalSoftmax};
+use super::ops;
 use super::weights;
 use crate::error::{Context, Error, Result};
 
@@ -338,16 +339,13 @@ impl Decoder {
         let (key, value) = extend(key, value)?;
 
         let query = query.reshape((batch, groups, heads / groups * len, d))?;
-        let settings = CausalSoftmax {
+        let causal = Causal {
             scale: 1.0 / (d as f64).sqrt(),
             offset: rotary.offset,
             len,
             window: layer.window,
         };
-        let scores = query.matmul(&key.t()?)?;
-        let weights = ops::causal_softmax(&scores, settings)?;
-        let mixed = weights
-            .matmul(&value)?
+        let mixed = attention(&query, &key, &value, causal)?
             .reshape((batch, heads, len, d))?
             .transpose(1, 2)?
             .reshape((batch * len, heads * d))?;
@@ -375,7 +373,8 @@ impl Decoder {
     /// Hidden states that the head reads, for `ids` (batch, len) u32: (batch, len, hidden).
     ///
     /// Memory in inference: about batch · len · (4 · hidden + 3 · intermediate) activations and
-    /// batch · heads · len² attention weights.
+    /// 64 MiB of attention scores (or group · len² per thread, if that is more). In training
+    /// the graph keeps about 12 · hidden + 4 · intermediate numbers per token and layer.
     ///
     /// # Errors
     /// An id is not below `vocab_size`, or `len` is beyond the model's context.

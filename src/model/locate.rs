@@ -70,7 +70,7 @@ fn is_hub_id(name: &str) -> bool {
         .is_some_and(|(owner, model)| plain(owner) && plain(model))
 }
 
-/// The snapshot in the cache, if configuration, weights and a tokenizer are all there.
+/// The snapshot in the cache, if configuration and weights are there whole.
 fn cached(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
     let files = cache.repo(repo.clone());
     let dir = files.get("config.json")?.parent()?.to_owned();

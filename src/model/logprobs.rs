@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::decoder::Decoder;
-use super::{kernels, ops};
+use super::{attach, kernels};
 use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
@@ -78,7 +78,7 @@ pub fn next_token(
         let mut compute = || {
             let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
             let logits = logits.to_device(&candle_core::Device::Cpu)?;
-            ops::with_values(&logits, |logits| {
+            attach::with_values(&logits, |logits| {
                 scratch.fill(logits, targets, vocab_len, k);
                 Ok(())
             })

@@ -5,39 +5,59 @@
 //! the Llama family ([`Architecture`]) by configuration:
 //!
 //! * [`Config`] is `config.json`, validated; [`Config::tensors`] lists every parameter.
-//! * [`Decoder`] holds the parameters and runs the layers; `ops` has the fused kernels with
-//!   hand-written backwards.
+//! * [`Decoder`] holds the parameters and runs the layers; `ops` and `attention` are the fused
+//!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
-//!   of a whole batch; [`generate`] samples with a [`Cache`].
+//!   of a whole batch, [`predict`] does so for a set of samples; [`generate`] samples with a [`Cache`].
 //! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate`]
 //!   finds them.
 
+mod attach;
+mod attention;
 mod cache;
 mod config;
 mod decoder;
+mod fields;
 mod generate;
 mod kernels;
 mod locate;
 mod logprobs;
 mod ops;
+mod predict;
 mod save;
 mod weights;
 
 #[cfg(test)]
 mod tests;
 
+pub use attach::{attach1, attach2};
 pub use cache::Cache;
 pub use config::{Activation, Architecture, Config, Init, Rope, RopeScaling, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use generate::{GenerateOptions, generate};
 pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
-pub use ops::{attach1, attach2};
+pub use predict::{PredictOptions, Predictions, predict};
 pub use save::copy_companions;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
+
+/// The float type named by `f32`, `bf16` or `f16` (or, as in `config.json`, `float32` ...).
+///
+/// # Errors
+/// The name is none of these.
+pub fn dtype(spec: &str) -> Result<DType> {
+    match spec {
+        "f32" | "float32" => Ok(DType::F32),
+        "bf16" | "bfloat16" => Ok(DType::BF16),
+        "f16" | "float16" => Ok(DType::F16),
+        _ => Err(Error::usage(format!(
+            "dtype: expected `f32`, `bf16` or `f16`, found `{spec}`"
+        ))),
+    }
+}
 
 /// The device named by `cpu`, `cuda` (the first GPU) or `cuda:N`.
 ///

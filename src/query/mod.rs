@@ -1,1 +1,40 @@
-//! (in progress)
+//! SQL over the artifacts of a run.
+//!
+//! A [`Session`] sees every artifact kind as a table (empty where the run has none yet), with
+//! the partition values of its folders as columns, and the views of `sql/views`. Questions that
+//! users ask lie in `sql/queries`, what must never be true in `sql/checks`, and statements whose
+//! result is itself an artifact in `sql/transforms`. The files are part of the binary;
+//! `sql/README.md` is generated from their headers.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `embedded`, `catalogue` | the files of `sql/`, their headers, replacements from a folder |
+//! | `session` | tables and views of a run, statements and parameters |
+//! | `stream` | batches as they come, interruptible |
+//! | `format` | results as a table, CSV, JSON or Parquet |
+//! | `check` | all data checks of a run |
+//! | `inspect` | what an artifact, a checkpoint or a run folder is |
+//! | `transform` | statements whose result is an artifact |
+//! | `repl` | the interactive prompt |
+
+mod catalogue;
+mod check;
+mod embedded;
+mod format;
+mod inspect;
+mod repl;
+mod session;
+mod stream;
+mod transform;
+
+pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
+pub use check::{Finding, Level, run_checks};
+pub use format::{Format, print, save_parquet};
+pub use inspect::{ArtifactReport, CheckpointReport, Inspection, RunReport, inspect};
+pub use repl::repl;
+pub use session::{Params, Session, SessionOptions};
+pub use stream::Batches;
+pub use transform::transform_token_map;
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 
 mod formats;
 mod json;
+mod rows;
+mod shapes;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -13,5 +15,6 @@ mod transcript;
 
 pub use formats::{Format, Message, Record, Records, read};
 pub use json::read_json;
+pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub use transcript::{Span, Transcript, transcript};

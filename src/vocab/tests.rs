@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -19,11 +20,40 @@ fn shared(path: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// Every folder with a tokenizer below `path`.
-fn tokenizers(path: &str) -> Vec<(String, Tokenizer)> {
-    let Some(root) = shared(path) else {
-        return Vec::new();
-    };
+/// The tokenizers in a folder of the shared material; the large ones are loaded once.
+fn tokenizers(path: &str) -> &'static [(String, Tokenizer)] {
+    static REAL: LazyLock<Vec<(String, Tokenizer)>> = LazyLock::new(|| {
+        let root = shared("assets/tokenizers");
+        root.map(|root| folders(&root)).unwrap_or_default()
+    });
+    static TINY: LazyLock<Vec<(String, Tokenizer)>> = LazyLock::new(|| {
+        let root = shared("assets/models");
+        root.map(|root| folders(&root)).unwrap_or_default()
+    });
+    match path {
+        "assets/tokenizers" => &REAL,
+        _ => &TINY,
+    }
+}
+
+/// One of the real tokenizers, where they are.
+fn real(name: &str) -> Option<&'static Tokenizer> {
+    let all = tokenizers("assets/tokenizers").iter();
+    { all }
+        .find(|(folder, _)| folder == name)
+        .map(|(_, tokenizer)| tokenizer)
+}
+
+/// The tokenizers of the sample models, a unigram one among them.
+fn samples() -> Vec<(String, Tokenizer)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data-samples/models");
+    match root.is_dir() {
+        true => folders(&root),
+        false => Vec::new(),
+    }
+}
+
+fn folders(root: &Path) -> Vec<(String, Tokenizer)> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -106,14 +136,15 @@ fn check(name: &str, tokenizer: &Tokenizer, text: &str) {
 #[test]
 fn spans_partition_nasty_texts() {
     for (name, tokenizer) in tokenizers("assets/tokenizers")
-        .into_iter()
+        .iter()
         .chain(tokenizers("assets/models"))
+        .chain(&samples())
     {
         for text in TEXTS {
-            check(&name, &tokenizer, text);
+            check(name, tokenizer, text);
         }
         let all = TEXTS.join("\n");
-        check(&name, &tokenizer, &all);
+        check(name, tokenizer, &all);
         let random = proptest::collection::vec(
             prop_oneof![
                 any::<char>().prop_map(|c| c.to_string()),
@@ -129,22 +160,45 @@ fn spans_partition_nasty_texts() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         for _ in 0..120 {
             let tree = random.new_tree(&mut runner).unwrap();
-            check(&name, &tokenizer, &tree.current().concat());
+            check(name, tokenizer, &tree.current().concat());
         }
     }
 }
 
 #[test]
 fn a_normalisers_changes_stay_local() {
-    let Some(dir) = shared("assets/tokenizers/qwen2") else {
+    let Some(tokenizer) = real("qwen2") else {
         return;
     };
-    let tokenizer = Tokenizer::load(&dir).unwrap();
     // Decomposed text: each word's tokens cover exactly its own bytes.
     let text = "cafe\u{301} au lait, re\u{301}sume\u{301}, \u{1112}\u{1161}\u{11ab}\u{1100}\u{1173}\u{11af}.";
     let encoded = tokenizer.encode(text).unwrap();
     for border in [" au", " lait", ",", "."].map(|part| text.find(part).unwrap() as u32) {
         assert!(encoded.byte_end.contains(&border), "{border}: {encoded:?}");
+    }
+}
+
+#[test]
+fn prefixes_and_special_tokens_keep_their_bytes() {
+    for (name, text, pieces) in [
+        ("llama-2", "<s>a</s> b", &["<s>", "a", "</s>", "", " b"][..]),
+        ("llama-2", " a", &["", " a"]),
+        ("mistral-v3", "a</s>b", &["a", "</s>", "b"]),
+        ("gpt-2", " a<|endoftext|>b", &[" a", "<|endoftext|>", "b"]),
+        ("qwen2", "cafe\u{301}!", &["ca", "fe\u{301}", "!"]),
+    ] {
+        let Some(tokenizer) = real(name) else {
+            return;
+        };
+        let encoded = tokenizer.encode(text).unwrap();
+        let mut at = 0;
+        let spans = encoded.byte_end.iter().map(|end| {
+            let span = &text[at..*end as usize];
+            at = *end as usize;
+            span
+        });
+        let spans: Vec<&str> = spans.collect();
+        assert_eq!(spans, pieces, "{name} {text:?} {encoded:?}");
     }
 }
 
@@ -160,7 +214,7 @@ fn ids_match_reference_vectors() {
         ("mpt", "mpt"),
         ("qwen2", "qwen2"),
     ] {
-        let tokenizer = Tokenizer::load(&root.join(folder)).unwrap();
+        let tokenizer = real(folder).unwrap();
         let read = |ext: &str| {
             std::fs::read_to_string(root.join(format!("_vectors/{vectors}.{ext}"))).unwrap()
         };
@@ -177,7 +231,7 @@ fn ids_match_reference_vectors() {
                 expected,
                 "{vectors}: {input:?}"
             );
-            check(vectors, &tokenizer, input);
+            check(vectors, tokenizer, input);
             cases += 1;
         }
         assert!(cases > 40, "{vectors}: {cases}");
@@ -225,7 +279,7 @@ fn roles_are_read_from_the_configuration_and_the_template() {
         if name == "mpt" && found.2.is_none() {
             continue;
         }
-        assert_eq!(found, expected(&name), "{name}");
+        assert_eq!(found, expected(name), "{name}");
     }
 }
 
@@ -294,10 +348,9 @@ fn chat(template: &ChatTemplate) -> Transcript {
 
 #[test]
 fn special_tokens_are_exchanged_by_role() {
-    let Some(root) = shared("assets/tokenizers") else {
+    let Some(pivot) = real("qwen2") else {
         return;
     };
-    let pivot = Tokenizer::load(&root.join("qwen2")).unwrap();
     let transcript = chat(pivot.template().unwrap());
     let end = transcript
         .spans
@@ -313,8 +366,8 @@ fn special_tokens_are_exchanged_by_role() {
         "internlm2",
         "gpt-2",
     ] {
-        let source = Tokenizer::load(&root.join(name)).unwrap();
-        let row = source.encode_transcript(&transcript, Some(&pivot)).unwrap();
+        let source = real(name).unwrap();
+        let row = source.encode_transcript(&transcript, Some(pivot)).unwrap();
         assert_eq!(row.byte_end[0], 0);
         assert_eq!(row.ids[0], source.first_id().unwrap());
         assert_eq!(
@@ -323,11 +376,13 @@ fn special_tokens_are_exchanged_by_role() {
         );
         assert!(row.byte_end.is_sorted());
         assert_eq!(row.ids.len(), row.supervised.len());
-        let close = source.vocabulary().id_with_role(Role::TurnEnd);
+        // The pivot's end of turn is its EOS as well; a source without turns uses its own EOS.
+        let roles = [Role::TurnEnd, Role::Eos].into_iter();
+        let close = { roles }.find_map(|role| source.vocabulary().id_with_role(role));
         let at = row
             .byte_end
             .iter()
-            .rposition(|e| *e == end.byte_end)
+            .position(|e| *e == end.byte_end)
             .unwrap();
         match close {
             Some(close) => {
@@ -362,9 +417,71 @@ fn broken_folders_are_named() {
 fn a_tokenizer_must_fit_its_model() {
     for (name, tokenizer) in tokenizers("assets/models") {
         let rows = tokenizer.vocabulary().len();
-        tokenizer.fits(&name, rows).unwrap();
-        tokenizer.fits(&name, rows + 100).unwrap();
-        let error = tokenizer.fits(&name, rows - 1).unwrap_err().to_string();
+        tokenizer.fits(name, rows).unwrap();
+        tokenizer.fits(name, rows + 100).unwrap();
+        let error = tokenizer.fits(name, rows - 1).unwrap_err().to_string();
         assert!(error.contains(&format!("{} rows", rows - 1)), "{error}");
+    }
+}
+
+#[test]
+fn the_artifact_keeps_everything() {
+    let tokens = vec![
+        Token {
+            display: "<|end|>".to_owned(),
+            bytes: b"<|end|>".to_vec(),
+            special: true,
+            role: Some(Role::Bos),
+            kind: Kind::Added,
+        },
+        Token::hole(),
+        Token {
+            display: "<0xFF>".to_owned(),
+            bytes: vec![0xFF],
+            special: false,
+            role: None,
+            kind: Kind::Byte,
+        },
+        Token {
+            display: "▁a".to_owned(),
+            bytes: b" a".to_vec(),
+            special: false,
+            role: None,
+            kind: Kind::Ordinary,
+        },
+        Token {
+            display: "    ".to_owned(),
+            bytes: b"    ".to_vec(),
+            special: false,
+            role: None,
+            kind: Kind::Added,
+        },
+    ];
+    let vocabulary = Vocabulary::new(tokens, "digest".to_owned(), [(Role::Eos, 0)]);
+    assert_eq!(vocabulary.id_with_role(Role::Bos), Some(0));
+    assert_eq!(vocabulary.roles_of(0).count(), 2);
+    assert!(vocabulary.token(1).is_none() && vocabulary.bytes(1).is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let refuse = crate::artifact::Existing::Refuse;
+    vocabulary.write(dir.path(), refuse).unwrap();
+    vocabulary.write(dir.path(), refuse).unwrap();
+    assert_eq!(Vocabulary::read(dir.path()).unwrap(), vocabulary);
+    let other = Vocabulary::new(Vec::new(), "other".to_owned(), []);
+    assert!(other.write(dir.path(), refuse).is_err());
+
+    for (name, tokenizer) in tokenizers("assets/tokenizers") {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.vocabulary().write(dir.path(), refuse).unwrap();
+        let read = Vocabulary::read(dir.path()).unwrap();
+        // The kind of a special token is not kept: it is an added one, whatever it was.
+        for (a, b) in read.tokens.iter().zip(&tokenizer.vocabulary().tokens) {
+            assert_eq!(
+                (&a.display, &a.bytes, a.special, a.role),
+                (&b.display, &b.bytes, b.special, b.role),
+                "{name}"
+            );
+            assert!(a.kind == b.kind || a.special, "{name}: {a:?} {b:?}");
+        }
+        assert_eq!(read.digest, tokenizer.vocabulary().digest);
     }
 }

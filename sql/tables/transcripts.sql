@@ -1,0 +1,12 @@
+-- about: the canonical text of each sample
+-- reads: transcripts/template=<name>/part-*.parquet
+-- returns: half-open spans in bytes that cover text
+CREATE EXTERNAL TABLE transcripts (
+    sample_id BIGINT UNSIGNED,
+    text      VARCHAR,
+    spans     STRUCT<role VARCHAR, byte_start INT UNSIGNED, byte_end INT UNSIGNED, supervised BOOLEAN>[],
+    template  VARCHAR
+)
+STORED AS PARQUET
+PARTITIONED BY (template)
+LOCATION '${RUN}/transcripts/';

@@ -1,0 +1,14 @@
+-- about: the vocabularies
+-- reads: vocab/vocab=<name>/part-*.parquet
+-- returns: one row per token; role is bos, eos, pad, unk, turn_start, turn_end or null
+CREATE EXTERNAL TABLE vocab (
+    id      INT UNSIGNED,
+    token   VARCHAR,
+    bytes   BYTEA,
+    special BOOLEAN,
+    role    VARCHAR,
+    vocab   VARCHAR
+)
+STORED AS PARQUET
+PARTITIONED BY (vocab)
+LOCATION '${RUN}/vocab/';

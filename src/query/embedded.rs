@@ -1,0 +1,48 @@
+//! The files of `sql/` as parts of the program; a test walks the folder and compares.
+
+use super::catalogue::Group;
+
+/// Folder, file name without `.sql`, text.
+#[rustfmt::skip]
+pub(super) const FILES: &[(Group, &str, &str)] = &[
+    (Group::Tables, "alignment", include_str!("../../sql/tables/alignment.sql")),
+    (Group::Tables, "eval_items", include_str!("../../sql/tables/eval_items.sql")),
+    (Group::Tables, "merge_stats", include_str!("../../sql/tables/merge_stats.sql")),
+    (Group::Tables, "models", include_str!("../../sql/tables/models.sql")),
+    (Group::Tables, "projected", include_str!("../../sql/tables/projected.sql")),
+    (Group::Tables, "samples", include_str!("../../sql/tables/samples.sql")),
+    (Group::Tables, "sequence_metrics", include_str!("../../sql/tables/sequence_metrics.sql")),
+    (Group::Tables, "steps", include_str!("../../sql/tables/steps.sql")),
+    (Group::Tables, "targets", include_str!("../../sql/tables/targets.sql")),
+    (Group::Tables, "token_map", include_str!("../../sql/tables/token_map.sql")),
+    (Group::Tables, "tokens", include_str!("../../sql/tables/tokens.sql")),
+    (Group::Tables, "topk", include_str!("../../sql/tables/topk.sql")),
+    (Group::Tables, "transcripts", include_str!("../../sql/tables/transcripts.sql")),
+    (Group::Tables, "vocab", include_str!("../../sql/tables/vocab.sql")),
+    (Group::Views, "10_token_ce", include_str!("../../sql/views/10_token_ce.sql")),
+    (Group::Views, "11_sequence_ce", include_str!("../../sql/views/11_sequence_ce.sql")),
+    (Group::Views, "20_alignment_coverage", include_str!("../../sql/views/20_alignment_coverage.sql")),
+    (Group::Views, "30_fusion_winner", include_str!("../../sql/views/30_fusion_winner.sql")),
+    (Group::Views, "40_merge_weight", include_str!("../../sql/views/40_merge_weight.sql")),
+    (Group::Queries, "ambiguous_mappings", include_str!("../../sql/queries/ambiguous_mappings.sql")),
+    (Group::Queries, "eval_scoreboard", include_str!("../../sql/queries/eval_scoreboard.sql")),
+    (Group::Queries, "loss_curve", include_str!("../../sql/queries/loss_curve.sql")),
+    (Group::Queries, "merge_weight_by_layer", include_str!("../../sql/queries/merge_weight_by_layer.sql")),
+    (Group::Queries, "projection_quality", include_str!("../../sql/queries/projection_quality.sql")),
+    (Group::Queries, "teacher_win_rate", include_str!("../../sql/queries/teacher_win_rate.sql")),
+    (Group::Queries, "top_mappings", include_str!("../../sql/queries/top_mappings.sql")),
+    (Group::Queries, "topk_mass_by_k", include_str!("../../sql/queries/topk_mass_by_k.sql")),
+    (Group::Queries, "worst_aligned_samples", include_str!("../../sql/queries/worst_aligned_samples.sql")),
+    (Group::Transforms, "token_map", include_str!("../../sql/transforms/token_map.sql")),
+    (Group::Checks, "alignment_spans", include_str!("../../sql/checks/alignment_spans.sql")),
+    (Group::Checks, "loss_finite", include_str!("../../sql/checks/loss_finite.sql")),
+    (Group::Checks, "merge_weights_sum_to_one", include_str!("../../sql/checks/merge_weights_sum_to_one.sql")),
+    (Group::Checks, "projection_helps", include_str!("../../sql/checks/projection_helps.sql")),
+    (Group::Checks, "sequence_metrics_agree", include_str!("../../sql/checks/sequence_metrics_agree.sql")),
+    (Group::Checks, "targets_normalised", include_str!("../../sql/checks/targets_normalised.sql")),
+    (Group::Checks, "tokens_parallel", include_str!("../../sql/checks/tokens_parallel.sql")),
+    (Group::Checks, "topk_finite", include_str!("../../sql/checks/topk_finite.sql")),
+    (Group::Checks, "topk_ids_in_vocab", include_str!("../../sql/checks/topk_ids_in_vocab.sql")),
+    (Group::Checks, "topk_mass_at_most_one", include_str!("../../sql/checks/topk_mass_at_most_one.sql")),
+    (Group::Checks, "topk_sorted", include_str!("../../sql/checks/topk_sorted.sql")),
+];

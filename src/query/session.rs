@@ -1,0 +1,413 @@
+//! A session over a run: its artifacts as tables, the views, statements with parameters.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{
+    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
+};
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+
+use super::catalogue::{Catalogue, Group, Param, Script};
+use super::stream::Batches;
+use crate::artifact::RunDir;
+use crate::error::{Context, Error, Result, did_you_mean};
+
+/// Values of parameters by name, as text.
+pub type Params = BTreeMap<String, String>;
+
+/// How a session runs its statements.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionOptions {
+    /// Memory for sorting, grouping and joining, in bytes; beyond it they spill to the system's
+    /// temporary folder. 0 sets no limit. Default 2 GiB.
+    pub memory_limit: u64,
+    /// Threads; 0 (the default) takes one per core.
+    pub threads: usize,
+    /// Folder whose `views/`, `queries/` and `checks/` replace or add files. Default none.
+    pub sql_dir: Option<PathBuf>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            memory_limit: 2 << 30,
+            threads: 0,
+            sql_dir: None,
+        }
+    }
+}
+
+impl SessionOptions {
+    /// Fails if a value makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        if self.memory_limit != 0 && self.memory_limit < 16 << 20 {
+            return Err(Error::usage(format!(
+                "`memory_limit` is {} bytes, expected at least 16 MiB",
+                self.memory_limit
+            )));
+        }
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+}
+
+/// The artifacts of a run as tables, with the views over them. All calls block.
+pub struct Session {
+    context: SessionContext,
+    catalogue: Catalogue,
+    runtime: Option<Runtime>,
+}
+
+impl Session {
+    /// Opens a session over `run`. Artifacts are listed and read only when a statement needs
+    /// them, so this takes milliseconds for any number of parts.
+    ///
+    /// # Errors
+    /// If the folder does not exist, or a file in `sql_dir` is wrong.
+    pub fn open(run: &RunDir, options: &SessionOptions) -> Result<Self> {
+        if !run.root().is_dir() {
+            return Err(Error::file(run.root(), "no run folder here")
+                .remedy("name the folder that `fuselm run` wrote with `--run`"));
+        }
+        let mut session = Self::bare(options)?;
+        let catalogue = std::mem::replace(&mut session.catalogue, Catalogue::load(None)?);
+        for table in catalogue.group(Group::Tables) {
+            session.create_table(table, run.root())?;
+        }
+        for view in catalogue.group(Group::Views) {
+            session
+                .frame(&view.sql, &Params::new(), &[])
+                .map_err(|error| {
+                    Error::usage(format!("view `{}` does not fit: {error}", view.name))
+                })?;
+        }
+        session.catalogue = catalogue;
+        Ok(session)
+    }
+
+    /// A session without tables.
+    pub(super) fn bare(options: &SessionOptions) -> Result<Self> {
+        options.validate()?;
+        let threads = options.threads();
+        let mut config = SessionConfig::new()
+            .with_target_partitions(threads)
+            .with_information_schema(true);
+        let settings = config.options_mut();
+        // Lambdas, as in array_transform(xs, x -> x + 1), parse only in this dialect.
+        settings.sql_parser.dialect = datafusion::config::Dialect::DuckDB;
+        let mut environment = RuntimeEnvBuilder::new();
+        if options.memory_limit > 0 {
+            let limit = usize::try_from(options.memory_limit).unwrap_or(usize::MAX);
+            environment = environment.with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+            let reserve = limit / threads / 16;
+            settings.execution.sort_spill_reservation_bytes =
+                reserve.min(settings.execution.sort_spill_reservation_bytes);
+        }
+        let environment = environment.build_arc().map_err(sql_error)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("fuselm-sql")
+            .build()
+            .during(|| "starting the threads of a SQL session".into())?;
+        Ok(Self {
+            context: SessionContext::new_with_config_rt(config, environment),
+            catalogue: Catalogue::load(options.sql_dir.as_deref())?,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// The SQL files in use.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Runs one statement and collects its result.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the statement is wrong, with the nearest known name.
+    ///
+    /// # Memory
+    /// The whole result.
+    pub fn query(&self, sql: &str, params: &Params) -> Result<Vec<RecordBatch>> {
+        self.stream(sql, params)?.collect()
+    }
+
+    /// Runs the file called `name` (a query, check or transform) and collects its result.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no such file or parameter, with the nearest known name.
+    pub fn named(&self, name: &str, params: &Params) -> Result<Vec<RecordBatch>> {
+        self.stream_named(name, params)?.collect()
+    }
+
+    /// Runs one statement; `$name` in it stands for the parameter `name`.
+    pub fn stream(&self, sql: &str, params: &Params) -> Result<Batches> {
+        Batches::start(self.runtime()?, self.frame(sql, params, &[])?)
+    }
+
+    /// Runs the file called `name`, with the defaults of its parameters where `params` lacks
+    /// them.
+    pub fn stream_named(&self, name: &str, params: &Params) -> Result<Batches> {
+        let script = self.catalogue.named(name)?;
+        self.stream_script(script, params)
+    }
+
+    pub(super) fn stream_script(&self, script: &Script, params: &Params) -> Result<Batches> {
+        for given in params.keys() {
+            let known = || script.params.iter().map(|p| p.name.as_str());
+            if !known().any(|name| name == given) {
+                let remedy = did_you_mean(given, known()).unwrap_or_else(|| {
+                    match known().collect::<Vec<_>>().join("`, `") {
+                        names if names.is_empty() => "it has no parameters".to_owned(),
+                        names => format!("it has `{names}`"),
+                    }
+                });
+                return Err(
+                    Error::usage(format!("`{}` has no parameter `{given}`", script.name))
+                        .remedy(remedy),
+                );
+            }
+        }
+        Batches::start(
+            self.runtime()?,
+            self.frame(&script.sql, params, &script.params)?,
+        )
+    }
+
+    /// Plans one statement. Its parameters have the types of their defaults where `declared`
+    /// has them, else the types that their values look like.
+    fn frame(&self, sql: &str, params: &Params, declared: &[Param]) -> Result<DataFrame> {
+        let mut values: Vec<(String, ScalarValue)> = Vec::new();
+        for param in declared {
+            let text = params.get(&param.name).unwrap_or(&param.default);
+            values.push((param.name.clone(), typed(param, text)?));
+        }
+        for (name, text) in params {
+            if !declared.iter().any(|param| &param.name == name) {
+                values.push((name.clone(), guessed(text)));
+            }
+        }
+        let context = &self.context;
+        self.runtime()?
+            .block_on(async move {
+                let frame = context.sql(sql).await?;
+                match values.is_empty() {
+                    true => Ok(frame),
+                    false => frame.with_param_values(values),
+                }
+            })
+            .map_err(|error| self.statement_error(error))
+    }
+
+    fn runtime(&self) -> Result<&Runtime> {
+        self.runtime
+            .as_ref()
+            .ok_or_else(|| Error::usage("this SQL session has ended"))
+    }
+
+    /// Names of all tables and views.
+    pub fn tables(&self) -> Vec<String> {
+        let catalog = self.context.catalog("datafusion");
+        let schema = catalog.and_then(|catalog| catalog.schema("public"));
+        let mut names = schema.map(|s| s.table_names()).unwrap_or_default();
+        names.sort();
+        names
+    }
+
+    fn statement_error(&self, error: DataFusionError) -> Error {
+        let message = plain(&error);
+        let missing = message
+            .strip_prefix("table '")
+            .and_then(|rest| rest.split_once('\''))
+            .map(|(name, _)| name.rsplit('.').next().unwrap_or(name).to_owned());
+        match missing {
+            None => sql_error(error),
+            Some(name) => {
+                let tables = self.tables();
+                let remedy = did_you_mean(&name, tables.iter().map(String::as_str))
+                    .unwrap_or_else(|| format!("there are `{}`", tables.join("`, `")));
+                Error::usage(format!("no table or view is called `{name}`")).remedy(remedy)
+            }
+        }
+    }
+
+    /// Registers the table of an artifact kind over the run folder `root`.
+    fn create_table(&self, script: &Script, root: &Path) -> Result<()> {
+        let statement = self.external_table(script)?;
+        let location = statement.locations.first().map_or("", String::as_str);
+        let folder = location.replace("${RUN}", "");
+        let dir = root.join(folder.trim_matches('/'));
+        self.register(&statement, &script.name, &dir, true)
+    }
+
+    /// Registers one artifact's folder as `name`, with the columns that its table declares but
+    /// without those of the partitions.
+    pub(super) fn create_artifact_table(&self, kind: &str, name: &str, dir: &Path) -> Result<()> {
+        let mut tables = self.catalogue.group(Group::Tables);
+        let script = tables
+            .find(|script| script.name == kind)
+            .ok_or_else(|| Error::usage(format!("no artifact kind is called `{kind}`")))?;
+        self.register(&self.external_table(script)?, name, dir, false)
+    }
+
+    pub(super) fn external_table(&self, script: &Script) -> Result<CreateExternalTable> {
+        let plan = self
+            .runtime()?
+            .block_on(self.context.state().create_logical_plan(&script.sql))
+            .map_err(sql_error)?;
+        match plan {
+            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(statement)) => Ok(*statement),
+            _ => Err(Error::input(
+                &script.file,
+                "is not a CREATE EXTERNAL TABLE statement",
+            )),
+        }
+    }
+
+    /// The statement is taken apart here, not executed, because a location in SQL cannot be a
+    /// folder with `*` in its name, and only `*.parquet` must be listed: half-written parts lie
+    /// beside them.
+    fn register(
+        &self,
+        statement: &CreateExternalTable,
+        name: &str,
+        dir: &Path,
+        partitioned: bool,
+    ) -> Result<()> {
+        let is_partition = |name: &str| statement.table_partition_cols.iter().any(|p| p == name);
+        let (partitions, columns): (Vec<_>, Vec<_>) = statement
+            .schema
+            .fields()
+            .iter()
+            .cloned()
+            .partition(|field| is_partition(field.name()));
+        let mut options =
+            ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+        if partitioned {
+            options = options.with_table_partition_cols(
+                partitions
+                    .iter()
+                    .map(|field| (field.name().clone(), field.data_type().clone()))
+                    .collect(),
+            );
+        }
+        let url = ListingTableUrl::parse(folder_url(dir)?).map_err(sql_error)?;
+        let config = ListingTableConfig::new(url)
+            .with_listing_options(options)
+            .with_schema(Arc::new(Schema::new(columns)));
+        let table = ListingTable::try_new(config).map_err(sql_error)?;
+        self.context
+            .register_table(name, Arc::new(table))
+            .map_err(sql_error)?;
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A statement that was given up may still be computing: do not wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The URL of a folder, whatever its name holds.
+fn folder_url(dir: &Path) -> Result<String> {
+    let path = std::path::absolute(dir).at(dir)?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| Error::file(&path, "its name is not valid UTF-8"))?;
+    let mut url = String::from("file://");
+    for byte in text.bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' | b'~' => url.push(byte as char),
+            _ if byte.is_ascii_alphanumeric() => url.push(byte as char),
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if !url.ends_with('/') {
+        url.push('/');
+    }
+    Ok(url)
+}
+
+/// A value of the type that the parameter's default has.
+fn typed(param: &Param, text: &str) -> Result<ScalarValue> {
+    let wrong = |expected: &str| {
+        Error::usage(format!(
+            "parameter `{}` is `{text}`, expected {expected}",
+            param.name
+        ))
+    };
+    if param.text {
+        return Ok(ScalarValue::from(text));
+    }
+    if param.default.parse::<i64>().is_ok() {
+        let value: i64 = text.parse().map_err(|_| wrong("a whole number"))?;
+        return Ok(ScalarValue::from(value));
+    }
+    let value: f64 = text.parse().map_err(|_| wrong("a number"))?;
+    Ok(ScalarValue::from(value))
+}
+
+/// A value of the type that it looks like.
+fn guessed(text: &str) -> ScalarValue {
+    if let Ok(value) = text.parse::<i64>() {
+        return ScalarValue::from(value);
+    }
+    match text.parse::<f64>() {
+        Ok(value) => ScalarValue::from(value),
+        Err(_) => ScalarValue::from(text),
+    }
+}
+
+/// DataFusion's message without its category.
+fn plain(error: &DataFusionError) -> String {
+    let root = error.find_root();
+    match root {
+        DataFusionError::SQL(parser, _) => parser.to_string(),
+        DataFusionError::SchemaError(schema, _) => schema.to_string(),
+        _ => root.message().into_owned(),
+    }
+}
+
+/// Our error for one of DataFusion's: what the statement says is the user's, the rest is not.
+pub(super) fn sql_error(error: DataFusionError) -> Error {
+    match error.find_root() {
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Diagnostic(..)
+        | DataFusionError::Configuration(_) => Error::usage(format!("SQL: {}", plain(&error))),
+        DataFusionError::ResourcesExhausted(message) => Error::usage(format!(
+            "the statement needs more memory than it may use: {message}"
+        ))
+        .remedy("raise `memory_limit`"),
+        _ => Error::Compute {
+            during: "running a SQL statement".into(),
+            source: error.into(),
+        },
+    }
+}

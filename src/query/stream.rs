@@ -1,0 +1,74 @@
+//! Batches of a result as they come, on the caller's thread.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use futures::StreamExt;
+use tokio::runtime::Runtime;
+
+use super::session::sql_error;
+use crate::error::{Error, Result};
+use crate::progress;
+
+/// How soon a wish to stop is noticed while a statement computes its next batch.
+const INTERRUPT_EVERY: Duration = Duration::from_millis(200);
+/// Batches computed ahead of the reader.
+const AHEAD: usize = 2;
+
+/// A result, batch by batch; dropping it stops the statement.
+///
+/// # Memory
+/// Three batches, beside what the statement itself holds.
+pub struct Batches {
+    schema: SchemaRef,
+    receiver: Receiver<Result<RecordBatch, DataFusionError>>,
+}
+
+impl Batches {
+    pub(super) fn start(runtime: &Runtime, frame: DataFrame) -> Result<Self> {
+        let schema = SchemaRef::new(frame.schema().as_arrow().clone());
+        let (sender, receiver) = sync_channel(AHEAD);
+        runtime.spawn(async move {
+            match frame.execute_stream().await {
+                Err(error) => {
+                    let _ = sender.send(Err(error));
+                }
+                Ok(mut stream) => {
+                    while let Some(batch) = stream.next().await {
+                        if sender.send(batch).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Self { schema, receiver })
+    }
+
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Err(stop) = progress::check_interrupt() {
+                return Some(Err(stop));
+            }
+            match self.receiver.recv_timeout(INTERRUPT_EVERY) {
+                Ok(Ok(batch)) if batch.num_rows() == 0 => {}
+                Ok(batch) => return Some(batch.map_err(sql_error)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+}

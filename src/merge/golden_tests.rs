@@ -259,10 +259,9 @@ fn results_are_mergekits() {
             let method = config.method.name;
             let tolerance = match (bf16, method) {
                 // Its means are rounded several times and not taken around a base: two units in
-                // the last place of the largest magnitude.
-                (true, "linear" | "karcher" | "model_stock" | "nuslerp") => {
-                    Tolerance::Magnitude(2.0 / 256.0)
-                }
+                // the last place of the largest magnitude (four after several iterations).
+                (true, "karcher") => Tolerance::Magnitude(4.0 / 256.0),
+                (true, "linear" | "model_stock" | "nuslerp") => Tolerance::Magnitude(2.0 / 256.0),
                 // Sums that nearly cancel change their sign by its rounding, and with it which
                 // entries are kept.
                 (true, "ties" | "breadcrumbs" | "breadcrumbs_ties") => Tolerance::Update(0.06),

@@ -16,6 +16,7 @@
 
 mod blocks;
 mod config;
+mod inputs;
 mod journal;
 mod kernels;
 mod matching;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::config::MergeConfig;
-use super::matching::{Matched, Model, TensorPlan, existing_ancestor, match_tensors};
+use super::inputs::{Model, existing_ancestor};
+use super::matching::{Matched, TensorPlan, match_tensors};
 use super::methods::{Family, Sparsify};
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Layout, TensorSpec};

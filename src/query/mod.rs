@@ -18,12 +18,20 @@
 //! | `repl` | the interactive prompt |
 
 mod catalogue;
+mod check;
 mod embedded;
+mod format;
+mod inspect;
+mod repl;
 mod session;
 mod stream;
 mod transform;
 
 pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
+pub use check::{Finding, Level, run_checks};
+pub use format::{Format, print, save_parquet};
+pub use inspect::{ArtifactReport, CheckpointReport, Inspection, RunReport, inspect};
+pub use repl::repl;
 pub use session::{Params, Session, SessionOptions};
 pub use stream::Batches;
 pub use transform::transform_token_map;

@@ -51,6 +51,7 @@ pub(super) const TURN_STARTS: [&str; 8] = [
 pub struct ChatTemplate {
     environment: Environment<'static>,
     origin: String,
+    source: String,
     tokens: BTreeMap<String, Value>,
     bos: Option<String>,
     closers: Vec<String>,
@@ -156,6 +157,7 @@ impl ChatTemplate {
         let mut template = Self {
             environment,
             origin,
+            source: source.to_owned(),
             bos: token("bos_token"),
             tokens,
             closers,
@@ -187,6 +189,17 @@ impl ChatTemplate {
     /// The text that closes an assistant's turn, as the template writes it.
     pub fn turn_end(&self) -> Option<&str> {
         self.turn_end.as_deref()
+    }
+
+    /// Digest of the template's source and of the tokens that it may write (not of the date).
+    pub fn digest(&self) -> String {
+        let tokens: BTreeMap<&str, Option<&str>> = self
+            .tokens
+            .iter()
+            .map(|(name, token)| (name.as_str(), token.as_str()))
+            .collect();
+        let all = serde_json::json!([self.source, tokens, self.turn_end]).to_string();
+        crate::artifact::digest::text(&all)
     }
 
     /// The BOS token that the template may write at the start.
@@ -225,10 +238,10 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
-                Value::from_iter([
-                    ("role", message.role.as_str()),
-                    ("content", message.content.as_str()),
-                ])
+                minijinja::context! {
+                    role => message.role.as_str(),
+                    content => message.content.as_str(),
+                }
             })
             .collect();
         let mut context = self.tokens.clone();

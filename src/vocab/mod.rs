@@ -10,6 +10,8 @@
 mod pieces;
 mod roles;
 mod spans;
+mod split;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tokenizer;

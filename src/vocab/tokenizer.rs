@@ -12,7 +12,7 @@ use tokenizers::{
 use super::pieces::{self, Scheme};
 use super::{Kind, Role, Vocabulary, roles, spans};
 use crate::error::{Context, Error, Result};
-use crate::text::{ChatTemplate, read_json};
+use crate::text::ChatTemplate;
 
 /// A text as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -248,3 +248,92 @@ fn the_stage_counts_an_alignment_and_writes_the_map() {
     let error = run(&inputs, &out, &options, Existing::Replace).unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
+
+/// Every pair of tokenizers in the shared assets: each source token that stands for text finds a
+/// pivot token, and `mined` equals a full search on a few.
+#[test]
+fn maps_between_real_vocabularies_are_complete() {
+    let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());
+    let models = Path::new(&shared).join("assets/models");
+    let Ok(entries) = std::fs::read_dir(&models) else {
+        eprintln!(
+            "no {}: maps between real vocabularies are not tested",
+            models.display()
+        );
+        return;
+    };
+    let mut dirs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    dirs.sort();
+    let tokenizers: Vec<crate::vocab::Tokenizer> = dirs
+        .iter()
+        .map(|dir| crate::vocab::Tokenizer::load(dir).unwrap())
+        .collect();
+    for source in &tokenizers {
+        for pivot in &tokenizers {
+            let inputs = MapInputs {
+                source: source.vocabulary(),
+                pivot: pivot.vocabulary(),
+                first_token: &|bytes| pivot.first_token(bytes),
+                alignment: None,
+            };
+            for method in [Method::Mined, Method::Prefix] {
+                let options = MapOptions { method, width: 1 };
+                let rows = map(&inputs, &options, Vec::new()).unwrap();
+                let mapped: std::collections::HashSet<u32> =
+                    rows.iter().map(|row| row.source_id).collect();
+                for (id, token) in (0u32..).zip(&inputs.source.tokens) {
+                    let text = !token.special && !token.bytes.is_empty();
+                    assert!(!text || mapped.contains(&id), "{method:?} {id} {token:?}");
+                }
+                for row in rows
+                    .iter()
+                    .filter(|row| row.method == MapMethod::Edited)
+                    .step_by(997)
+                {
+                    let bytes = inputs.source.bytes(row.source_id);
+                    let valid = std::str::from_utf8(bytes).is_ok();
+                    let least = inputs.pivot.tokens.iter().filter(|token| {
+                        let fits = !valid || std::str::from_utf8(&token.bytes).is_ok();
+                        fits && !token.special && !token.bytes.is_empty()
+                    });
+                    let least = least.map(|token| {
+                        if valid {
+                            distance(bytes, &token.bytes)
+                        } else {
+                            distance(
+                                &[bytes, &[0xFF]].concat(),
+                                &[&token.bytes[..], &[0xFF]].concat(),
+                            )
+                        }
+                    });
+                    assert_eq!(least.min(), Some(u32::from(row.edit_distance)), "{row:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Time of the map by edit distance between two vocabularies of the usual sizes.
+#[test]
+#[ignore = "a measurement"]
+fn mined_on_large_vocabularies() {
+    let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());
+    let load = |name: &str| {
+        let dir = Path::new(&shared).join("assets/tokenizers").join(name);
+        crate::vocab::Tokenizer::load(&dir).unwrap()
+    };
+    let (source, pivot) = (load("llama-3"), load("llama-2"));
+    let inputs = MapInputs {
+        source: source.vocabulary(),
+        pivot: pivot.vocabulary(),
+        first_token: &|bytes| pivot.first_token(bytes),
+        alignment: None,
+    };
+    for method in [Method::Prefix, Method::Mined] {
+        let started = std::time::Instant::now();
+        let options = MapOptions { method, width: 1 };
+        let rows = map(&inputs, &options, Vec::new()).unwrap();
+        let summary = summary(inputs.source, &rows);
+        eprintln!("{method:?}: {:?}, {summary:?}", started.elapsed());
+    }
+}

@@ -25,21 +25,25 @@
 //! | `kind` | the artifact kinds and their columns |
 //! | `provenance` | what an artifact was made from, its identity |
 //! | `writer`, `reader` | parts on disk |
+//! | `parts` | working through parts on several threads |
 //! | `rows` | streaming rows sample by sample, typed columns |
-//! | `tokens`, `distribution`, `targets` | typed rows of the artifacts that several stages share |
+//! | `tokens`, `distribution`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
 //! | `run_dir` | where an artifact lies in a run folder |
 //! | `digest` | digests of files and model folders, cached |
 //! | `atomic` | whole files or none |
 
+pub mod alignment;
 pub mod atomic;
 pub mod digest;
 pub mod distribution;
 mod kind;
+pub mod parts;
 mod provenance;
 mod reader;
 pub mod rows;
 mod run_dir;
 pub mod targets;
+pub mod token_map;
 pub mod tokens;
 mod writer;
 

@@ -1,1 +1,373 @@
-//! (in progress)
+//! Evaluation of a checkpoint: negative log-likelihood on held-out text and chat files.
+//!
+//! Each file is a task, each of its records an item. A chat is rendered with the model's own
+//! template and only the assistant's content counts, so that models with different
+//! vocabularies and templates are compared on the same bytes. Per item, `eval_items` holds
+//! `nll` (nats), `tokens` and `bytes`; bits per byte and perplexity are sums over a task
+//! (`eval_scoreboard`).
+//!
+//! An item longer than the model's context is read in windows that overlap by half, each token
+//! being scored once, with at least half a context before it.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array, new_null_array,
+};
+use arrow::datatypes::DataType;
+use candle_core::{DType, Device};
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::tokens::SampleTokens;
+use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
+use crate::error::{Context, Error, Result};
+use crate::model::{Decoder, LoadOptions, Mode, PredictOptions, predict};
+use crate::progress::{self, Bar};
+use crate::text::{self, ChatTemplate, Format, Transcript};
+use crate::units::bits_per_byte;
+use crate::vocab::Tokenizer;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Negative log-likelihood: perplexity and bits per byte.
+    #[default]
+    Perplexity,
+}
+
+/// One task: a named file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What is measured.
+    #[serde(default)]
+    pub task: TaskKind,
+    /// Name of the task on the scoreboard.
+    pub name: String,
+    /// Text or chat file: JSONL (.gz, .zst), JSON or Parquet.
+    pub data: PathBuf,
+    /// Shape of its records; told from the file if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+}
+
+/// The model that is evaluated, and on what.
+#[derive(Clone, Debug)]
+pub struct EvalInputs {
+    /// Name of the model on the scoreboard.
+    pub name: String,
+    /// Hugging Face model folder.
+    pub model: PathBuf,
+    /// The tasks; their names differ.
+    pub tasks: Vec<Task>,
+    /// Folder of the `eval_items` to write.
+    pub out: PathBuf,
+    /// Most tokens in one batch, padding included.
+    pub batch_tokens: usize,
+    /// Floating-point type of weights and activations.
+    pub dtype: DType,
+    /// Device to compute on.
+    pub device: Device,
+    /// What `strftime_now` returns in chat templates.
+    pub date: Option<NaiveDate>,
+}
+
+/// Result of one task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskResult {
+    /// Name of the task.
+    pub name: String,
+    /// Items measured.
+    pub items: u64,
+    /// Sum of the negative log-likelihoods, in nats.
+    pub nll: f64,
+    /// Supervised content tokens.
+    pub tokens: u64,
+    /// Supervised content bytes.
+    pub bytes: u64,
+}
+
+impl TaskResult {
+    /// Bits per byte.
+    pub fn bits_per_byte(&self) -> f64 {
+        bits_per_byte(self.nll, self.bytes)
+    }
+
+    /// Perplexity per token of the model's own vocabulary.
+    pub fn perplexity(&self) -> f64 {
+        (self.nll / self.tokens as f64).exp()
+    }
+}
+
+/// One record of a task, ready to be scored.
+struct Item {
+    id: u64,
+    tokens: SampleTokens,
+    bytes: u64,
+    nll: f64,
+    content_tokens: u64,
+}
+
+/// Evaluates the model on every task. Items without an assistant's turn are left out, with a
+/// warning.
+///
+/// # Errors
+/// A task whose file is missing, broken or has no usable item (before the model is loaded); two
+/// tasks of one name; a NaN or infinite logit.
+///
+/// # Memory
+/// The model, the tokens of all tasks, and for each thread the activations of `batch_tokens`
+/// tokens and 64 MiB of logits.
+pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
+    check_tasks(&inputs.tasks)?;
+    let mut provenance = Provenance::new(Kind::EvalItems)
+        .model(digest::model(&inputs.model)?)
+        .options(serde_json::json!({
+            "dtype": inputs.dtype.as_str(),
+            "date": inputs.date.map(|date| date.to_string()),
+        }));
+    for task in &inputs.tasks {
+        provenance = provenance.input(format!("task {}", task.name), digest::file(&task.data)?);
+    }
+    let tokenizer = Tokenizer::load(&inputs.model)?;
+    provenance = provenance.vocabulary(&tokenizer.vocabulary().digest);
+    let writer = Writer::create(&inputs.out, provenance, existing)?;
+    let mut template = ChatTemplate::load(&inputs.model)?;
+    if let (Some(template), Some(date)) = (&mut template, inputs.date) {
+        template.set_date(date);
+    }
+    let mut tasks = Vec::new();
+    for task in &inputs.tasks {
+        tasks.push((task, read_task(task, &tokenizer, template.as_ref())?));
+    }
+    let decoder = Decoder::load(
+        &inputs.model,
+        &LoadOptions {
+            device: inputs.device.clone(),
+            dtype: inputs.dtype,
+            mode: Mode::Inference,
+        },
+    )?;
+    tokenizer.fits(&inputs.name, decoder.config().vocab_size)?;
+    let total = tasks.iter().map(|(_, items)| items.len() as u64).sum();
+    let bar = Bar::new(format!("eval {}", inputs.name), total, "items");
+    let mut rows = Rows::default();
+    let mut results = Vec::new();
+    tasks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    for (task, mut items) in tasks {
+        score(&decoder, &tokenizer, inputs.batch_tokens, &mut items, &bar)?;
+        for item in &items {
+            rows.push(&task.name, item);
+        }
+        results.push(TaskResult {
+            name: task.name.clone(),
+            items: items.len() as u64,
+            nll: items.iter().map(|item| item.nll).sum(),
+            tokens: items.iter().map(|item| item.content_tokens).sum(),
+            bytes: items.iter().map(|item| item.bytes).sum(),
+        });
+    }
+    writer.write_only(&rows.finish()?)?;
+    Ok(results)
+}
+
+fn check_tasks(tasks: &[Task]) -> Result<()> {
+    if tasks.is_empty() {
+        return Err(Error::usage("no task to evaluate")
+            .remedy("name at least one file, as `--data NAME=FILE` or under `eval` in a recipe"));
+    }
+    let mut names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::usage(format!("two tasks are called `{}`", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+fn read_task(
+    task: &Task,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    let mut silent = 0;
+    for record in text::read(&task.data, task.format)? {
+        let record = record?;
+        progress::check_interrupt()?;
+        let transcript: Transcript = text::transcript(&record.messages, template)
+            .map_err(|error| Error::input(&record.place, error.to_string()))?;
+        let bytes = transcript.content_bytes();
+        if bytes == 0 {
+            silent += 1;
+            continue;
+        }
+        let row = tokenizer.encode_transcript(&transcript, None)?;
+        items.push(Item {
+            id: record.source_row,
+            tokens: SampleTokens {
+                sample_id: record.source_row,
+                ids: row.ids,
+                byte_end: row.byte_end,
+                supervised: row.supervised,
+            },
+            bytes,
+            nll: 0.0,
+            content_tokens: 0,
+        });
+    }
+    if silent > 0 {
+        progress::warn(format!(
+            "task `{}`: {silent} records have no assistant's turn and are left out",
+            task.name
+        ));
+    }
+    if items.is_empty() {
+        return Err(Error::file(&task.data, "has no record that can be measured")
+            .remedy("a chat needs an assistant's turn, a text must not be empty"));
+    }
+    Ok(items)
+}
+
+/// Fills in `nll` and `content_tokens`.
+fn score(
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    batch_tokens: usize,
+    items: &mut [Item],
+    bar: &Bar,
+) -> Result<()> {
+    let context = decoder.config().max_position_embeddings;
+    let mut owners = Vec::new();
+    let mut pieces = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        for piece in windows(&item.tokens, context) {
+            owners.push(index);
+            pieces.push(piece);
+        }
+    }
+    let options = PredictOptions {
+        vocab_len: tokenizer.vocabulary().len().min(decoder.config().vocab_size),
+        k: 0,
+        batch_tokens,
+    };
+    // One sum for each piece, added up in order below, so that threads do not change it.
+    let sums = Mutex::new(vec![(0.0f64, 0u64); pieces.len()]);
+    predict(decoder, &pieces, &options, |index, found| {
+        let mut sum = (0.0, 0);
+        for (id, logprob) in found.target_id.iter().zip(&found.target_logprob) {
+            let special = tokenizer.vocabulary().token(*id).is_some_and(|token| token.special);
+            if !special {
+                sum.0 -= f64::from(*logprob);
+                sum.1 += 1;
+            }
+        }
+        if let Ok(mut sums) = sums.lock() {
+            sums[index] = sum;
+        }
+        Ok(())
+    })?;
+    for (owner, (nll, tokens)) in owners.iter().zip(sums.into_inner().unwrap_or_default()) {
+        items[*owner].nll += nll;
+        items[*owner].content_tokens += tokens;
+    }
+    bar.advance(items.len() as u64);
+    Ok(())
+}
+
+/// Pieces of at most `context` tokens that overlap by half, each token supervised in one only.
+fn windows(tokens: &SampleTokens, context: usize) -> Vec<SampleTokens> {
+    let len = tokens.ids.len();
+    if len <= context {
+        return vec![tokens.clone()];
+    }
+    let step = (context / 2).max(1);
+    let mut pieces = Vec::new();
+    let mut scored = 0;
+    let mut start = 0;
+    while scored < len {
+        let end = (start + context).min(len);
+        let supervised = (start..end).map(|i| i >= scored && tokens.supervised[i]);
+        pieces.push(SampleTokens {
+            sample_id: tokens.sample_id,
+            ids: tokens.ids[start..end].to_vec(),
+            byte_end: tokens.byte_end[start..end].to_vec(),
+            supervised: supervised.collect(),
+        });
+        scored = end;
+        start += step;
+    }
+    pieces
+}
+
+/// Columns of `eval_items`.
+#[derive(Default)]
+struct Rows {
+    task: Vec<String>,
+    item_id: Vec<u64>,
+    metric: Vec<&'static str>,
+    value: Vec<f64>,
+}
+
+impl Rows {
+    fn push(&mut self, task: &str, item: &Item) {
+        let values = [
+            ("nll", item.nll),
+            ("tokens", item.content_tokens as f64),
+            ("bytes", item.bytes as f64),
+        ];
+        for (metric, value) in values {
+            self.task.push(task.to_owned());
+            self.item_id.push(item.id);
+            self.metric.push(metric);
+            self.value.push(value);
+        }
+    }
+
+    fn finish(self) -> Result<RecordBatch> {
+        let len = self.value.len();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(self.task)),
+            Arc::new(UInt64Array::from(self.item_id)),
+            Arc::new(StringArray::from(self.metric)),
+            Arc::new(Float64Array::from(self.value)),
+            new_null_array(&DataType::Float64, len),
+            new_null_array(&DataType::Utf8, len),
+        ];
+        RecordBatch::try_new(Kind::EvalItems.schema(), columns)
+            .during(|| "building `eval_items` rows".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_score_every_token_once_with_half_a_context_before() {
+        let len = 23;
+        let tokens = SampleTokens {
+            sample_id: 0,
+            ids: (0..len).collect(),
+            byte_end: (0..len).collect(),
+            supervised: (0..len).map(|i| i > 0).collect(),
+        };
+        assert_eq!(windows(&tokens, 23).len(), 1);
+        let pieces = windows(&tokens, 8);
+        let mut seen = vec![0; len as usize];
+        for (n, piece) in pieces.iter().enumerate() {
+            assert!(piece.ids.len() <= 8);
+            for (i, id) in piece.ids.iter().enumerate() {
+                if piece.supervised[i] {
+                    seen[*id as usize] += 1;
+                    assert!(n == 0 || i >= 4);
+                }
+            }
+        }
+        assert_eq!(seen[0], 0);
+        assert!(seen[1..].iter().all(|&times| times == 1), "{seen:?}");
+    }
+}

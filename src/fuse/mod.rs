@@ -1,1 +1,443 @@
-//! (in progress)
+//! Fusion functions: which distribution the pivot learns from at each position.
+//!
+//! The members are models with distributions in the pivot's vocabulary (their own `topk`, or
+//! `projected`) and `sequence_metrics` from their *raw* distributions. By the rule
+//!
+//! * `mince`, the distributions of the model with the lowest metric are taken: for the whole
+//!   sequence, or per position by the model's own negative log-likelihood of what follows the
+//!   same prefix (`level: token`). Ties go to the pivot, then to the order of the members.
+//! * `avgce`, the distributions are averaged with weights softmax(−metric); the union of their
+//!   ids is cut to `top_k`, and absent ids count zero.
+//!
+//! Where a member has no row, its projection has left the position to the pivot; where its row
+//! has an empty list, the position carries no fusion loss and gets no target.
+//!
+//! One call writes one `targets` artifact: one per source for `pairwise`, one for `joint`.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::distribution::Distributions;
+use crate::artifact::rows::{SampleCursor, numbers};
+use crate::artifact::targets::TargetBuilder;
+use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, check_name, parts};
+use crate::error::{Error, Result};
+use crate::progress::{Bar, check_interrupt};
+use crate::units::bits_per_byte;
+use rules::{Fuser, Problem};
+
+/// Rows per batch written.
+const BATCH_ROWS: usize = 32 * 1024;
+/// What the column `winner` says of a weighted mean.
+const MEAN: &str = "mean";
+
+/// Who teaches one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One source.
+    #[default]
+    Pairwise,
+    /// All sources.
+    Joint,
+}
+
+/// How a distribution is made from those of the members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// That of the member with the lowest metric.
+    #[default]
+    Mince,
+    /// The mean, weighted by the metric.
+    Avgce,
+}
+
+/// What the rule is applied to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Whole samples.
+    #[default]
+    Sequence,
+    /// Positions, by the members' own negative log-likelihood in nats.
+    Token,
+}
+
+/// What members are compared by, over a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Bits per content byte: comparable across vocabularies.
+    #[default]
+    Bpb,
+    /// Cross-entropy in nats per token, as in the papers.
+    Ce,
+}
+
+/// Weights of the mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// softmax(−metric).
+    #[default]
+    Softmax,
+    /// softmax(exp(−metric)), as in the published code: nearly uniform.
+    Published,
+}
+
+/// Options of the stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FuseOptions {
+    /// Who teaches one target (default `pairwise`).
+    pub mode: Mode,
+    /// How a distribution is made (default `mince`).
+    pub rule: Rule,
+    /// What the rule is applied to (default `sequence`).
+    pub level: Level,
+    /// What members are compared by (default `bpb`).
+    pub metric: Metric,
+    /// Whether the pivot is a member, the first (default true).
+    pub use_pivot: bool,
+    /// Weights of the mean (default `softmax`).
+    pub weights: Weights,
+    /// Length of the lists, at least 1 (default: the longest of the members' at the position).
+    pub top_k: Option<usize>,
+}
+
+impl Default for FuseOptions {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            rule: Rule::default(),
+            level: Level::default(),
+            metric: Metric::default(),
+            use_pivot: true,
+            weights: Weights::default(),
+            top_k: None,
+        }
+    }
+}
+
+impl FuseOptions {
+    /// Fails if an option is out of range.
+    ///
+    /// # Errors
+    /// `top_k` of 0.
+    pub fn validate(&self) -> Result<()> {
+        if self.top_k == Some(0) {
+            return Err(Error::usage("`top_k` is 0, expected 1 or more"));
+        }
+        Ok(())
+    }
+}
+
+/// A model whose distributions are fused.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its name, for the column `winner`.
+    pub name: String,
+    /// Its distributions in the pivot's vocabulary.
+    pub distributions: PathBuf,
+    /// What they are: [`Kind::Topk`] or [`Kind::Projected`].
+    pub kind: Kind,
+    /// Its `sequence_metrics`.
+    pub metrics: PathBuf,
+}
+
+/// How often one member won.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Wins {
+    /// The member.
+    pub name: String,
+    /// Samples in which it has the lowest metric.
+    pub sequences: u64,
+    /// Rows that hold its distribution.
+    pub rows: u64,
+}
+
+/// What was fused. Parts that an earlier run finished are not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Samples.
+    pub samples: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Positions that carry no fusion loss.
+    pub without: u64,
+    /// Samples in which `ce` and `bpb` choose different members.
+    pub metrics_disagree: u64,
+    /// By member, in their order.
+    pub wins: Vec<Wins>,
+}
+
+impl Summary {
+    fn new(members: &[Member]) -> Self {
+        let wins = members.iter().map(|member| Wins {
+            name: member.name.clone(),
+            ..Wins::default()
+        });
+        Self {
+            wins: wins.collect(),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, other: &Summary) {
+        self.samples += other.samples;
+        self.rows += other.rows;
+        self.without += other.without;
+        self.metrics_disagree += other.metrics_disagree;
+        for (sum, part) in self.wins.iter_mut().zip(&other.wins) {
+            sum.sequences += part.sequences;
+            sum.rows += part.rows;
+        }
+    }
+}
+
+/// Writes `targets` to `out_dir`. With `use_pivot` the first member is the pivot.
+///
+/// # Errors
+/// If the number of members does not fit the mode, artifacts are not about the same samples or
+/// vocabulary, members disagree about the next token, a figure is not a number (naming sample
+/// and position), or `out_dir` holds another result (see [`Existing`]).
+///
+/// # Memory
+/// For each thread the rows of one sample of each member, 32 bytes for each sample of a part and
+/// member, and 32,768 rows of output.
+pub fn run(
+    members: &[Member],
+    out_dir: &std::path::Path,
+    options: &FuseOptions,
+    existing: Existing,
+) -> Result<Summary> {
+    options.validate()?;
+    check_members(members, options)?;
+    let mut opened = Vec::with_capacity(members.len());
+    for member in members {
+        opened.push((
+            Artifact::open(&member.distributions, member.kind)?,
+            Artifact::open(&member.metrics, Kind::SequenceMetrics)?,
+        ));
+    }
+    let first = &opened[0].0;
+    let Some(vocabulary) = first.provenance().vocabulary.clone() else {
+        return Err(Error::file(first.dir(), "its footer names no vocabulary"));
+    };
+    let mut provenance = Provenance::new(Kind::Targets)
+        .vocabulary(&vocabulary)
+        .options(serde_json::json!(options));
+    for (index, (member, (distributions, metrics))) in members.iter().zip(&opened).enumerate() {
+        distributions.check_vocabulary(&vocabulary)?;
+        distributions.check_same_samples(first)?;
+        metrics.check_same_samples(first)?;
+        let input = |what: &str| format!("{index} {} {what}", member.name);
+        provenance = provenance
+            .input(input("distributions"), distributions.identity())
+            .input(input("metrics"), metrics.identity());
+    }
+    let writer = Writer::create(out_dir, provenance, existing)?;
+    let bar = Bar::new("fuse", first.samples(), "samples");
+    let fusion = Fusion {
+        members,
+        opened: &opened,
+        options,
+    };
+    let done = parts::each_missing(first.parts(), &writer, |part| {
+        fusion.part(part, &writer, &bar)
+    })?;
+    let mut summary = Summary::new(members);
+    for part in &done {
+        summary.add(part);
+    }
+    Ok(summary)
+}
+
+fn check_members(members: &[Member], options: &FuseOptions) -> Result<()> {
+    let sources = members.len().checked_sub(usize::from(options.use_pivot));
+    let fits = match options.mode {
+        Mode::Pairwise => sources == Some(1),
+        Mode::Joint => sources.is_some_and(|sources| sources > 0),
+    };
+    if !fits {
+        let expected = match options.mode {
+            Mode::Pairwise => "exactly one source",
+            Mode::Joint => "at least one source",
+        };
+        return Err(Error::usage(format!(
+            "fusion of {} models, expected {expected}{}",
+            members.len(),
+            if options.use_pivot {
+                " and the pivot before it"
+            } else {
+                ""
+            }
+        ))
+        .remedy("use `mode: joint` for several sources"));
+    }
+    for (at, member) in members.iter().enumerate() {
+        check_name("model", &member.name)?;
+        if members[..at].iter().any(|other| other.name == member.name) {
+            return Err(Error::usage(format!(
+                "two models are called `{}`",
+                member.name
+            )));
+        }
+        if !matches!(member.kind, Kind::Topk | Kind::Projected) {
+            return Err(Error::usage(format!(
+                "model `{}` brings `{}`, expected `topk` or `projected`",
+                member.name, member.kind
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The metrics of one sample under one model; infinite where it has none, so that it never wins.
+#[derive(Clone, Copy, Debug)]
+struct Metrics {
+    bpb: f64,
+    ce: f64,
+}
+
+impl Metrics {
+    const NONE: Self = Self {
+        bpb: f64::INFINITY,
+        ce: f64::INFINITY,
+    };
+
+    fn by(self, metric: Metric) -> f64 {
+        match metric {
+            Metric::Bpb => self.bpb,
+            Metric::Ce => self.ce,
+        }
+    }
+}
+
+struct Fusion<'a> {
+    members: &'a [Member],
+    opened: &'a [(Artifact, Artifact)],
+    options: &'a FuseOptions,
+}
+
+impl Fusion<'_> {
+    fn part(&self, part: &Part, writer: &Writer, bar: &Bar) -> Result<Summary> {
+        let info = part.info();
+        let index = info.index as usize;
+        let mut cursors = Vec::with_capacity(self.members.len());
+        let mut metrics = Vec::with_capacity(self.members.len());
+        for (distributions, sequences) in self.opened {
+            cursors.push(SampleCursor::new(&distributions.parts()[index])?);
+            metrics.push(read_metrics(&sequences.parts()[index])?);
+        }
+        let mut summary = Summary::new(self.members);
+        let mut out = writer.part(info)?;
+        let mut rows = TargetBuilder::default();
+        let mut fuser = Fuser::new(self.options);
+        for (at, sample) in (info.first_sample..info.first_sample + info.samples).enumerate() {
+            check_interrupt()?;
+            let mut batches = Vec::with_capacity(cursors.len());
+            for cursor in &mut cursors {
+                batches.push(cursor.seek(sample)?);
+            }
+            let members = batches
+                .iter()
+                .map(|batch| batch.as_ref().map(Distributions::new).transpose())
+                .collect::<Result<Vec<_>>>()?;
+            let metrics: Vec<Metrics> = metrics.iter().map(|of| of[at]).collect();
+            self.count_wins(&metrics, &mut summary);
+            let chosen: Vec<f64> = metrics
+                .iter()
+                .map(|of| of.by(self.options.metric))
+                .collect();
+            fuser
+                .sample(&members, &chosen, &mut |target, winner| {
+                    let Some(target) = target else {
+                        summary.without += 1;
+                        return;
+                    };
+                    summary.rows += 1;
+                    if let Some(wins) = winner.and_then(|at| summary.wins.get_mut(at)) {
+                        wins.rows += 1;
+                    }
+                    let name = winner.map_or(MEAN, |at| self.members[at].name.as_str());
+                    rows.push(sample, target, name);
+                })
+                .map_err(|problem| self.describe(index, sample, &problem))?;
+            if rows.rows() >= BATCH_ROWS {
+                out.write(&rows.finish()?)?;
+            }
+            bar.advance(1);
+        }
+        out.write(&rows.finish()?)?;
+        out.finish()?;
+        Ok(summary)
+    }
+
+    fn count_wins(&self, metrics: &[Metrics], summary: &mut Summary) {
+        let by = |metric: Metric| rules::lowest(metrics.iter().map(|of| of.by(metric)));
+        summary.samples += 1;
+        summary.metrics_disagree += u64::from(by(Metric::Bpb) != by(Metric::Ce));
+        if let Some(wins) = summary.wins.get_mut(by(self.options.metric)) {
+            wins.sequences += 1;
+        }
+    }
+
+    fn describe(&self, part: usize, sample: u64, problem: &Problem) -> Error {
+        let path = self.opened[problem.member].0.parts()[part].path().display();
+        Error::input(
+            format!("{path} sample {sample} position {}", problem.pos),
+            problem.what,
+        )
+        .remedy("run the stage that makes it again")
+    }
+}
+
+/// The metrics of each sample of a part, by its ordinal in the part.
+fn read_metrics(part: &Part) -> Result<Vec<Metrics>> {
+    let info = part.info();
+    let samples = usize::try_from(info.samples)
+        .ok()
+        .filter(|samples| *samples as u64 <= part.rows().max(1 << 24))
+        .ok_or_else(|| Error::file(part.path(), "its footer has an impossible sample count"))?;
+    let mut metrics = vec![Metrics::NONE; samples];
+    for batch in part.batches()? {
+        let batch = batch?;
+        let sample_id = numbers::<UInt64Type>(&batch, "sample_id")?.values();
+        let nll = numbers::<Float64Type>(&batch, "nll")?.values();
+        let tokens = numbers::<UInt32Type>(&batch, "tokens")?.values();
+        let bytes = numbers::<UInt32Type>(&batch, "bytes")?.values();
+        for (row, sample) in sample_id.iter().enumerate() {
+            let place = || format!("{} sample {sample}", part.path().display());
+            if !nll[row].is_finite() {
+                return Err(Error::input(
+                    place(),
+                    format!("`nll` is {}, expected a number", nll[row]),
+                )
+                .remedy("run `score` again"));
+            }
+            let at = sample.checked_sub(info.first_sample);
+            let slot = at.and_then(|at| metrics.get_mut(usize::try_from(at).ok()?));
+            let Some(slot) = slot else {
+                return Err(Error::input(
+                    place(),
+                    "the sample does not belong to this part",
+                ));
+            };
+            if tokens[row] > 0 && bytes[row] > 0 {
+                *slot = Metrics {
+                    bpb: bits_per_byte(nll[row], bytes[row].into()),
+                    ce: nll[row] / f64::from(tokens[row]),
+                };
+            }
+        }
+    }
+    Ok(metrics)
+}

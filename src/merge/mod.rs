@@ -1,1 +1,37 @@
-//! (in progress)
+//! Merging checkpoints of one architecture, by weights alone.
+//!
+//! ```text
+//! YAML ──► MergeConfig ──► plan() ──► Plan (Display) ──► run() ──► checkpoint, MergeSummary
+//! ```
+//!
+//! [`methods`] is the table of methods and their parameters; [`MergeConfig`] reads mergekit's
+//! YAML strictly; [`plan()`] opens all inputs and checks every tensor before a byte is written;
+//! [`run()`] goes through the tensors one by one, each in fixed blocks shared out over the
+//! threads, and writes into a folder beside the output that is renamed at the end.
+//!
+//! * Arithmetic is in `f32`, sums are in `f64` over fixed blocks: the same bytes for any number
+//!   of threads and any chunk size.
+//! * Memory is bounded by threads × models, not by the size of a tensor or a model.
+//! * A killed merge continues at the tensor where it stopped.
+
+mod blocks;
+mod config;
+mod journal;
+mod kernels;
+mod matching;
+pub mod methods;
+mod output;
+mod plan;
+mod run;
+mod select;
+mod stats;
+
+pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
+pub use plan::{MergeOptions, Plan, plan};
+pub use run::{MergeStat, MergeSummary, run, run_observed};
+pub use stats::write_stats;
+
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod tests;

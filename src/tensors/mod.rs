@@ -1,1 +1,22 @@
-//! (in progress)
+//! Checkpoints on disk: Hugging Face folders of safetensors files.
+//!
+//! Reading: [`Checkpoint::open`] maps a single `model.safetensors` or the shards of a
+//! `model.safetensors.index.json` and checks every header once; afterwards a [`View`] is a
+//! slice of the map, and [`Elements::read`] turns any range of it into `f32`. Nothing is held
+//! in memory beyond the headers (about 200 bytes per tensor).
+//!
+//! Writing: [`Layout`] computes shards, headers and offsets before the first byte, and
+//! [`CheckpointWriter`] writes bytes at their final place, in any order and from any thread.
+
+mod checkpoint;
+mod dtype;
+mod header;
+mod writer;
+
+pub use checkpoint::{Checkpoint, Elements, View};
+pub use dtype::Dtype;
+pub use header::{Header, MAX_HEADER_BYTES, TensorInfo};
+pub use writer::{CheckpointWriter, Layout, TensorSpec};
+
+#[cfg(test)]
+mod tests;

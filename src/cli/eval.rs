@@ -1,0 +1,140 @@
+//! `fuselm eval`.
+
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use clap::Args;
+use fuselm::artifact::{Existing, Kind, check_name};
+use fuselm::error::{Error, Result};
+use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
+use fuselm::model;
+
+use super::paths::RunArg;
+use super::score::dtype;
+use super::{Force, Global, print};
+
+/// Bits per byte and perplexity of a checkpoint on text and chat files.
+///
+/// Example: fuselm eval --model models/math --data valid=data-samples/chat/sql-valid.jsonl
+#[derive(Args)]
+pub struct Command {
+    #[command(flatten)]
+    run: RunArg,
+    /// Model folder or hub id
+    #[arg(long)]
+    model: String,
+    /// Name of the model on the scoreboard [default: the folder's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// A task: a text or chat file, with a name for it
+    #[arg(long = "data", value_name = "[NAME=]FILE", required = true)]
+    data: Vec<String>,
+    /// Type of weights and activations: f32, f16, bf16
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// Most tokens in one batch, padding included
+    #[arg(long, default_value_t = 8192)]
+    batch_tokens: usize,
+    /// What `strftime_now` returns in chat templates, as YYYY-MM-DD
+    #[arg(long)]
+    date: Option<NaiveDate>,
+    /// `eval_items` to write [default: none, unless a run is given]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    force: Force,
+}
+
+fn task(argument: &str) -> Result<Task> {
+    let (name, file) = match argument.split_once('=') {
+        Some((name, file)) => (name.to_owned(), file),
+        None => {
+            let stem = std::path::Path::new(argument).file_stem();
+            (stem.unwrap_or_default().to_string_lossy().into_owned(), argument)
+        }
+    };
+    check_name("task", &name)?;
+    Ok(Task {
+        task: TaskKind::Perplexity,
+        name,
+        data: PathBuf::from(file),
+        format: None,
+    })
+}
+
+pub fn run(command: &Command, global: &Global) -> Result<()> {
+    let model = model::locate(&command.model)?;
+    let name = match &command.name {
+        Some(name) => name.clone(),
+        None => model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    check_name("model", &name)?;
+    let temporary = tempfile_dir();
+    let kept = command.out.is_some() || command.run.run.is_some();
+    let out = match kept {
+        true => command.run.artifact("out", &command.out, Kind::EvalItems, &[&name])?,
+        false => temporary.clone(),
+    };
+    let inputs = EvalInputs {
+        name: name.clone(),
+        model,
+        tasks: command.data.iter().map(|argument| task(argument)).collect::<Result<_>>()?,
+        out,
+        batch_tokens: command.batch_tokens,
+        dtype: dtype(&command.dtype)?,
+        device: model::device(&global.device)?,
+        date: command.date,
+    };
+    let existing = if kept { command.force.existing() } else { Existing::Replace };
+    let results = evaluate(&inputs, existing);
+    if !kept {
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
+    print(&match command.json {
+        true => json(&name, &results?)?,
+        false => table(&results?),
+    })
+}
+
+/// A folder for results that nobody keeps.
+fn tempfile_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("fuselm-eval-{}", std::process::id()))
+}
+
+fn table(results: &[TaskResult]) -> String {
+    let width = results.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);
+    let mut text = format!("{:width$}  {:>8}  {:>10}  {:>8}  {:>10}\n", "task", "bpb", "perplexity", "items", "bytes");
+    for result in results {
+        text += &format!(
+            "{:width$}  {:>8.4}  {:>10.3}  {:>8}  {:>10}\n",
+            result.name,
+            result.bits_per_byte(),
+            result.perplexity(),
+            result.items,
+            result.bytes
+        );
+    }
+    text
+}
+
+fn json(model: &str, results: &[TaskResult]) -> Result<String> {
+    let rows: Vec<serde_json::Value> = results
+        .iter()
+        .map(|result| {
+            serde_json::json!({
+                "model": model,
+                "task": result.name,
+                "bpb": result.bits_per_byte(),
+                "ppl": result.perplexity(),
+                "items": result.items,
+                "bytes": result.bytes,
+            })
+        })
+        .collect();
+    serde_json::to_string_pretty(&rows)
+        .map(|text| text + "\n")
+        .map_err(|error| Error::usage(error.to_string()))
+}

@@ -1,0 +1,161 @@
+//! `fuselm generate`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use candle_core::DType;
+use clap::Args;
+use fuselm::error::{Context, Error, Result};
+use fuselm::model::{self, Decoder, GenerateOptions, LoadOptions, Mode, generate};
+use fuselm::progress::note;
+use fuselm::text::Message;
+use fuselm::vocab::{Role, Tokenizer};
+
+use super::Global;
+use super::score::dtype;
+
+/// Chat with a checkpoint, for a look.
+///
+/// Without a prompt, each line of stdin is a message, and the chat goes on until its end.
+///
+/// Example: fuselm generate --model runs/demo/checkpoints/merged --prompt "How far is Grugfell?"
+#[derive(Args)]
+pub struct Command {
+    /// Model folder or hub id
+    #[arg(long)]
+    model: String,
+    /// The user's message
+    #[arg(long)]
+    prompt: Option<String>,
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = GenerateOptions::default().max_new_tokens)]
+    max_new_tokens: usize,
+    /// Softmax temperature; 0 takes the most probable token
+    #[arg(long, default_value_t = GenerateOptions::default().temperature)]
+    temperature: f64,
+    /// Only the most probable tokens that together have this mass
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Only this many most probable tokens
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = GenerateOptions::default().seed)]
+    seed: u64,
+    /// Type of weights and activations: f32, f16, bf16
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+}
+
+struct Chat {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    options: GenerateOptions,
+    raw: bool,
+    messages: Vec<Message>,
+}
+
+pub fn run(command: &Command, global: &Global) -> Result<()> {
+    let dir = model::locate(&command.model)?;
+    let dtype: DType = dtype(&command.dtype)?;
+    let tokenizer = Tokenizer::load(&dir)?;
+    let raw = command.raw || tokenizer.template().is_none();
+    if raw && !command.raw {
+        note("this model has no chat template; continuing the prompt as plain text");
+    }
+    let stop = [Role::Eos, Role::TurnEnd]
+        .into_iter()
+        .filter_map(|role| tokenizer.vocabulary().id_with_role(role))
+        .collect();
+    let options = GenerateOptions {
+        max_new_tokens: command.max_new_tokens,
+        temperature: command.temperature,
+        top_p: command.top_p,
+        top_k: command.top_k,
+        seed: command.seed,
+        stop,
+    };
+    options.validate()?;
+    let decoder = Decoder::load(
+        &dir,
+        &LoadOptions {
+            device: model::device(&global.device)?,
+            dtype,
+            mode: Mode::Inference,
+        },
+    )?;
+    let mut chat = Chat {
+        decoder,
+        tokenizer,
+        options,
+        raw,
+        messages: Vec::new(),
+    };
+    if let Some(prompt) = &command.prompt {
+        return chat.answer(prompt);
+    }
+    let terminal = io::stdin().is_terminal();
+    loop {
+        if terminal {
+            let _ = write!(io::stderr(), "> ");
+        }
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line);
+        if read.map_err(|error| Error::io("stdin", error))? == 0 {
+            return Ok(());
+        }
+        if !line.trim().is_empty() {
+            chat.answer(line.trim_end_matches(['\r', '\n']))?;
+        }
+    }
+}
+
+impl Chat {
+    /// Writes the continuation to stdout as it grows.
+    fn answer(&mut self, prompt: &str) -> Result<()> {
+        let text = match (self.raw, self.tokenizer.template()) {
+            (false, Some(template)) => {
+                self.messages.push(Message {
+                    role: "user".into(),
+                    content: prompt.to_owned(),
+                });
+                template.render(&self.messages, true)?
+            }
+            _ => prompt.to_owned(),
+        };
+        let vocabulary = self.tokenizer.vocabulary();
+        // Templates may spell BOS out; position 0 has it already.
+        let bos = vocabulary.id_with_role(Role::Bos).and_then(|id| vocabulary.token(id));
+        let text = match bos {
+            Some(token) => text.strip_prefix(token.display.as_str()).unwrap_or(&text),
+            None => &text,
+        };
+        let mut ids = vec![self.tokenizer.first_id()?];
+        ids.extend(self.tokenizer.encode(text)?.ids);
+        let mut stdout = io::stdout().lock();
+        let mut shown = 0;
+        let mut answer: Vec<u32> = Vec::new();
+        let vocab_len = vocabulary.len();
+        let tokenizer = &self.tokenizer;
+        generate(&self.decoder, &ids, vocab_len, &self.options, |token| {
+            answer.push(token);
+            // A character may need several tokens; only whole ones are shown.
+            let text = tokenizer.decode(&answer);
+            let whole = text.trim_end_matches('\u{fffd}');
+            let new = whole.get(shown..).unwrap_or_default();
+            shown = shown.max(whole.len());
+            let written = stdout.write_all(new.as_bytes()).and_then(|()| stdout.flush());
+            written.map_err(|error| Error::io("stdout", error))
+        })?;
+        writeln!(stdout).at(std::path::Path::new("stdout"))?;
+        if !self.raw {
+            self.messages.push(Message {
+                role: "assistant".into(),
+                content: self.tokenizer.decode(&answer),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Commands of the program, one file each: what it takes, and one function that runs it.
+
+mod align;
+mod check;
+mod corpus;
+mod eval;
+mod fuse;
+mod generate;
+mod inspect;
+mod map;
+mod merge;
+mod paths;
+mod project;
+mod run;
+mod score;
+mod sql;
+mod train;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use fuselm::artifact::Existing;
+use fuselm::error::{Error, Result};
+use fuselm::progress;
+
+/// Fuses the knowledge of several LLMs into one, offline.
+///
+/// Every stage writes a Parquet artifact into a run folder, which later stages, SQL and other
+/// programs read. `fuselm run RECIPE` does all of them.
+#[derive(Parser)]
+#[command(name = "fuselm", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Args)]
+struct Global {
+    /// Threads to compute with [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
+    /// No progress, no notes; warnings and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all stages of a recipe; skips what is up to date
+    Run(run::Command),
+    /// Chat and text files to samples, transcripts and tokens
+    Corpus(corpus::Command),
+    /// A model's top-k distributions and metrics over the corpus
+    Score(score::Command),
+    /// Which source tokens correspond to each pivot token
+    Align(align::Command),
+    /// How ids of a source vocabulary translate to the pivot's
+    Map(map::Command),
+    /// A source's distributions in the pivot's vocabulary
+    Project(project::Command),
+    /// Distributions of several models into training targets
+    Fuse(fuse::Command),
+    /// Train the pivot on text and targets
+    Train(train::Command),
+    /// Merge checkpoints as a mergekit configuration says
+    Merge(merge::Command),
+    /// Bits per byte and perplexity of a checkpoint on text and chat files
+    Eval(eval::Command),
+    /// Chat with a checkpoint, for a look
+    Generate(generate::Command),
+    /// SQL over a run
+    Sql(sql::Command),
+    /// All data checks of a run; exit code 3 if one finds an error
+    Check(check::Command),
+    /// What a run, an artifact or a checkpoint is
+    Inspect(inspect::Command),
+}
+
+/// Whether to replace what is there.
+#[derive(Args)]
+struct Force {
+    /// Replace results of other inputs or options
+    #[arg(long)]
+    force: bool,
+}
+
+impl Force {
+    fn existing(&self) -> Existing {
+        match self.force {
+            true => Existing::Replace,
+            false => Existing::Refuse,
+        }
+    }
+}
+
+/// Parses the arguments, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    progress::set_quiet(cli.global.quiet);
+    let interrupted = ctrlc::set_handler(|| {
+        // A second wish is not to be argued with.
+        if progress::check_interrupt().is_err() {
+            std::process::exit(130);
+        }
+        progress::interrupt();
+    });
+    let done = match interrupted {
+        Ok(()) => execute(cli),
+        Err(error) => Err(Error::usage(format!("cannot handle Ctrl-C: {error}"))),
+    };
+    match done {
+        Ok(code) => code,
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<ExitCode> {
+    if let Some(threads) = cli.global.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global()
+            .map_err(|error| Error::usage(format!("`--threads {threads}`: {error}")))?;
+    }
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(command) => run::run(&command, global),
+        Command::Corpus(command) => corpus::run(&command),
+        Command::Score(command) => score::run(&command, global),
+        Command::Align(command) => align::run(&command),
+        Command::Map(command) => map::run(&command, global),
+        Command::Project(command) => project::run(&command),
+        Command::Fuse(command) => fuse::run(&command),
+        Command::Train(command) => train::run(&command, global),
+        Command::Merge(command) => merge::run(&command),
+        Command::Eval(command) => eval::run(&command, global),
+        Command::Generate(command) => generate::run(&command, global),
+        Command::Sql(command) => sql::run(&command, global),
+        Command::Check(command) => return check::run(&command),
+        Command::Inspect(command) => inspect::run(&command),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes data to stdout.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::io("stdout", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

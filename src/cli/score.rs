@@ -1,0 +1,115 @@
+//! `fuselm score`.
+
+use std::path::PathBuf;
+
+use candle_core::DType;
+use clap::Args;
+use fuselm::artifact::{Kind, check_name};
+use fuselm::error::{Error, Result};
+use fuselm::model;
+use fuselm::progress::note;
+use fuselm::score::{ScoreInputs, ScoreOptions, run as score};
+use fuselm::units::{Count, bits_per_byte};
+use fuselm::vocab::Tokenizer;
+
+use super::paths::RunArg;
+use super::{Force, Global};
+
+/// A model's top-k distributions and metrics over the corpus.
+///
+/// Example: fuselm score --run runs/demo --name math --model models/math
+#[derive(Args)]
+pub struct Command {
+    #[command(flatten)]
+    run: RunArg,
+    /// Name of the model in the run
+    #[arg(long)]
+    name: String,
+    /// Model folder or hub id
+    #[arg(long)]
+    model: String,
+    /// Template of the transcripts to score [default: the only one]
+    #[arg(long)]
+    template: Option<String>,
+    /// Type of weights and activations: f32, f16, bf16
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// `tokens` to read
+    #[arg(long, value_name = "DIR")]
+    tokens: Option<PathBuf>,
+    /// `transcripts` to read
+    #[arg(long, value_name = "DIR")]
+    transcripts: Option<PathBuf>,
+    /// `vocab` to read
+    #[arg(long, value_name = "DIR")]
+    vocab: Option<PathBuf>,
+    /// `topk` to write
+    #[arg(long, value_name = "DIR")]
+    topk: Option<PathBuf>,
+    /// `sequence_metrics` to write
+    #[arg(long, value_name = "DIR")]
+    sequence_metrics: Option<PathBuf>,
+    #[command(flatten)]
+    options: ScoreOptions,
+    #[command(flatten)]
+    force: Force,
+}
+
+/// The floating-point type called `name`.
+pub fn dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        other => Err(Error::usage(format!("dtype: expected f32, f16 or bf16, found `{other}`"))),
+    }
+}
+
+pub fn run(command: &Command, global: &Global) -> Result<()> {
+    check_name("model", &command.name)?;
+    let model = model::locate(&command.model)?;
+    let vocab = match (&command.vocab, &command.tokens) {
+        (Some(_), Some(_)) => command.name.clone(),
+        _ => {
+            let found = command.run.vocabulary(&Tokenizer::load(&model)?)?;
+            found.ok_or_else(|| {
+                Error::usage(format!("the corpus has no tokens in the vocabulary of `{}`", command.name))
+                    .remedy("run `fuselm corpus` with this model first")
+            })?
+        }
+    };
+    let template = match (&command.transcripts, &command.tokens) {
+        (Some(_), Some(_)) => String::new(),
+        _ => command.run.only("template", &command.template, Kind::Transcripts)?,
+    };
+    let at = &command.run;
+    let name = command.name.as_str();
+    let inputs = ScoreInputs {
+        name: command.name.clone(),
+        model,
+        tokens: at.artifact("tokens", &command.tokens, Kind::Tokens, &[&vocab, &template])?,
+        transcripts: at.artifact("transcripts", &command.transcripts, Kind::Transcripts, &[&template])?,
+        vocab: at.artifact("vocab", &command.vocab, Kind::Vocab, &[&vocab])?,
+        topk: at.artifact("topk", &command.topk, Kind::Topk, &[name])?,
+        sequence_metrics: at.artifact(
+            "sequence-metrics",
+            &command.sequence_metrics,
+            Kind::SequenceMetrics,
+            &[name],
+        )?,
+        dtype: dtype(&command.dtype)?,
+        device: model::device(&global.device)?,
+    };
+    let summary = score(&inputs, &command.options, command.force.existing())?;
+    note(match summary.samples {
+        0 => format!("{} is up to date", inputs.topk.display()),
+        samples => format!(
+            "{}: {} samples, {} distributions, {:.4} bits per byte",
+            command.name,
+            Count(samples),
+            Count(summary.rows),
+            bits_per_byte(summary.nll, summary.bytes)
+        ),
+    });
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! What a corpus is made from, and how.
+
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::text::{DEFAULT_DATE, Format};
+
+/// Whose chat template the transcripts follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateMode {
+    /// One transcript for all models, by the pivot's template.
+    #[default]
+    Pivot,
+    /// One transcript per template, each model's own.
+    Native,
+}
+
+/// What to do with a piece that is longer than some model's context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// Stop before anything is written.
+    #[default]
+    Error,
+    /// Leave it out, and count it.
+    Skip,
+}
+
+/// Options of the `corpus` stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorpusOptions {
+    /// Chat or text files, in this order; at least one.
+    pub inputs: Vec<PathBuf>,
+    /// The shape of every record; without it, each record shows its own.
+    pub format: Option<Format>,
+    /// Whose chat template is followed: `pivot` (default) or `native`.
+    pub template: TemplateMode,
+    /// The date that templates see, `YYYY-MM-DD`; 2024-07-26 by default, so that a run can be
+    /// repeated.
+    pub date: String,
+    /// The most tokens in a sample, BOS included, counted by the pivot's tokenizer; longer
+    /// samples are split. Default 2,048, at least 16.
+    pub max_tokens: usize,
+    /// What happens to a piece that is longer than some model's context: `error` (default) or
+    /// `skip`.
+    pub too_long: TooLong,
+    /// Samples in a part, the unit of resume and of cluster work. Default 4,096.
+    pub part_samples: u64,
+    /// Whether a sample without an assistant's turn is an error; by default it is left out.
+    pub strict: bool,
+    /// The name in the column `split`. Default `train`.
+    pub split: String,
+}
+
+impl Default for CorpusOptions {
+    fn default() -> Self {
+        Self {
+            inputs: Vec::new(),
+            format: None,
+            template: TemplateMode::default(),
+            date: DEFAULT_DATE.to_owned(),
+            max_tokens: 2048,
+            too_long: TooLong::default(),
+            part_samples: 4096,
+            strict: false,
+            split: "train".to_owned(),
+        }
+    }
+}
+
+impl CorpusOptions {
+    /// Checks what can be known without reading a file.
+    ///
+    /// # Errors
+    /// No inputs, a date that is none, `max_tokens` under 16, `part_samples` of 0.
+    pub fn validate(&self) -> Result<()> {
+        if self.inputs.is_empty() {
+            return Err(Error::usage("`corpus.inputs` names no file")
+                .remedy("name at least one chat or text file"));
+        }
+        if self.max_tokens < 16 {
+            return Err(Error::usage(format!(
+                "`corpus.max_tokens` is {}, expected at least 16",
+                self.max_tokens
+            )));
+        }
+        if self.part_samples == 0 {
+            return Err(Error::usage(
+                "`corpus.part_samples` is 0, expected at least 1",
+            ));
+        }
+        self.date().map(|_| ())
+    }
+
+    /// The date that templates see.
+    ///
+    /// # Errors
+    /// Not of the form `YYYY-MM-DD`.
+    pub fn date(&self) -> Result<NaiveDate> {
+        NaiveDate::parse_from_str(&self.date, "%Y-%m-%d").map_err(|_| {
+            Error::usage(format!("`corpus.date` is `{}`, no date", self.date))
+                .remedy("expected a date like 2024-07-26")
+        })
+    }
+}

@@ -1,0 +1,307 @@
+//! MinCE and AvgCE over the rows of one sample.
+
+use super::{FuseOptions, Level, Rule, Weights};
+use crate::artifact::distribution::{Distribution, Distributions};
+use crate::artifact::targets::Target;
+use crate::units::TokenId;
+
+/// A log-probability may be this much above 0, from rounding.
+const SLACK: f32 = 1e-2;
+
+/// What is wrong with a member's row.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) member: usize,
+    pub(super) pos: u32,
+    pub(super) what: &'static str,
+}
+
+/// What a member has at a position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Has {
+    /// A distribution, in this row.
+    Row(usize),
+    /// An empty list: no fusion loss here.
+    Nothing,
+    /// No row: left to the pivot.
+    Absent,
+}
+
+/// Takes a target (`None`: the position gets none) and the member whose distribution it is
+/// (`None`: a mean).
+pub(super) type Write<'w> = &'w mut dyn FnMut(Option<Target<'_>>, Option<usize>);
+
+/// Fuses rows; keeps its scratch space.
+pub(super) struct Fuser<'a> {
+    options: &'a FuseOptions,
+    /// The next row of each member.
+    next: Vec<usize>,
+    has: Vec<Has>,
+    weights: Vec<f64>,
+    /// Member, row and weight of what is averaged.
+    parts: Vec<(usize, usize, f64)>,
+    gathered: Vec<(TokenId, f64)>,
+    ids: Vec<TokenId>,
+    probs: Vec<f32>,
+}
+
+impl<'a> Fuser<'a> {
+    pub(super) fn new(options: &'a FuseOptions) -> Self {
+        Self {
+            options,
+            next: Vec::new(),
+            has: Vec::new(),
+            weights: Vec::new(),
+            parts: Vec::new(),
+            gathered: Vec::new(),
+            ids: Vec::new(),
+            probs: Vec::new(),
+        }
+    }
+
+    /// Calls `write` for each position at which a member has a row. `metrics` are those of the
+    /// sample, by member; lower is better.
+    pub(super) fn sample(
+        &mut self,
+        members: &[Option<Distributions<'_>>],
+        metrics: &[f64],
+        write: Write<'_>,
+    ) -> Result<(), Problem> {
+        let winner = lowest(metrics.iter().copied());
+        self.next.clear();
+        self.next.resize(members.len(), 0);
+        while let Some(pos) = self.step(members)? {
+            self.parts.clear();
+            let single = match (self.options.rule, self.options.level) {
+                (Rule::Mince, Level::Sequence) => self.of(winner),
+                (Rule::Mince, Level::Token) => self.lowest_here(members),
+                (Rule::Avgce, level) => {
+                    let averaged = match level {
+                        Level::Sequence => self.average(metrics),
+                        Level::Token => self.average_here(members),
+                    };
+                    if averaged { None } else { self.default_row() }
+                }
+            };
+            if let Some((member, row)) = single {
+                self.parts.push((member, row, 1.0));
+            }
+            if self.parts.is_empty() {
+                write(None, None);
+                continue;
+            }
+            let tail = self.gather(members, pos)?;
+            let target = Target {
+                pos,
+                ids: &self.ids,
+                probs: &self.probs,
+                tail,
+            };
+            write(Some(target), single.map(|(member, _)| member));
+        }
+        Ok(())
+    }
+
+    /// Moves to the next position at which any member has a row.
+    fn step(&mut self, members: &[Option<Distributions<'_>>]) -> Result<Option<u32>, Problem> {
+        let at = |member: usize, row: usize| {
+            let rows = members[member].as_ref()?;
+            (row < rows.len()).then(|| rows.row(row))
+        };
+        let upcoming = (0..members.len()).filter_map(|m| at(m, self.next[m]));
+        let Some(pos) = upcoming.map(|row| row.pos).min() else {
+            return Ok(None);
+        };
+        self.has.clear();
+        let mut target = None;
+        for member in 0..members.len() {
+            let here = at(member, self.next[member]).filter(|row| row.pos == pos);
+            self.has.push(match here {
+                Some(row) => {
+                    let problem = |what| Problem { member, pos, what };
+                    if *target.get_or_insert(row.target_id) != row.target_id {
+                        return Err(problem("its next token differs from that of the others"));
+                    }
+                    self.next[member] += 1;
+                    // Positions rise, or a row would never be reached.
+                    if at(member, self.next[member]).is_some_and(|next| next.pos <= pos) {
+                        return Err(problem("its rows are not sorted by position"));
+                    }
+                    if row.ids.is_empty() {
+                        Has::Nothing
+                    } else {
+                        Has::Row(self.next[member] - 1)
+                    }
+                }
+                None => Has::Absent,
+            });
+        }
+        Ok(Some(pos))
+    }
+
+    /// The row that stands for a member: its own, or the pivot's where it is left to it.
+    fn of(&self, member: usize) -> Option<(usize, usize)> {
+        match (self.has.get(member)?, self.has.first()?) {
+            (Has::Row(row), _) => Some((member, *row)),
+            (Has::Absent, Has::Row(row)) if self.options.use_pivot => Some((0, *row)),
+            _ => None,
+        }
+    }
+
+    /// The row where positions cannot be compared: the pivot's, or without one the first.
+    fn default_row(&self) -> Option<(usize, usize)> {
+        if self.options.use_pivot {
+            return self.of(0);
+        }
+        (0..self.has.len()).find_map(|member| self.of(member))
+    }
+
+    /// The members that can be compared here, with their row and negative log-likelihood.
+    fn comparable<'b>(
+        &'b self,
+        members: &'b [Option<Distributions<'_>>],
+    ) -> impl Iterator<Item = (usize, usize, f64)> + 'b {
+        self.has.iter().enumerate().filter_map(|(member, has)| {
+            let Has::Row(row) = *has else { return None };
+            let nll = members[member].as_ref()?.own_nll(row)?;
+            (!nll.is_nan()).then_some((member, row, f64::from(nll)))
+        })
+    }
+
+    fn lowest_here(&self, members: &[Option<Distributions<'_>>]) -> Option<(usize, usize)> {
+        let best = self
+            .comparable(members)
+            .reduce(|best, other| if other.2 < best.2 { other } else { best });
+        match best {
+            Some((member, row, _)) => Some((member, row)),
+            None => self.default_row(),
+        }
+    }
+
+    /// Lists what is averaged, by the metrics of the sample; false if nothing is.
+    fn average(&mut self, metrics: &[f64]) -> bool {
+        self.weights.clear();
+        self.weights.extend_from_slice(metrics);
+        softmax(&mut self.weights, self.options.weights);
+        for member in 0..self.has.len() {
+            if let Some((from, row)) = self.of(member) {
+                self.parts.push((from, row, self.weights[member]));
+            }
+        }
+        !self.parts.is_empty()
+    }
+
+    /// The same by the members' own figures at this position.
+    fn average_here(&mut self, members: &[Option<Distributions<'_>>]) -> bool {
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.extend(self.comparable(members));
+        self.weights.clear();
+        self.weights.extend(parts.iter().map(|part| part.2));
+        softmax(&mut self.weights, self.options.weights);
+        for (part, weight) in parts.iter_mut().zip(&self.weights) {
+            part.2 = *weight;
+        }
+        self.parts = parts;
+        !self.parts.is_empty()
+    }
+
+    /// Adds up `parts` into `ids` and `probs`, cut to k; returns the tail. All sum to one.
+    fn gather(&mut self, members: &[Option<Distributions<'_>>], pos: u32) -> Result<f32, Problem> {
+        let all: f64 = self.parts.iter().map(|part| part.2).sum();
+        // Weights that all vanish (a sample without metrics) count the same.
+        let even = (all <= 0.0).then(|| 1.0 / self.parts.len() as f64);
+        self.gathered.clear();
+        let (mut tail, mut k) = (0.0, 0);
+        for &(member, row, weight) in &self.parts {
+            let Some(rows) = &members[member] else {
+                continue;
+            };
+            let row = rows.row(row);
+            let Some(total) = total(&row) else {
+                return Err(Problem {
+                    member,
+                    pos,
+                    what: "a log-probability is not a number, or positive",
+                });
+            };
+            let weight = even.unwrap_or(weight / all);
+            let scale = weight / total;
+            k = k.max(row.ids.len());
+            tail += prob(row.tail_logprob) * scale;
+            let masses = row.logprobs.iter().map(|logprob| prob(*logprob) * scale);
+            self.gathered.extend(row.ids.iter().copied().zip(masses));
+        }
+        if self.parts.len() > 1 {
+            self.gathered.sort_by_key(|entry| entry.0);
+            self.gathered.dedup_by(|again, first| {
+                let same = again.0 == first.0;
+                if same {
+                    first.1 += again.1;
+                }
+                same
+            });
+        }
+        self.gathered
+            .sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let k = self.options.top_k.unwrap_or(k);
+        tail += self
+            .gathered
+            .iter()
+            .skip(k)
+            .map(|entry| entry.1)
+            .sum::<f64>();
+        self.ids.clear();
+        self.probs.clear();
+        for (id, mass) in self.gathered.iter().take(k).filter(|entry| entry.1 > 0.0) {
+            self.ids.push(*id);
+            self.probs.push(*mass as f32);
+        }
+        Ok(tail as f32)
+    }
+}
+
+/// The first of the lowest.
+pub(super) fn lowest(metrics: impl Iterator<Item = f64>) -> usize {
+    let best = metrics
+        .enumerate()
+        .reduce(|best, other| if other.1 < best.1 { other } else { best });
+    best.map_or(0, |(member, _)| member)
+}
+
+/// Turns metrics into weights that sum to one; an infinite metric gets none (all the same if
+/// every one is infinite).
+pub(super) fn softmax(metrics: &mut [f64], weights: Weights) {
+    let least = metrics.iter().copied().fold(f64::INFINITY, f64::min);
+    if least == f64::INFINITY {
+        let even = 1.0 / metrics.len() as f64;
+        metrics.fill(even);
+        return;
+    }
+    for metric in metrics.iter_mut() {
+        *metric = match weights {
+            Weights::Softmax => (least - *metric).exp(),
+            Weights::Published if metric.is_infinite() => 0.0,
+            Weights::Published => (-*metric).exp().exp(),
+        };
+    }
+    let sum: f64 = metrics.iter().sum();
+    for weight in metrics {
+        *weight /= sum;
+    }
+}
+
+fn prob(logprob: f32) -> f64 {
+    f64::from(logprob.exp())
+}
+
+/// The sum of all probabilities of a row: one, but for rounding; `None` if that is no number.
+fn total(row: &Distribution<'_>) -> Option<f64> {
+    let mut total = prob(row.tail_logprob);
+    let mut sane = row.tail_logprob <= SLACK;
+    for logprob in row.logprobs {
+        // NaN compares false.
+        sane &= *logprob <= SLACK;
+        total += prob(*logprob);
+    }
+    (sane && total > 0.0).then_some(total)
+}

@@ -1,0 +1,250 @@
+use std::collections::HashMap as Map;
+
+use super::*;
+use crate::artifact::PartInfo;
+use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
+
+fn token(bytes: &str, kind: TokenKind) -> Token {
+    Token {
+        display: bytes.to_owned(),
+        bytes: bytes.as_bytes().to_vec(),
+        kind,
+        ..Token::hole()
+    }
+}
+
+fn special(bytes: &str, role: Option<Role>) -> Token {
+    Token {
+        special: true,
+        role,
+        ..token(bytes, TokenKind::Added)
+    }
+}
+
+fn vocabulary(name: &str, tokens: Vec<Token>) -> Vocabulary {
+    Vocabulary::new(tokens, name.to_owned(), [])
+}
+
+fn word(bytes: &str) -> Token {
+    token(bytes, TokenKind::Ordinary)
+}
+
+fn pivot() -> Vocabulary {
+    vocabulary(
+        "pivot",
+        vec![
+            special("<s>", Some(Role::Bos)),            // 0
+            special("<|im_end|>", Some(Role::TurnEnd)), // 1
+            token(",", TokenKind::Byte),                // 2
+            word(","),                                  // 3
+            word(" sto"),                               // 4
+            word("ry"),                                 // 5
+            word("a"),                                  // 6
+            special("<|code|>", None),                  // 7
+        ],
+    )
+}
+
+fn source() -> Vocabulary {
+    vocabulary(
+        "source",
+        vec![
+            special("<bos>", Some(Role::Bos)),    // 0
+            special("</s>", Some(Role::TurnEnd)), // 1
+            token(",", TokenKind::Byte),          // 2
+            word(" story"),                       // 3
+            word("rye"),                          // 4
+            special("<unused>", None),            // 5
+            Token::hole(),                        // 6
+            special("<|code|>", None),            // 7
+        ],
+    )
+}
+
+/// The longest token that begins the bytes.
+fn greedy(vocabulary: &Vocabulary, bytes: &[u8]) -> Option<TokenId> {
+    (0u32..)
+        .zip(&vocabulary.tokens)
+        .filter(|(_, token)| !token.special && bytes.starts_with(&token.bytes))
+        .max_by_key(|(id, token)| (token.bytes.len(), token.kind == TokenKind::Ordinary, *id))
+        .map(|(id, _)| id)
+}
+
+fn rows(method: Method, counted: &[(u32, u32, u64)]) -> Vec<MapRow> {
+    let (source, pivot) = (source(), pivot());
+    let inputs = MapInputs {
+        source: &source,
+        pivot: &pivot,
+        first_token: &|bytes| greedy(&pivot, bytes),
+        alignment: None,
+    };
+    let options = MapOptions { method, width: 1 };
+    map(&inputs, &options, counted.to_vec()).unwrap()
+}
+
+fn brief(rows: &[MapRow]) -> Vec<(u32, u32, &'static str, u16)> {
+    let row = |r: &MapRow| (r.source_id, r.pivot_id, r.method.name(), r.rank);
+    rows.iter().map(row).collect()
+}
+
+const ALWAYS: [(u32, u32, &str, u16); 3] = [
+    (0, 0, "special", 1),
+    (1, 1, "special", 1),
+    (2, 3, "exact", 1),
+];
+const CODE: (u32, u32, &str, u16) = (7, 7, "special", 1);
+
+#[test]
+fn roles_and_bytes_come_first_and_pieces_before_byte_tokens() {
+    let mut expected = ALWAYS.to_vec();
+    expected.push(CODE);
+    assert_eq!(brief(&rows(Method::Em, &[])), expected);
+}
+
+#[test]
+fn what_is_left_follows_the_method() {
+    let with = |story: &[(u32, u32, &'static str, u16)]| {
+        let mut expected = ALWAYS.to_vec();
+        expected.extend_from_slice(story);
+        expected.push(CODE);
+        expected
+    };
+    // ` story` is 2 edits from ` sto`; `rye` 1 from `ry`.
+    let edited = with(&[(3, 4, "edited", 1), (4, 5, "edited", 1)]);
+    let mined = rows(Method::Mined, &[]);
+    assert_eq!(brief(&mined), edited);
+    assert_eq!((mined[3].edit_distance, mined[4].edit_distance), (2, 1));
+    let prefix = with(&[(3, 4, "prefix", 1), (4, 5, "prefix", 1)]);
+    assert_eq!(brief(&rows(Method::Prefix, &[])), prefix);
+
+    // Counts: ties by edit distance, specials of the pivot left out, exact tokens keep theirs.
+    let counted = [
+        (3, 6, 5),
+        (3, 5, 5),
+        (3, 4, 10),
+        (3, 1, 99),
+        (2, 3, 7),
+        (2, 6, 8),
+    ];
+    let ms = rows(Method::Ms, &counted);
+    let expected = with(&[
+        (3, 4, "counted", 1),
+        (3, 5, "counted", 2),
+        (3, 6, "counted", 3),
+        (4, 5, "prefix", 1),
+    ]);
+    assert_eq!(brief(&ms), expected);
+    assert_eq!((ms[2].count, ms[2].weight), (7, 1.0));
+    let weights: Vec<f32> = ms[3..6].iter().map(|row| row.weight).collect();
+    assert_eq!(weights, [0.5, 0.25, 0.25]);
+}
+
+#[test]
+fn a_vocabulary_maps_to_itself_and_counted_order_does_not_matter() {
+    let pivot = pivot();
+    let inputs = MapInputs {
+        source: &pivot,
+        pivot: &pivot,
+        first_token: &|_| None,
+        alignment: None,
+    };
+    for row in map(&inputs, &MapOptions::default(), Vec::new()).unwrap() {
+        assert_eq!(
+            row.pivot_id,
+            if row.source_id == 2 { 3 } else { row.source_id }
+        );
+        assert_eq!((row.weight, row.edit_distance), (1.0, 0));
+    }
+    let (a, b) = ([(3, 4, 2), (3, 5, 2)], [(3, 5, 2), (3, 4, 2)]);
+    assert_eq!(rows(Method::Ms, &a), rows(Method::Ms, &b));
+    let error = map(&inputs, &MapOptions::default(), vec![(8, 0, 1)]).unwrap_err();
+    assert!(
+        error.to_string().contains("beyond its vocabulary"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_stage_counts_an_alignment_and_writes_the_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let aligned = dir.path().join("alignment/teacher=big");
+    let provenance = Provenance::new(Kind::Alignment)
+        .vocabulary("pivot")
+        .input("source_vocabulary", "source");
+    let writer = Writer::create(&aligned, provenance, Existing::Refuse).unwrap();
+    let mut builder = AlignmentBuilder::default();
+    let link = Link {
+        source_begin: 0,
+        source_end: 1,
+        source_pos: None,
+        kind: LinkKind::ManyToMany,
+    };
+    let mut reference: Map<(u32, u32), u64> = Map::new();
+    for (pos, (pivot_id, sources)) in [(4, vec![3]), (5, vec![3]), (4, vec![3, 3, 4]), (6, vec![])]
+        .into_iter()
+        .enumerate()
+    {
+        builder.push(0, pos as u32, pivot_id, link, sources.iter().copied());
+        let mut distinct = sources;
+        distinct.dedup();
+        for source_id in distinct {
+            *reference.entry((source_id, pivot_id)).or_default() += 1;
+        }
+    }
+    let info = PartInfo {
+        samples: 1,
+        ..PartInfo::ONLY
+    };
+    let mut part = writer.part(info).unwrap();
+    part.write(&builder.finish().unwrap()).unwrap();
+    part.finish().unwrap();
+
+    let artifact = Artifact::open(&aligned, Kind::Alignment).unwrap();
+    let mut found = counts::aligned_pairs(&artifact).unwrap();
+    found.sort_unstable();
+    let mut expected: Vec<(u32, u32, u64)> =
+        reference.into_iter().map(|((s, p), c)| (s, p, c)).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    assert_eq!(found, counts::simple(&artifact).unwrap());
+
+    let (source, pivot) = (source(), pivot());
+    let inputs = MapInputs {
+        source: &source,
+        pivot: &pivot,
+        first_token: &|bytes| greedy(&pivot, bytes),
+        alignment: Some(&aligned),
+    };
+    let options = MapOptions {
+        method: Method::Ms,
+        width: 2,
+    };
+    let out = dir.path().join("map");
+    let summary = run(&inputs, &out, &options, Existing::Refuse).unwrap();
+    assert_eq!((summary.tokens, summary.unmapped), (7, 1));
+    assert_eq!(summary.methods, [3, 1, 2, 0, 0]);
+    let map = token_map::read(&Artifact::open(&out, Kind::TokenMap).unwrap()).unwrap();
+    let story: Vec<_> = map.iter().filter(|row| row.source_id == 3).collect();
+    assert_eq!(
+        (story[0].pivot_id, story[0].count, story[0].rank),
+        (4, 2, 1)
+    );
+    assert_eq!(
+        (story[1].pivot_id, story[1].count, story[1].rank),
+        (5, 1, 2)
+    );
+
+    let other = vocabulary("other", source.tokens.clone());
+    let inputs = MapInputs {
+        source: &other,
+        ..inputs
+    };
+    let error = run(&inputs, &out, &options, Existing::Replace).unwrap_err();
+    assert!(error.to_string().contains("expected `other`"), "{error}");
+    let inputs = MapInputs {
+        alignment: None,
+        ..inputs
+    };
+    let error = run(&inputs, &out, &options, Existing::Replace).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+}

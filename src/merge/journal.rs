@@ -1,0 +1,155 @@
+//! What of a merge is done, so that a killed one continues where it stopped.
+//!
+//! The first line names the plan and the boot of the machine (after a power failure finished
+//! tensors may not have reached the disk, so a journal of another boot is not trusted); every
+//! further line is a tensor that is written completely, with its outcome.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::kernels::{Outcome, Remark, Share};
+use crate::error::{Context, Error, Result};
+
+#[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+struct Head {
+    fingerprint: String,
+    boot: String,
+}
+
+/// Figures are kept as bit patterns: a resumed merge gives the same rows to the last bit.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Line {
+    tensor: usize,
+    shares: Vec<[u64; 4]>,
+    remarks: Vec<Remark>,
+}
+
+impl Line {
+    fn new(tensor: usize, outcome: &Outcome) -> Self {
+        let bits = |share: &Share| {
+            [
+                share.coefficient,
+                share.selected_fraction,
+                share.kept_fraction,
+                share.delta_norm,
+            ]
+            .map(f64::to_bits)
+        };
+        Self {
+            tensor,
+            shares: outcome.shares.iter().map(bits).collect(),
+            remarks: outcome.remarks.clone(),
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let share = |bits: &[u64; 4]| {
+            let [coefficient, selected_fraction, kept_fraction, delta_norm] =
+                bits.map(f64::from_bits);
+            Share {
+                coefficient,
+                selected_fraction,
+                kept_fraction,
+                delta_norm,
+            }
+        };
+        Outcome {
+            shares: self.shares.iter().map(share).collect(),
+            remarks: self.remarks,
+        }
+    }
+}
+
+/// The open (and locked) journal of a merge.
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+/// The name of the journal's file.
+pub(super) const JOURNAL: &str = "merge-journal.jsonl";
+
+impl Journal {
+    /// Opens the journal in `dir` and returns the outcomes of finished tensors. A journal of
+    /// another plan is emptied.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or it cannot be read or written.
+    pub fn open(
+        dir: &Path,
+        fingerprint: &str,
+        tensors: usize,
+    ) -> Result<(Self, Vec<Option<Outcome>>)> {
+        let path = dir.join(JOURNAL);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .at(&path)?;
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(
+                    Error::file(dir, "another process is merging into this folder")
+                        .remedy("wait for it, or choose another output folder"),
+                );
+            }
+            // File systems without locks: go on without.
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => {}
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).at(&path)?;
+        let head = Head {
+            fingerprint: fingerprint.to_owned(),
+            boot: boot(),
+        };
+        let mut done: Vec<Option<Outcome>> = vec![None; tensors];
+        let mut good = 0;
+        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let same = lines.next().is_some_and(|line| {
+            good = line.len();
+            line.ends_with(b"\n") && serde_json::from_slice::<Head>(line).is_ok_and(|h| h == head)
+        });
+        if same {
+            for line in lines {
+                // A line that was cut off, and all after it, are as if not written.
+                let parsed = serde_json::from_slice::<Line>(line).ok();
+                let parsed = parsed.filter(|l| line.ends_with(b"\n") && l.tensor < tensors);
+                let Some(parsed) = parsed else {
+                    break;
+                };
+                let tensor = parsed.tensor;
+                done[tensor] = Some(parsed.outcome());
+                good += line.len();
+            }
+            file.set_len(good as u64).at(&path)?;
+            file.seek(SeekFrom::End(0)).at(&path)?;
+        } else {
+            file.set_len(0).at(&path)?;
+            file.rewind().at(&path)?;
+            let line = serde_json::to_string(&head).during(|| "writing the journal".into())?;
+            file.write_all(format!("{line}\n").as_bytes()).at(&path)?;
+        }
+        Ok((Self { path, file }, done))
+    }
+
+    /// Records that a tensor is written.
+    ///
+    /// # Errors
+    ///
+    /// A failed write.
+    pub fn done(&mut self, tensor: usize, outcome: &Outcome) -> Result<()> {
+        let line = serde_json::to_string(&Line::new(tensor, outcome))
+            .during(|| "writing the journal".into())?;
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
+            .at(&self.path)
+    }
+}
+
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}

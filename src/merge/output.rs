@@ -1,0 +1,210 @@
+//! The files of a merged checkpoint besides its weights: config, tokenizer, model card.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::plan::Plan;
+use crate::error::{Context, Error, Result};
+use crate::tensors::Dtype;
+
+/// Files that make up a tokenizer, as far as a model has them.
+const TOKENIZER: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Writes everything but the weights into `dir`.
+///
+/// # Errors
+///
+/// Files that cannot be read or written.
+pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
+    let reference = &plan.models[plan.matched.reference];
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).at(&path)
+    };
+    write("config.json", format!("{:#}\n", output_config(plan)))?;
+    copy(&reference.dir, dir, "generation_config.json")?;
+    let source = match &plan.config.tokenizer {
+        Some(model) => plan.config.resolve(model),
+        None => reference.dir.clone(),
+    };
+    if !source.is_dir() {
+        return Err(Error::file(
+            &source,
+            "there is no such model folder (`tokenizer_source`)",
+        ));
+    }
+    for name in TOKENIZER {
+        copy(&source, dir, name)?;
+    }
+    if let Some(template) = &plan.config.chat_template {
+        write("chat_template.jinja", template.clone())?;
+        let path = dir.join("tokenizer_config.json");
+        if path.is_file() {
+            let text = std::fs::read(&path).at(&path)?;
+            let mut config: Value = serde_json::from_slice(&text).at(&path)?;
+            if let Some(map) = config.as_object_mut() {
+                map.shift_remove("chat_template");
+            }
+            write("tokenizer_config.json", format!("{config:#}\n"))?;
+        }
+    }
+    write("README.md", card(plan))
+}
+
+fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
+    let (from, to) = (from.join(name), to.join(name));
+    if from.is_file() {
+        // Not `fs::copy`: a read-only original would make a read-only copy.
+        let bytes = std::fs::read(&from).at(&from)?;
+        std::fs::write(&to, bytes).at(&to)?;
+    }
+    Ok(())
+}
+
+/// The reference's config with the output's dtype and number of layers.
+fn output_config(plan: &Plan) -> Value {
+    let reference = &plan.models[plan.matched.reference];
+    let mut config = reference.config.clone();
+    let Some(map) = config.as_object_mut() else {
+        return config;
+    };
+    let dtype = plan.matched.tensors.iter().map(|tensor| tensor.dtype);
+    if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype)) {
+        let key = if map.contains_key("dtype") {
+            "dtype"
+        } else {
+            "torch_dtype"
+        };
+        map.insert(key.into(), dtype.torch_name().into());
+        if key == "dtype" && map.contains_key("torch_dtype") {
+            map.insert("torch_dtype".into(), dtype.torch_name().into());
+        }
+    }
+    let layers = &plan.matched.layers;
+    if !layers.is_empty() {
+        for key in ["num_hidden_layers", "n_layer", "num_layers"] {
+            if map.contains_key(key) {
+                map.insert(key.into(), layers.len().into());
+            }
+        }
+        if let Some(Value::Array(types)) = map.get("layer_types") {
+            let types: Vec<Value> = layers
+                .iter()
+                .filter_map(|l| types.get(*l).cloned())
+                .collect();
+            map.insert("layer_types".into(), Value::Array(types));
+        }
+    }
+    config
+}
+
+/// The configuration as YAML, as far as JSON is not YAML already.
+fn yaml(value: &Value, indent: usize, text: &mut String) {
+    let pad = "  ".repeat(indent);
+    let scalar = |value: &Value| match value {
+        Value::String(word) if plain(word) => word.clone(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                *text += &format!("{pad}{key}:");
+                nested(value, indent, text, &scalar);
+            }
+        }
+        Value::Array(values) => {
+            for value in values {
+                let mut inner = String::new();
+                match value {
+                    Value::Object(_) => yaml(value, indent + 1, &mut inner),
+                    other => inner = format!("{pad}  {}\n", scalar(other)),
+                }
+                // The first line of the entry carries the dash.
+                *text += &format!("{pad}- {}", inner.trim_start());
+            }
+        }
+        other => *text += &format!("{pad}{}\n", scalar(other)),
+    }
+}
+
+fn nested(value: &Value, indent: usize, text: &mut String, scalar: &impl Fn(&Value) -> String) {
+    let flat = |values: &[Value]| !values.iter().any(|v| v.is_object() || v.is_array());
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            *text += "\n";
+            yaml(value, indent + 1, text);
+        }
+        Value::Array(values) if !flat(values) => {
+            *text += "\n";
+            yaml(value, indent + 1, text);
+        }
+        other => *text += &format!(" {}\n", scalar(other)),
+    }
+}
+
+/// Whether a word needs no quotes in YAML.
+fn plain(word: &str) -> bool {
+    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "~"];
+    !reserved.contains(&word.to_lowercase().as_str())
+        && word.parse::<f64>().is_err()
+        && word.starts_with(|c: char| c.is_ascii_alphabetic() || "/._".contains(c))
+        && word
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c))
+}
+
+/// The model card.
+fn card(plan: &Plan) -> String {
+    let method = plan.config.method;
+    let mut configuration = String::new();
+    yaml(&plan.config.source, 0, &mut configuration);
+    let name = plan.out.file_name().unwrap_or_default().to_string_lossy();
+    let models: Vec<String> = plan
+        .models
+        .iter()
+        .map(|model| {
+            let base = plan.config.base_model.as_ref() == Some(&model.name);
+            format!("* `{}`{}\n", model.name, if base { " (base)" } else { "" })
+        })
+        .collect();
+    format!(
+        "---\nlibrary_name: transformers\ntags:\n- merge\n---\n# {name}\n\n\
+         A merge made by fuselm {} with the method [`{}`]({}): {}.\n\n\
+         ## Models\n\n{}\n## Configuration\n\n```yaml\n{configuration}```\n",
+        env!("CARGO_PKG_VERSION"),
+        method.name,
+        method.paper,
+        method.summary,
+        models.concat(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_reads_back_as_what_it_was() {
+        let value = serde_json::json!({
+            "models": [{"model": "a/b-c", "parameters": {"weight": [0.0, 1.5], "density": [
+                {"filter": "mlp", "value": 0.5}, {"value": "x: y"}]}}, {"model": "yes"}],
+            "merge_method": "ties", "parameters": {}, "dtype": "1.5", "flag": true, "none": null,
+        });
+        let mut text = String::new();
+        yaml(&value, 0, &mut text);
+        let back: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(back, value, "{text}");
+    }
+}

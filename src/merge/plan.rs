@@ -1,0 +1,375 @@
+//! Everything that is decided and checked before the first byte is written.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::config::MergeConfig;
+use super::matching::{Matched, Model, TensorPlan, existing_ancestor, match_tensors};
+use super::methods::{Family, Sparsify};
+use crate::error::{Context, Error, Result};
+use crate::tensors::{Layout, TensorSpec};
+use crate::units::{Bytes, Count};
+
+/// How a merge is carried out; nothing here changes a byte of a tensor.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MergeOptions {
+    /// Most bytes of tensors in one output file (default 5 GB, as Hugging Face has it).
+    pub out_shard_size: u64,
+    /// Elements that a thread works on at a time (default 262,144); rounded up to blocks of
+    /// 65,536.
+    pub chunk: usize,
+    /// Replace an output folder that exists (default false).
+    pub force: bool,
+}
+
+impl Default for MergeOptions {
+    fn default() -> Self {
+        Self {
+            out_shard_size: 5_000_000_000,
+            chunk: 1 << 18,
+            force: false,
+        }
+    }
+}
+
+impl MergeOptions {
+    /// Checks the values.
+    ///
+    /// # Errors
+    ///
+    /// A shard size or chunk of zero.
+    pub fn validate(&self) -> Result<()> {
+        if self.out_shard_size == 0 {
+            return Err(Error::usage("`out_shard_size` must be at least 1 byte"));
+        }
+        if self.chunk == 0 || self.chunk > 1 << 30 {
+            return Err(Error::usage("`chunk` must be from 1 to 2^30 elements"));
+        }
+        Ok(())
+    }
+}
+
+/// A merge that is ready to run: inputs open and checked, output laid out.
+pub struct Plan {
+    pub(super) config: MergeConfig,
+    pub(super) options: MergeOptions,
+    pub(super) out: PathBuf,
+    pub(super) models: Vec<Model>,
+    pub(super) matched: Matched,
+    pub(super) layout: Layout,
+    pub(super) fingerprint: String,
+}
+
+/// Plans a merge into the folder `out`.
+///
+/// # Errors
+///
+/// Inputs that are missing, damaged or of different architectures, tensors that are missing,
+/// superfluous or of different shapes (model, tensor and shapes are named), parameters that are
+/// missing, an output folder that is not empty or lies inside an input, too little free space.
+pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
+    options.validate()?;
+    let mut names: Vec<&String> = Vec::new();
+    for slice in &config.slices {
+        let base = slice.base_model.as_ref().or(config.base_model.as_ref());
+        let sources = slice.sources.iter().map(|source| &source.model);
+        for name in base.into_iter().chain(sources) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    let models = names
+        .iter()
+        .map(|name| Model::open(config, name))
+        .collect::<Result<Vec<_>>>()?;
+    check_output(&models, out, options.force)?;
+    let matched = match_tensors(config, &models)?;
+    let specs = matched
+        .tensors
+        .iter()
+        .map(|tensor| TensorSpec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        })
+        .collect();
+    let layout = Layout::new(specs, options.out_shard_size)?;
+    let fingerprint = fingerprint(config, &models, &layout)?;
+    let plan = Plan {
+        config: config.clone(),
+        options: options.clone(),
+        out: out.to_path_buf(),
+        models,
+        matched,
+        layout,
+        fingerprint,
+    };
+    plan.check_space()?;
+    Ok(plan)
+}
+
+fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
+    let place = existing_ancestor(out);
+    let exists = out.exists();
+    for model in models {
+        let dir = existing_ancestor(&model.dir);
+        if place.starts_with(&dir) {
+            return Err(Error::usage(format!(
+                "the output `{}` lies inside the input folder `{}`",
+                out.display(),
+                model.dir.display()
+            ))
+            .remedy("choose another output folder"));
+        }
+        if exists && dir.starts_with(&place) {
+            return Err(Error::usage(format!(
+                "the output `{}` contains the input folder `{}`",
+                out.display(),
+                model.dir.display()
+            ))
+            .remedy("choose another output folder"));
+        }
+    }
+    if out.is_file() {
+        return Err(
+            Error::usage(format!("the output `{}` is a file", out.display()))
+                .remedy("give the path of a folder"),
+        );
+    }
+    if exists && !force && std::fs::read_dir(out).at(out)?.next().is_some() {
+        return Err(Error::usage(format!(
+            "the output folder `{}` is not empty",
+            out.display()
+        ))
+        .remedy("choose another one, or replace it with `--force`"));
+    }
+    Ok(())
+}
+
+/// What the result depends on: configuration, inputs (by path, size and time) and layout.
+fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add(env!("CARGO_PKG_VERSION"));
+    add(&config.source.to_string());
+    for model in models {
+        add(&model.name);
+        add(&model.config.to_string());
+        for file in model.checkpoint.files() {
+            let meta = std::fs::metadata(file).at(file)?;
+            let since = meta
+                .modified()
+                .ok()
+                .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+                .unwrap_or_default();
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+            add(&format!(
+                "{} {} {}",
+                file.display(),
+                meta.len(),
+                since.as_nanos()
+            ));
+        }
+    }
+    for tensor in layout.tensors() {
+        add(&format!(
+            "{} {:?} {:?}",
+            tensor.name, tensor.dtype, tensor.shape
+        ));
+    }
+    for file in layout.files() {
+        add(file);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+impl Plan {
+    /// The folder beside the output in which the merge is put together.
+    pub(super) fn workplace(&self) -> PathBuf {
+        let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
+        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+        absolute.with_file_name(format!(".{name}.merging"))
+    }
+
+    /// The number of output tensors.
+    pub fn tensors(&self) -> usize {
+        self.matched.tensors.len()
+    }
+
+    /// Bytes of input tensors, each counted once.
+    pub fn bytes_in(&self) -> u64 {
+        self.matched
+            .tensors
+            .iter()
+            .map(|t| self.tensor_bytes(t))
+            .sum()
+    }
+
+    /// Bytes that are read, passes counted.
+    pub fn bytes_read(&self) -> u64 {
+        let read = |t: &TensorPlan| self.tensor_bytes(t) * self.passes(t).max(1);
+        self.matched.tensors.iter().map(read).sum()
+    }
+
+    /// Bytes of the output's weights.
+    pub fn bytes_written(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    pub(super) fn tensor_bytes(&self, tensor: &TensorPlan) -> u64 {
+        let inputs = tensor.base.iter().chain(&tensor.models);
+        inputs
+            .filter_map(|(number, name)| self.models[*number].checkpoint.info(name))
+            .map(|info| (info.end - info.begin) as u64)
+            .sum()
+    }
+
+    /// The most passes over a tensor's inputs that the method may need.
+    fn passes(&self, tensor: &TensorPlan) -> u64 {
+        let below = |values: &super::kernels::Values, name: &str| values.number(name) < 1.0;
+        let sparse = tensor
+            .per_model
+            .iter()
+            .any(|values| below(values, "density"));
+        match self.config.method.family {
+            Family::Linear | Family::Passthrough | Family::NearSwap => 1,
+            Family::Varm | Family::Slerp | Family::NuSlerp => 2,
+            Family::MultiSlerp | Family::Karcher | Family::ModelStock => 2,
+            Family::ArceeFusion => 4,
+            Family::Sce if below(&tensor.values, "select_topk") => 5,
+            Family::Sce => 2,
+            Family::TaskArithmetic { .. } if !sparse => 1,
+            Family::TaskArithmetic { sparsify, .. } => {
+                let select = match sparsify {
+                    Sparsify::Magnitude | Sparsify::Outliers => 3,
+                    _ => 0,
+                };
+                1 + select + u64::from(tensor.values.flag("rescale"))
+            }
+        }
+    }
+
+    /// Most anonymous memory that the merge takes beyond the program itself.
+    pub fn memory(&self) -> u64 {
+        let threads = rayon::current_num_threads() as u64;
+        let widest = |t: &TensorPlan| -> u64 {
+            let models = t.models.len() as u64 + 2;
+            let row = t.shape.last().copied().unwrap_or(1) as u64;
+            let histograms = models * (1 << 19) * 4;
+            let sums = t.shape.iter().product::<usize>() as u64 / (1 << 16) * models * 24;
+            threads * (models * row.max(1 << 12) * 4 + (1 << 18) + histograms) + sums
+        };
+        self.matched.tensors.iter().map(widest).max().unwrap_or(0)
+    }
+
+    /// Free bytes where the output will be, if the system says.
+    fn free_space(&self) -> Option<u64> {
+        free_bytes(&existing_ancestor(&self.out))
+    }
+
+    fn check_space(&self) -> Result<()> {
+        let there: u64 = self
+            .layout
+            .files()
+            .filter_map(|file| allocated(&self.workplace().join(file)))
+            .sum();
+        let needed = self.bytes_written().saturating_sub(there);
+        match self.free_space() {
+            Some(free) if free < needed => Err(Error::file(
+                &self.out,
+                format!(
+                    "the merged model takes {}, {} are free",
+                    Bytes(needed),
+                    Bytes(free)
+                ),
+            )
+            .remedy("free some space or choose another output folder")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn allocated(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata(path).ok()?.blocks() * 512)
+}
+
+#[cfg(not(unix))]
+fn allocated(path: &Path) -> Option<u64> {
+    Some(std::fs::metadata(path).ok()?.len())
+}
+
+#[cfg(unix)]
+fn free_bytes(dir: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a terminated string and `stat` has room for the answer; it was zeroed,
+    // which is a valid value of this plain C structure, even where the call fails.
+    let stat = unsafe {
+        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    #[allow(clippy::unnecessary_cast)]
+    Some((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_dir: &Path) -> Option<u64> {
+    None
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self
+            .models
+            .iter()
+            .map(|model| model.name.as_str())
+            .collect();
+        let passes = self.matched.tensors.iter().map(|t| self.passes(t)).max();
+        writeln!(
+            f,
+            "merge       {} of {}",
+            self.config.method.name,
+            names.join(", ")
+        )?;
+        if let Some(base) = &self.config.base_model {
+            writeln!(f, "base        {base}")?;
+        }
+        writeln!(f, "output      {}", self.out.display())?;
+        writeln!(
+            f,
+            "tensors     {} in {} file(s)",
+            Count(self.tensors() as u64),
+            self.layout.files().len()
+        )?;
+        writeln!(
+            f,
+            "read        {} in up to {} pass(es)",
+            Bytes(self.bytes_in()),
+            passes.unwrap_or(0)
+        )?;
+        write!(f, "write       {}", Bytes(self.bytes_written()))?;
+        if let Some(free) = self.free_space() {
+            write!(f, " ({} free)", Bytes(free))?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "memory      at most {} beyond the page cache",
+            Bytes(self.memory())
+        )?;
+        for note in &self.matched.notes {
+            writeln!(f, "note        {note}")?;
+        }
+        Ok(())
+    }
+}

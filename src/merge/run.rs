@@ -1,0 +1,254 @@
+//! Carrying a plan out: tensor by tensor, each shared out over the threads.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use super::blocks::{Inputs, Output, Walk};
+use super::journal::{JOURNAL, Journal};
+use super::kernels::{self, Job, Outcome, Remark};
+use super::matching::TensorPlan;
+use super::output::write_companions;
+use super::plan::Plan;
+use crate::error::{Context, Result};
+use crate::progress::{Bar, check_interrupt, warn};
+use crate::tensors::{CheckpointWriter, Elements, View};
+
+/// What one model contributed to one tensor: a row of `merge_stats`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeStat {
+    /// The output tensor.
+    pub tensor: String,
+    /// The model as written in the configuration.
+    pub model: String,
+    /// The factor of the model's update (or tensor).
+    pub coefficient: f64,
+    /// Share of positions that were selected, in 0..=1.
+    pub selected_fraction: f64,
+    /// Share of positions where the model's entry was used, in 0..=1.
+    pub kept_fraction: f64,
+    /// L2 norm of the model's difference from the base (of the model where there is no base).
+    pub delta_norm: f64,
+}
+
+/// What a merge did.
+#[derive(Clone, Debug)]
+pub struct MergeSummary {
+    /// Output tensors.
+    pub tensors: usize,
+    /// Tensors that an interrupted run had finished before.
+    pub resumed: usize,
+    /// Bytes read from the inputs, passes counted.
+    pub bytes_read: u64,
+    /// Bytes of the output's weights.
+    pub bytes_written: u64,
+    /// One row per tensor and model.
+    pub stats: Vec<MergeStat>,
+    /// What the user was warned about.
+    pub warnings: Vec<String>,
+}
+
+/// Carries out a plan: the output folder appears complete, or not at all. A run that was killed
+/// is continued at the tensor where it stopped.
+///
+/// # Errors
+///
+/// Failed reads and writes, and the user's wish to stop; what is complete is kept beside the
+/// output for the next run.
+///
+/// # Memory
+///
+/// [`Plan::memory`], whatever the size of models and tensors.
+pub fn run(plan: &Plan) -> Result<MergeSummary> {
+    run_observed(plan, &mut |_, _| Ok(()))
+}
+
+/// [`run`], telling `observer` the number and name of each tensor after it is written. An error
+/// of the observer stops the merge as an interrupt would.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_observed(
+    plan: &Plan,
+    observer: &mut dyn FnMut(usize, &str) -> Result<()>,
+) -> Result<MergeSummary> {
+    let workplace = plan.workplace();
+    std::fs::create_dir_all(&workplace).at(&workplace)?;
+    let (mut journal, mut outcomes) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
+    let resumed = outcomes.iter().flatten().count();
+    let writer = CheckpointWriter::open(&workplace, plan.layout.clone())?;
+    let tensors = &plan.matched.tensors;
+    let bar = Bar::new("merging", plan.bytes_in(), "bytes");
+
+    std::thread::scope(|scope| -> Result<()> {
+        // One thread tells the system what comes next and what is done with.
+        let (tell, told) = mpsc::channel::<(bool, usize)>();
+        scope.spawn(move || {
+            for (ahead, at) in told {
+                advise(plan, &tensors[at], ahead);
+            }
+        });
+        for (at, tensor) in tensors.iter().enumerate() {
+            if outcomes[at].is_none() {
+                check_interrupt()?;
+                if at + 1 < tensors.len() {
+                    let _ = tell.send((true, at + 1));
+                }
+                let outcome = merge_tensor(plan, at, &writer)?;
+                journal.done(at, &outcome)?;
+                outcomes[at] = Some(outcome);
+                let _ = tell.send((false, at));
+                observer(at, &tensor.name)?;
+            }
+            bar.advance(plan.tensor_bytes(tensor));
+        }
+        Ok(())
+    })?;
+    writer.finish(&workplace)?;
+    write_companions(plan, &workplace)?;
+    drop(journal);
+    publish(&workplace, &plan.out)?;
+
+    let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
+    let warnings = warnings(plan, &outcomes);
+    for warning in &warnings {
+        warn(warning);
+    }
+    Ok(MergeSummary {
+        tensors: tensors.len(),
+        resumed,
+        bytes_read: plan.bytes_read(),
+        bytes_written: plan.bytes_written(),
+        stats: stats(plan, &outcomes),
+        warnings,
+    })
+}
+
+fn advise(plan: &Plan, tensor: &TensorPlan, ahead: bool) {
+    for (number, name) in tensor.base.iter().chain(&tensor.models) {
+        let checkpoint = &plan.models[*number].checkpoint;
+        if ahead {
+            checkpoint.read_ahead(name);
+        } else {
+            checkpoint.release(name);
+        }
+    }
+}
+
+fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Outcome> {
+    let tensor = &plan.matched.tensors[at];
+    let view = |(number, name): &(usize, String)| plan.models[*number].checkpoint.tensor(name);
+    if tensor.copy {
+        let source = tensor.base.as_ref().unwrap_or(&tensor.models[0]);
+        writer.write(at, 0, view(source)?.bytes)?;
+        return Ok(Outcome::default());
+    }
+    let base = tensor.base.as_ref().map(view).transpose()?;
+    let models = tensor
+        .models
+        .iter()
+        .map(view)
+        .collect::<Result<Vec<View<'_>>>>()?;
+    let len = tensor.shape.iter().product();
+    let vector = tensor.shape.len() < 2;
+    let row = if vector {
+        len
+    } else {
+        tensor.shape.last().copied().unwrap_or(1)
+    };
+    let job = Job {
+        name: &tensor.name,
+        method: plan.config.method,
+        walk: Walk::new(len, row, plan.options.chunk),
+        inputs: Inputs {
+            base: base.as_ref().map(|view| view as &dyn Elements),
+            models: models.iter().map(|view| view as &dyn Elements).collect(),
+        },
+        models: tensor
+            .models
+            .iter()
+            .map(|(number, _)| plan.models[*number].name.as_str())
+            .collect(),
+        values: tensor.values.clone(),
+        per_model: tensor.per_model.clone(),
+        compute_dtype: tensor.compute_dtype,
+        vector,
+    };
+    let write = |offset: u64, bytes: &[u8]| writer.write(at, offset, bytes);
+    let output = Output {
+        dtype: tensor.dtype,
+        write: &write,
+    };
+    kernels::merge(&job, &output)
+}
+
+/// Gives the finished folder its name, in place of an empty or (with `force`) an older one.
+fn publish(workplace: &Path, out: &Path) -> Result<()> {
+    let journal = workplace.join(JOURNAL);
+    let older = workplace.with_extension("old");
+    if older.exists() {
+        std::fs::remove_dir_all(&older).at(&older)?;
+    }
+    if out.exists() {
+        std::fs::rename(out, &older).at(out)?;
+    }
+    std::fs::rename(workplace, out).at(out)?;
+    let journal = out.join(journal.file_name().unwrap_or_default());
+    std::fs::remove_file(&journal).at(&journal)?;
+    if older.exists() {
+        std::fs::remove_dir_all(&older).at(&older)?;
+    }
+    Ok(())
+}
+
+fn stats(plan: &Plan, outcomes: &[Outcome]) -> Vec<MergeStat> {
+    let mut rows = Vec::new();
+    for (tensor, outcome) in plan.matched.tensors.iter().zip(outcomes) {
+        for ((number, _), share) in tensor.models.iter().zip(&outcome.shares) {
+            rows.push(MergeStat {
+                tensor: tensor.name.clone(),
+                model: plan.models[*number].name.clone(),
+                coefficient: share.coefficient,
+                selected_fraction: share.selected_fraction,
+                kept_fraction: share.kept_fraction,
+                delta_norm: share.delta_norm,
+            });
+        }
+    }
+    rows
+}
+
+/// One line per kind of remark, with the tensors it is about.
+fn warnings(plan: &Plan, outcomes: &[Outcome]) -> Vec<String> {
+    let mut kinds: std::collections::BTreeMap<Remark, Vec<&str>> = Default::default();
+    for (tensor, outcome) in plan.matched.tensors.iter().zip(outcomes) {
+        for remark in &outcome.remarks {
+            kinds.entry(*remark).or_default().push(&tensor.name);
+        }
+    }
+    kinds
+        .into_iter()
+        .map(|(remark, tensors)| {
+            let what = match remark {
+                Remark::OneTarget => {
+                    "there is one target, so that no position varies: `select_topk` has no effect \
+                     and the target is returned"
+                }
+                Remark::Uniform => {
+                    "`compat: mergekit` uses uniform coefficients, as the mean squared updates \
+                     sum to less than 1e-6"
+                }
+                Remark::Antipodal => {
+                    "the models' directions cancel out: the linear mean is used instead"
+                }
+                Remark::NotFinite => "the merged values are not all finite",
+            };
+            let shown = tensors.iter().take(3).map(|t| format!("`{t}`"));
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            match tensors.len() {
+                0..=3 => format!("{what} (tensors {shown})"),
+                n => format!("{what} ({n} tensors: {shown}, ...)"),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,427 @@
+//! The decoder: parameters and forward pass.
+//!
+//! Everything is flattened to two-dimensional matrix products (a broadcast product of three
+//! dimensions by two is slow in candle, and its backward worse), and grouped queries are folded
+//! into the query length instead of repeating keys and values.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::attention::{Causal, attention};
+use super::config::{Activation, Config, EMBEDDING, FINAL_NORM, HEAD, Init};
+use super::ops;
+use super::weights;
+use crate::error::{Context, Error, Result};
+
+/// Whether gradients are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No graph is recorded; attention works in place.
+    Inference,
+    /// Parameters are variables in the graph of what is computed from them.
+    Training,
+}
+
+/// Where and how the parameters are held.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where the parameters live and all work is done.
+    pub device: Device,
+    /// Type of parameters and activations (norms and softmax are always f32 inside).
+    pub dtype: DType,
+    /// Whether gradients are wanted.
+    pub mode: Mode,
+}
+
+/// Rotation angles for a range of positions; computed once per batch, shared by all layers.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// Cosines, f32 (len, head_dim / 2).
+    pub(crate) cos: Tensor,
+    /// Sines, f32 (len, head_dim / 2).
+    pub(crate) sin: Tensor,
+    /// Position of the first token.
+    pub(crate) offset: usize,
+    /// Number of tokens.
+    pub(crate) len: usize,
+}
+
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// (rows, in) to (rows, out).
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let y = x.matmul(&self.weight.t()?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    input_norm: Tensor,
+    middle_norm: Tensor,
+    query_norm: Option<Tensor>,
+    key_norm: Option<Tensor>,
+    window: Option<usize>,
+}
+
+/// A decoder-only transformer of the Llama family with all its parameters in memory.
+pub struct Decoder {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    mode: Mode,
+    params: BTreeMap<String, Var>,
+    frequencies: Vec<f32>,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+}
+
+/// Keys and values of one layer for all positions so far: (batch, heads, positions, head_dim).
+type KeyValue = (Tensor, Tensor);
+
+impl Decoder {
+    /// Loads `config.json` and the safetensors file or shards of a Hugging Face model folder.
+    ///
+    /// All headers are checked against the configuration before any weight is read. Memory: the
+    /// parameters in `options.dtype`, plus one tensor.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`]; missing, unknown or wrongly shaped tensors (names tensor,
+    /// expected and found); a truncated file; an index that points outside of the folder.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let config = Config::load(dir)?;
+        let params = weights::load(dir, &config, options)?;
+        Self::assemble(config, params, options)
+    }
+
+    /// A model initialised as Hugging Face does: normal weights with standard deviation
+    /// `initializer_range`, unit norms, zero biases.
+    ///
+    /// The same seed gives the same weights on every machine: each tensor has its own
+    /// counter-based generator that only uses integer arithmetic.
+    ///
+    /// # Errors
+    /// Not enough memory on the device.
+    pub fn random(config: Config, options: &LoadOptions, seed: u64) -> Result<Self> {
+        let mut params = BTreeMap::new();
+        for (index, spec) in config.tensors().into_iter().enumerate() {
+            let count = spec.shape.iter().product();
+            let values: Vec<f32> = match spec.init {
+                Init::Ones => vec![1.0; count],
+                Init::Zeros => vec![0.0; count],
+                Init::Normal => {
+                    let std = config.initializer_range as f32;
+                    normal(seed, index as u64)
+                        .map(|z| z * std)
+                        .take(count)
+                        .collect()
+                }
+            };
+            let var = Tensor::from_vec(values, spec.shape, &options.device)
+                .and_then(|tensor| tensor.to_dtype(options.dtype))
+                .and_then(|tensor| Var::from_tensor(&tensor))
+                .during(|| format!("initialising tensor `{}`", spec.name))?;
+            params.insert(spec.name, var);
+        }
+        Self::assemble(config, params, options)
+    }
+
+    fn assemble(
+        config: Config,
+        params: BTreeMap<String, Var>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let find = |name: &str| {
+            params.get(name).map(|var| match options.mode {
+                Mode::Training => var.as_tensor().clone(),
+                Mode::Inference => var.as_detached_tensor(),
+            })
+        };
+        let get = |name: &str| {
+            find(name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
+        };
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for (index, window) in config.windows.iter().enumerate() {
+            let prefix = format!("model.layers.{index}.");
+            let linear = |name: &str| -> Result<Linear> {
+                Ok(Linear {
+                    weight: get(&format!("{prefix}{name}.weight"))?,
+                    bias: find(&format!("{prefix}{name}.bias")),
+                })
+            };
+            layers.push(Layer {
+                query: linear("self_attn.q_proj")?,
+                key: linear("self_attn.k_proj")?,
+                value: linear("self_attn.v_proj")?,
+                output: linear("self_attn.o_proj")?,
+                gate: linear("mlp.gate_proj")?,
+                up: linear("mlp.up_proj")?,
+                down: linear("mlp.down_proj")?,
+                input_norm: get(&format!("{prefix}input_layernorm.weight"))?,
+                middle_norm: get(&format!("{prefix}post_attention_layernorm.weight"))?,
+                query_norm: find(&format!("{prefix}self_attn.q_norm.weight")),
+                key_norm: find(&format!("{prefix}self_attn.k_norm.weight")),
+                window: *window,
+            });
+        }
+        let embedding = get(EMBEDDING)?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            get(HEAD)?
+        };
+        Ok(Self {
+            frequencies: config.rope.frequencies(config.head_dim),
+            norm: get(FINAL_NORM)?,
+            config,
+            device: options.device.clone(),
+            dtype: options.dtype,
+            mode: options.mode,
+            embedding,
+            layers,
+            head,
+            params,
+        })
+    }
+
+    /// The model's shape and settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The parameters by Hugging Face name; a tied head is not listed again.
+    ///
+    /// Setting a variable changes the model in place.
+    pub fn params(&self) -> &BTreeMap<String, Var> {
+        &self.params
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of parameters and activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether gradients are recorded.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Angles for positions `0..len`.
+    ///
+    /// # Errors
+    /// `len` is 0 or beyond `max_position_embeddings`.
+    pub fn rotary(&self, len: usize) -> Result<Rotary> {
+        self.rotary_from(0, len)
+    }
+
+    /// Angles for positions `offset..offset + len`.
+    pub(crate) fn rotary_from(&self, offset: usize, len: usize) -> Result<Rotary> {
+        let end = offset.saturating_add(len);
+        let limit = self.config.max_position_embeddings;
+        if len == 0 || end > limit {
+            return Err(Error::usage(format!(
+                "a sequence of {end} tokens does not fit the model's context of {limit} tokens"
+            )));
+        }
+        let angles = (offset..end).flat_map(|position| {
+            let position = position as f32;
+            self.frequencies
+                .iter()
+                .map(move |frequency| position * frequency)
+        });
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let shape = (len, self.frequencies.len());
+        let table = |values| Tensor::from_vec(values, shape, &self.device);
+        let tables = table(cos).and_then(|cos| Ok((cos, table(sin)?)));
+        let (cos, sin) = tables.during(|| "computing rotary angles".to_owned())?;
+        Ok(Rotary {
+            cos,
+            sin,
+            offset,
+            len,
+        })
+    }
+
+    /// Embeddings of `ids` (batch, len) u32: (batch, len, hidden).
+    ///
+    /// # Errors
+    /// An id is not below `vocab_size`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let embed = || {
+            let (batch, len) = ids.dims2()?;
+            self.embedding
+                .index_select(&ids.flatten_all()?, 0)?
+                .reshape((batch, len, self.config.hidden_size))
+        };
+        embed().during(|| "looking up token embeddings".to_owned())
+    }
+
+    /// Runs layer `index` on `x` (batch, len, hidden), attending within `x` only.
+    ///
+    /// # Errors
+    /// There is no such layer, or shapes disagree.
+    pub fn layer(&self, index: usize, x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+        let layer = self
+            .layers
+            .get(index)
+            .ok_or_else(|| Error::usage(format!("the model has no layer {index}")))?;
+        self.run_layer(layer, x, rotary, |key, value| Ok((key, value)))
+            .during(|| format!("running layer {index}"))
+    }
+
+    /// [`Decoder::layer`] where `extend` turns new keys and values into all that are attended to.
+    pub(crate) fn layer_with(
+        &self,
+        index: usize,
+        x: &Tensor,
+        rotary: &Rotary,
+        extend: impl FnOnce(Tensor, Tensor) -> candle_core::Result<KeyValue>,
+    ) -> Result<Tensor> {
+        let layer = self
+            .layers
+            .get(index)
+            .ok_or_else(|| Error::usage(format!("the model has no layer {index}")))?;
+        self.run_layer(layer, x, rotary, extend)
+            .during(|| format!("running layer {index}"))
+    }
+
+    fn run_layer(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        rotary: &Rotary,
+        extend: impl FnOnce(Tensor, Tensor) -> candle_core::Result<KeyValue>,
+    ) -> candle_core::Result<Tensor> {
+        let c = &self.config;
+        let (batch, len, hidden) = x.dims3()?;
+        if len != rotary.len {
+            candle_core::bail!("{len} tokens with angles for {}", rotary.len);
+        }
+        let (heads, groups, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
+        let x = x.reshape((batch * len, hidden))?;
+
+        let normed = ops::rms_norm(&x, &layer.input_norm, c.rms_norm_eps)?;
+        let split = |linear: &Linear, heads: usize, norm: Option<&Tensor>| {
+            let y = linear.forward(&normed)?.reshape((batch, len, heads, d))?;
+            match norm {
+                Some(norm) => ops::rms_norm(&y, norm, c.rms_norm_eps),
+                None => Ok(y),
+            }
+        };
+        let query = split(&layer.query, heads, layer.query_norm.as_ref())?;
+        let key = split(&layer.key, groups, layer.key_norm.as_ref())?;
+        let value = split(&layer.value, groups, None)?;
+        let query = ops::rotate_heads(&query, &rotary.cos, &rotary.sin)?;
+        let key = ops::rotate_heads(&key, &rotary.cos, &rotary.sin)?;
+        let value = value.transpose(1, 2)?.contiguous()?;
+        let (key, value) = extend(key, value)?;
+
+        let query = query.reshape((batch, groups, heads / groups * len, d))?;
+        let causal = Causal {
+            scale: 1.0 / (d as f64).sqrt(),
+            offset: rotary.offset,
+            len,
+            window: layer.window,
+        };
+        let mixed = attention(&query, &key, &value, causal)?
+            .reshape((batch, heads, len, d))?
+            .transpose(1, 2)?
+            .reshape((batch * len, heads * d))?;
+        let x = (x + layer.output.forward(&mixed)?)?;
+
+        let normed = ops::rms_norm(&x, &layer.middle_norm, c.rms_norm_eps)?;
+        let (gate, up) = (layer.gate.forward(&normed)?, layer.up.forward(&normed)?);
+        let inner = match c.activation {
+            Activation::Silu => ops::swiglu(&gate, &up)?,
+            Activation::Gelu => (gate.gelu_erf()? * up)?,
+            Activation::GeluTanh => (gate.gelu()? * up)?,
+        };
+        (x + layer.down.forward(&inner)?)?.reshape((batch, len, hidden))
+    }
+
+    /// The norm before the head, for `x` (.., hidden).
+    ///
+    /// # Errors
+    /// Shapes disagree.
+    pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)
+            .during(|| "computing the final norm".to_owned())
+    }
+
+    /// Hidden states that the head reads, for `ids` (batch, len) u32: (batch, len, hidden).
+    ///
+    /// Memory in inference: about batch · len · (4 · hidden + 3 · intermediate) activations and
+    /// 64 MiB of attention scores (or group · len² per thread, if that is more). In training
+    /// the graph keeps about 12 · hidden + 4 · intermediate numbers per token and layer.
+    ///
+    /// # Errors
+    /// An id is not below `vocab_size`, or `len` is beyond the model's context.
+    pub fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
+        let (_, len) = ids.dims2().during(|| "reading token ids".to_owned())?;
+        let rotary = self.rotary(len)?;
+        let mut x = self.embed(ids)?;
+        for index in 0..self.layers.len() {
+            x = self.layer(index, &x, &rotary)?;
+        }
+        self.final_norm(&x)
+    }
+
+    /// The output matrix (vocab, hidden).
+    pub fn head(&self) -> &Tensor {
+        &self.head
+    }
+
+    /// Logits (n, vocab) of hidden states (n, hidden).
+    ///
+    /// # Errors
+    /// Shapes disagree.
+    pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let logits = || rows.matmul(&self.head.t()?);
+        logits().during(|| "computing logits".to_owned())
+    }
+}
+
+/// Standard normal numbers of `stream`: sums of twelve uniform 16-bit integers, which need no
+/// transcendental functions and are therefore the same everywhere. |z| is below 6.
+fn normal(seed: u64, stream: u64) -> impl Iterator<Item = f32> {
+    let key = mix(mix(seed) ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+    (0u64..).map(move |counter| {
+        let mut sum = 0u64;
+        for part in 0..3 {
+            let bits = mix(key.wrapping_add(counter.wrapping_mul(3).wrapping_add(part)));
+            sum += (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
+        }
+        // Mean 12 * 65535 / 2; variance 12 * (65536^2 - 1) / 12.
+        (sum as f32 - 393_210.0) / 65_536.0
+    })
+}
+
+/// The finaliser of SplitMix64, after an odd multiplication that spreads counters.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,196 @@
+//! Finding a model: a folder, or an id on the Hugging Face hub.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo};
+use serde_json::Value;
+
+use super::weights::{INDEX, SINGLE};
+use crate::error::{Error, Result};
+use crate::progress;
+
+/// Files that are fetched if the repository has them, besides config and weights.
+const OPTIONAL: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+];
+
+/// The folder of the model `name`: an existing folder, or a Hugging Face hub id (`owner/name`).
+///
+/// A hub id is looked up in the local cache (`HF_HOME`) first and downloaded into it if it is not
+/// there whole: configuration, tokenizer and safetensors files. `HF_HUB_OFFLINE=1` forbids that.
+///
+/// # Errors
+/// `name` is neither; the download failed, or is forbidden.
+pub fn locate(name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if path.exists() {
+        return Err(Error::file(path, "expected a model folder, found a file")
+            .remedy("give the folder that holds `config.json`"));
+    }
+    if !is_hub_id(name) {
+        return Err(Error::usage(format!(
+            "model `{name}`: no such folder, and not a Hugging Face id of the form `owner/name`"
+        )));
+    }
+    let repo = Repo::model(name.to_owned());
+    if let Some(dir) = cached(&Cache::from_env(), &repo) {
+        return Ok(dir);
+    }
+    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
+        return Err(Error::usage(format!(
+            "model `{name}`: no such folder, and not in the Hugging Face cache"
+        ))
+        .remedy("unset `HF_HUB_OFFLINE` to download it"));
+    }
+    download(name, repo)
+}
+
+fn is_hub_id(name: &str) -> bool {
+    let plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.len() <= 96
+            && !part.contains("..")
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    name.split_once('/')
+        .is_some_and(|(owner, model)| plain(owner) && plain(model))
+}
+
+/// The snapshot in the cache, if configuration and weights are there whole.
+fn cached(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+    let files = cache.repo(repo.clone());
+    let dir = files.get("config.json")?.parent()?.to_owned();
+    let complete = match files.get(SINGLE) {
+        Some(_) => true,
+        None => shards(&files.get(INDEX)?)?
+            .iter()
+            .all(|shard| dir.join(shard).exists()),
+    };
+    complete.then_some(dir)
+}
+
+/// The distinct files that an index names; `None` if it is damaged.
+fn shards(index: &Path) -> Option<Vec<String>> {
+    let value: Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
+    let mut files = value
+        .get("weight_map")?
+        .as_object()?
+        .values()
+        .map(|file| file.as_str().map(str::to_owned))
+        .collect::<Option<Vec<_>>>()?;
+    files.sort_unstable();
+    files.dedup();
+    Some(files)
+}
+
+fn download(name: &str, repo: Repo) -> Result<PathBuf> {
+    let failed = |error: hf_hub::api::sync::ApiError| {
+        Error::usage(format!(
+            "model `{name}`: no such folder, and it could not be downloaded from the Hugging Face hub: {error}"
+        ))
+        .remedy("check the name and the connection, or give a local folder")
+    };
+    let api = ApiBuilder::from_env()
+        .with_progress(false)
+        .build()
+        .map_err(failed)?;
+    let files: ApiRepo = api.repo(repo);
+    let listed: Vec<String> = files
+        .info()
+        .map_err(failed)?
+        .siblings
+        .into_iter()
+        .map(|sibling| sibling.rfilename)
+        .collect();
+    let has = |file: &str| listed.iter().any(|name| name == file);
+    let fetch = |file: &str| {
+        progress::check_interrupt()?;
+        progress::note(format!("downloading {name}: {file}"));
+        files.get(file).map_err(failed)
+    };
+    let config = fetch("config.json")?;
+    for file in OPTIONAL.iter().filter(|file| has(file)) {
+        fetch(file)?;
+    }
+    if has(SINGLE) {
+        fetch(SINGLE)?;
+    } else if has(INDEX) {
+        let index = fetch(INDEX)?;
+        let shards = shards(&index)
+            .ok_or_else(|| Error::file(&index, "not a list of safetensors shards"))?;
+        for shard in shards {
+            fetch(&shard)?;
+        }
+    } else {
+        return Err(Error::usage(format!(
+            "model `{name}` has no safetensors files on the Hugging Face hub"
+        )));
+    }
+    match config.parent() {
+        Some(dir) => Ok(dir.to_owned()),
+        None => Err(Error::file(&config, "not inside a folder")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_taken_as_they_are_and_nonsense_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(locate(dir.path().to_str().unwrap()).unwrap(), dir.path());
+        for name in [
+            "./missing",
+            "/missing/model",
+            "a/b/c",
+            "../missing",
+            "a/..b",
+            "",
+        ] {
+            let error = locate(name).unwrap_err().to_string();
+            assert!(error.contains("owner/name"), "{name}: {error}");
+        }
+        let file = dir.path().join("x");
+        std::fs::write(&file, "").unwrap();
+        let error = locate(file.to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("found a file"), "{error}");
+    }
+
+    #[test]
+    fn whole_snapshots_are_found_in_the_cache() {
+        let home = tempfile::tempdir().unwrap();
+        let model = home.path().join("models--o--m");
+        let snapshot = model.join("snapshots/abc");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(model.join("refs")).unwrap();
+        std::fs::write(model.join("refs/main"), "abc").unwrap();
+        std::fs::write(snapshot.join("config.json"), "{}").unwrap();
+        let index = r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+        std::fs::write(snapshot.join(INDEX), index).unwrap();
+        std::fs::write(snapshot.join("1.safetensors"), "").unwrap();
+        let find = || {
+            cached(
+                &Cache::new(home.path().to_owned()),
+                &Repo::model("o/m".to_owned()),
+            )
+        };
+        assert_eq!(find(), None);
+        std::fs::write(snapshot.join("2.safetensors"), "").unwrap();
+        assert_eq!(find(), Some(snapshot.clone()));
+    }
+}

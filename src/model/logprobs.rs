@@ -1,0 +1,234 @@
+//! Log-probabilities of next tokens, without ever holding the logits of a whole batch.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::decoder::Decoder;
+use super::{attach, kernels};
+use crate::error::{Context, Error, Result};
+
+/// Size of the logits that exist at one time, in f32 elements (64 MiB).
+const CHUNK: usize = 16 << 20;
+
+/// The distribution of one next token under the full softmax; natural logarithms.
+#[derive(Clone, Copy, Debug)]
+pub struct NextToken<'a> {
+    /// Log-probability of the target.
+    pub target_logprob: f32,
+    /// Log of the mass outside of `ids`; -inf if `ids` is the whole vocabulary.
+    pub tail_logprob: f32,
+    /// The most probable ids, best first; among equals the lowest id first.
+    pub ids: &'a [u32],
+    /// Their log-probabilities.
+    pub logprobs: &'a [f32],
+}
+
+/// Calls `sink(row, distribution)` for each row of hidden states, in order.
+///
+/// `rows` is (n, hidden), after the final norm; `targets` has n ids; the softmax runs over the
+/// first `vocab_len` ids, the others do not exist; the `k` best are listed (0 is allowed, more
+/// than `vocab_len` means all). Sums are over f32 exponentials, their total and logarithm in f64.
+///
+/// Memory: 64 MiB of logits, or one row of them if that is more (twice that for other dtypes
+/// than f32), and 8 · k bytes per row of such a chunk.
+///
+/// # Errors
+/// A target is not below `vocab_len`; a logit is NaN or infinite (names the row; all rows before
+/// it have been sunk); what `sink` returns.
+pub fn next_token(
+    decoder: &Decoder,
+    rows: &Tensor,
+    targets: &[u32],
+    vocab_len: usize,
+    k: usize,
+    mut sink: impl FnMut(usize, &NextToken<'_>) -> Result<()>,
+) -> Result<()> {
+    let config = decoder.config();
+    if vocab_len == 0 || vocab_len > config.vocab_size {
+        return Err(Error::usage(format!(
+            "a vocabulary of {vocab_len} ids does not fit a model with {} rows",
+            config.vocab_size
+        )));
+    }
+    let count = rows.dim(0).during(|| "reading hidden states".to_owned())?;
+    if count != targets.len() {
+        return Err(Error::usage(format!(
+            "{count} hidden states for {} targets",
+            targets.len()
+        )));
+    }
+    if let Some(row) = targets.iter().position(|&id| id as usize >= vocab_len) {
+        return Err(Error::usage(format!(
+            "row {row}: target id {} is beyond the vocabulary of {vocab_len} ids",
+            targets[row]
+        )));
+    }
+    let k = k.min(vocab_len);
+    let head = decoder.head().detach();
+    let head = head
+        .narrow(0, 0, vocab_len)
+        .and_then(|head| head.t())
+        .during(|| "taking the head's rows".to_owned())?;
+    let rows = rows.detach();
+    let per_chunk = (CHUNK / vocab_len).max(1);
+    let mut scratch = Scratch::default();
+    for begin in (0..count).step_by(per_chunk) {
+        let len = per_chunk.min(count - begin);
+        let targets = &targets[begin..begin + len];
+        let mut compute = || {
+            let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
+            let logits = logits.to_device(&candle_core::Device::Cpu)?;
+            attach::with_values(&logits, |logits| {
+                scratch.fill(logits, targets, vocab_len, k);
+                Ok(())
+            })
+        };
+        compute().during(|| "computing log-probabilities".to_owned())?;
+        for row in 0..len {
+            let entries = row * k..(row + 1) * k;
+            let (target_logprob, tail_logprob) = scratch.scalars[row];
+            if target_logprob.is_nan() {
+                return Err(Error::input(
+                    format!("row {}", begin + row),
+                    "expected finite logits, found one that is NaN or infinite",
+                ));
+            }
+            let next = NextToken {
+                target_logprob,
+                tail_logprob,
+                ids: &scratch.ids[entries.clone()],
+                logprobs: &scratch.logprobs[entries],
+            };
+            sink(begin + row, &next)?;
+        }
+    }
+    Ok(())
+}
+
+/// Results of a chunk of rows.
+#[derive(Default)]
+struct Scratch {
+    /// (target, tail) per row.
+    scalars: Vec<(f32, f32)>,
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+impl Scratch {
+    fn fill(&mut self, logits: &[f32], targets: &[u32], vocab_len: usize, k: usize) {
+        self.scalars.resize(targets.len(), (0.0, 0.0));
+        self.ids.resize(targets.len() * k, 0);
+        self.logprobs.resize(targets.len() * k, 0.0);
+        let inputs = logits.par_chunks_exact(vocab_len).zip(targets);
+        let outputs = &mut self.scalars;
+        if k == 0 {
+            outputs
+                .par_iter_mut()
+                .zip(inputs)
+                .for_each(|(scalars, (logits, &target))| {
+                    *scalars = row(logits, target, &mut [], &mut []);
+                });
+            return;
+        }
+        let best = self
+            .ids
+            .par_chunks_exact_mut(k)
+            .zip(self.logprobs.par_chunks_exact_mut(k));
+        outputs.par_iter_mut().zip(best).zip(inputs).for_each(
+            |((scalars, (ids, logprobs)), (logits, &target))| {
+                *scalars = row(logits, target, ids, logprobs);
+            },
+        );
+    }
+}
+
+/// Fills `ids` and `logprobs` with the best of a row; returns the log-probability of the target
+/// and of the rest, or NaN for both if a logit is not finite.
+fn row(logits: &[f32], target: u32, ids: &mut [u32], logprobs: &mut [f32]) -> (f32, f32) {
+    if !kernels::all_finite(logits) {
+        return (f32::NAN, f32::NAN);
+    }
+    best(logits, ids, logprobs);
+    let shift = match logprobs.first() {
+        Some(&largest) => largest,
+        None => kernels::max(logits),
+    };
+    // The rest is summed on its own, between the listed ids: 1 minus the listed mass would
+    // lose all digits where the model is sure.
+    let mut listed: Vec<u32> = ids.to_vec();
+    listed.sort_unstable();
+    let (mut rest, mut begin) = (0f64, 0usize);
+    for &id in listed.iter().chain(std::iter::once(&(logits.len() as u32))) {
+        let end = id as usize;
+        for block in logits[begin..end].chunks(4096) {
+            rest += f64::from(kernels::sum_exp(block, shift));
+        }
+        begin = end + 1;
+    }
+    let shift = f64::from(shift);
+    let top: f64 = logprobs.iter().map(|&x| (f64::from(x) - shift).exp()).sum();
+    let log_sum = (top + rest).ln();
+    let logprob = |logit: f32| (f64::from(logit) - shift - log_sum) as f32;
+    for value in logprobs.iter_mut() {
+        *value = logprob(*value);
+    }
+    let tail = (rest.ln() - log_sum) as f32;
+    (logprob(logits[target as usize]), tail)
+}
+
+/// The largest values, in order, and where they are; among equals the first.
+fn best(logits: &[f32], ids: &mut [u32], values: &mut [f32]) {
+    const BLOCK: usize = 64;
+    let Some(last) = values.len().checked_sub(1) else {
+        return;
+    };
+    values.fill(f32::NEG_INFINITY);
+    ids.fill(u32::MAX);
+    for (block, chunk) in logits.chunks(BLOCK).enumerate() {
+        // Few blocks hold a new entry once the list is warm, and this test is one vector loop.
+        if kernels::max(chunk) <= values[last] {
+            continue;
+        }
+        for (offset, &value) in chunk.iter().enumerate() {
+            if value > values[last] {
+                let place = values.partition_point(|&listed| listed >= value);
+                values[place..].rotate_right(1);
+                ids[place..].rotate_right(1);
+                values[place] = value;
+                ids[place] = (block * BLOCK + offset) as u32;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn best_keeps_order_and_prefers_low_ids() {
+        let logits: Vec<f32> = (0..200).map(|i| ((i * 37) % 50) as f32).collect();
+        let (mut ids, mut values) = ([0; 7], [0.0; 7]);
+        best(&logits, &mut ids, &mut values);
+        let mut naive: Vec<u32> = (0..200).collect();
+        naive.sort_by(|&a, &b| {
+            logits[b as usize]
+                .total_cmp(&logits[a as usize])
+                .then(a.cmp(&b))
+        });
+        assert_eq!(ids, naive[..7]);
+    }
+
+    #[test]
+    fn a_tail_far_below_keeps_its_digits() {
+        // One id at 40, three at 0: the tail is 3 e^-40, far below the resolution of 1 - p.
+        let (mut ids, mut logprobs) = ([0; 1], [0.0; 1]);
+        let (target, tail) = row(&[0.0, 40.0, 0.0, 0.0], 2, &mut ids, &mut logprobs);
+        assert_eq!(ids, [1]);
+        assert!((tail - (3f32.ln() - 40.0)).abs() < 1e-5, "{tail}");
+        assert!((target + 40.0).abs() < 1e-5);
+        let (mut ids, mut logprobs) = ([0; 2], [0.0; 2]);
+        let (_, tail) = row(&[1.0, 2.0], 0, &mut ids, &mut logprobs);
+        assert_eq!(tail, f32::NEG_INFINITY);
+    }
+}

@@ -1,0 +1,233 @@
+//! Differentiable operations with fused kernels.
+//!
+//! candle's fused kernels lose the gradient, and its differentiable ones make a copy per
+//! elementary step. These do neither: one pass forward, one pass backward. On the CPU they
+//! compute in f32; other dtypes are converted on the way in and out.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+
+use super::attach::{slice, with_values, wrap};
+use super::kernels;
+
+// ---- RMS norm ----
+
+struct RmsNorm {
+    eps: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+        let width = weight.len();
+        let mut out = vec![0f32; x.len()];
+        kernels::for_rows(&mut out, width, |row, out| {
+            kernels::rms_norm_row(&x[row * width..][..width], weight, self.eps, out);
+        });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = with_values(x, |x| {
+            with_values(weight, |weight| {
+                with_values(grad, |grad| {
+                    Ok(kernels::rms_norm_backward(x, weight, grad, self.eps))
+                })
+            })
+        })?;
+        Ok((
+            Some(wrap(dx, grad.shape())?),
+            Some(wrap(dw, weight.shape())?),
+        ))
+    }
+}
+
+/// Root-mean-square norm of the last dimension of `x`, times `weight` (one per column).
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let dtype = x.dtype();
+    if x.dims().last() != weight.dims().first() || weight.rank() != 1 {
+        bail!(
+            "norm weight {:?} does not fit {:?}",
+            weight.shape(),
+            x.shape()
+        );
+    }
+    let x = x.to_dtype(DType::F32)?.contiguous()?;
+    let weight = weight.to_dtype(DType::F32)?.contiguous()?;
+    x.apply_op2(&weight, RmsNorm { eps: eps as f32 })?
+        .to_dtype(dtype)
+}
+
+// ---- gated activation ----
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
+        let width = gate_layout.shape().dims().last().copied().unwrap_or(1);
+        let mut out = vec![0f32; gate.len()];
+        kernels::for_rows(&mut out, width, |row, out| {
+            let range = row * width..(row + 1) * width;
+            kernels::swiglu(&gate[range.clone()], &up[range], out);
+        });
+        Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let width = gate.dims().last().copied().unwrap_or(1);
+        let mut dgate = vec![0f32; gate.elem_count()];
+        let mut dup = vec![0f32; gate.elem_count()];
+        with_values(gate, |gate| {
+            with_values(up, |up| {
+                with_values(grad, |grad| {
+                    kernels::for_rows2(&mut dgate, &mut dup, width, |row, dgate, dup| {
+                        let range = row * width..(row + 1) * width;
+                        let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
+                        kernels::swiglu_backward(gate, up, &grad[range], dgate, dup);
+                    });
+                    Ok(())
+                })
+            })
+        })?;
+        Ok((
+            Some(wrap(dgate, gate.shape())?),
+            Some(wrap(dup, up.shape())?),
+        ))
+    }
+}
+
+/// `silu(gate) * up`; both of the same shape.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let dtype = gate.dtype();
+    if gate.shape() != up.shape() {
+        bail!("gate {:?} and up {:?} differ", gate.shape(), up.shape());
+    }
+    let gate = gate.to_dtype(DType::F32)?.contiguous()?;
+    let up = up.to_dtype(DType::F32)?.contiguous()?;
+    gate.apply_op2(&up, SwiGlu)?.to_dtype(dtype)
+}
+
+// ---- heads and rotary embedding ----
+
+/// (batch, len, heads, d) to (batch, heads, len, d), rotated by position; and back.
+struct Rotate {
+    cos: Tensor,
+    sin: Tensor,
+    backwards: bool,
+}
+
+impl Rotate {
+    fn run(&self, x: &[f32], dims: (usize, usize, usize, usize)) -> Result<Vec<f32>> {
+        // The output's order; its rows are read from the transposed place.
+        let (batch, outer, inner, d) = if self.backwards {
+            (dims.0, dims.2, dims.1, dims.3)
+        } else {
+            (dims.0, dims.1, dims.2, dims.3)
+        };
+        let (len, heads) = (outer, inner);
+        let half = d / 2;
+        let sign = if self.backwards { -1.0 } else { 1.0 };
+        let mut out = vec![0f32; batch * len * heads * d];
+        with_values(&self.cos, |cos| {
+            with_values(&self.sin, |sin| {
+                if cos.len() != len * half || sin.len() != len * half {
+                    bail!(
+                        "rotary table for {} positions, found {len}",
+                        cos.len() / half.max(1)
+                    );
+                }
+                kernels::for_rows(&mut out, d, |row, out| {
+                    let (position, from) = if self.backwards {
+                        // out (b, t, h), in (b, h, t)
+                        let (b, t, h) = (row / (len * heads), row / heads % len, row % heads);
+                        (t, (b * heads + h) * len + t)
+                    } else {
+                        // out (b, h, t), in (b, t, h)
+                        let (b, h, t) = (row / (len * heads), row / len % heads, row % len);
+                        (t, (b * len + t) * heads + h)
+                    };
+                    let (cos, sin) = (
+                        &cos[position * half..][..half],
+                        &sin[position * half..][..half],
+                    );
+                    kernels::rotate_row(&x[from * d..][..d], cos, sin, sign, out);
+                });
+                Ok(())
+            })
+        })?;
+        Ok(out)
+    }
+}
+
+impl CustomOp1 for Rotate {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let dims = layout.shape().dims4()?;
+        let out = self.run(slice(x, layout)?, dims)?;
+        let shape = Shape::from((dims.0, dims.2, dims.1, dims.3));
+        Ok((CpuStorage::F32(out), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let back = Self {
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+            backwards: !self.backwards,
+        };
+        let dims = grad.dims4()?;
+        let dx = with_values(grad, |grad| back.run(grad, dims))?;
+        wrap(dx, x.shape()).map(Some)
+    }
+}
+
+/// Splits off the heads and rotates each by its position.
+///
+/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, d / 2) in f32; the result is
+/// (batch, heads, len, d), contiguous.
+pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let op = Rotate {
+        cos: cos.clone(),
+        sin: sin.clone(),
+        backwards: false,
+    };
+    x.to_dtype(DType::F32)?
+        .contiguous()?
+        .apply_op1(op)?
+        .to_dtype(dtype)
+}

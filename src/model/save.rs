@@ -1,0 +1,166 @@
+//! Writing a Hugging Face model folder.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use serde_json::{Map, Value, json};
+
+use super::decoder::Decoder;
+use super::weights::SINGLE;
+use crate::error::{Context, Error, Result};
+
+/// Files that belong to the model but not to its weights.
+const COMPANIONS: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+];
+
+impl Decoder {
+    /// Writes the model to `dir` as a folder that `transformers` loads: `model.safetensors` in
+    /// `dtype`, `config.json` as it was read with its dtype updated, and the tokenizer, template
+    /// and generation files of `base_dir`.
+    ///
+    /// The folder is written beside its final name and renamed; an existing `dir` is replaced.
+    /// Memory: one tensor.
+    ///
+    /// # Errors
+    /// `dtype` is not F32, F16 or BF16; a file cannot be written.
+    pub fn save(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<()> {
+        let name = dir
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| Error::file(dir, "expected the path of a folder to write"))?;
+        let parent = match dir.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        std::fs::create_dir_all(&parent).at(&parent)?;
+        let partial = parent.join(format!(".{name}.partial"));
+        remove(&partial)?;
+        std::fs::create_dir(&partial).at(&partial)?;
+        let written = self
+            .write_weights(&partial.join(SINGLE), dtype)
+            .and_then(|()| self.write_config(&partial.join("config.json"), dtype))
+            .and_then(|()| copy_companions(base_dir, &partial));
+        if let Err(error) = written {
+            // The first failure is the one to report.
+            let _ = remove(&partial);
+            return Err(error);
+        }
+        let old = parent.join(format!(".{name}.old"));
+        remove(&old)?;
+        if dir.exists() {
+            std::fs::rename(dir, &old).at(dir)?;
+        }
+        std::fs::rename(&partial, dir).at(dir)?;
+        remove(&old)
+    }
+
+    fn write_config(&self, path: &Path, dtype: DType) -> Result<()> {
+        let mut config = self.config().raw.clone();
+        let field = if config.contains_key("dtype") {
+            "dtype"
+        } else {
+            "torch_dtype"
+        };
+        config.insert(field.to_owned(), json!(dtype_names(dtype)?.1));
+        let text = serde_json::to_string_pretty(&Value::Object(config))
+            .during(|| "writing config.json".to_owned())?;
+        std::fs::write(path, text + "\n").at(path)
+    }
+
+    fn write_weights(&self, path: &Path, dtype: DType) -> Result<()> {
+        let name = dtype_names(dtype)?.0;
+        let mut header = Map::new();
+        // transformers refuses files that do not say this.
+        header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+        let specs = self.config().tensors();
+        let mut offset = 0u64;
+        for spec in &specs {
+            let bytes = spec
+                .elements()
+                .and_then(|count| count.checked_mul(dtype.size_in_bytes() as u64))
+                .ok_or_else(|| Error::file(path, "the model is too large for one file"))?;
+            header.insert(
+                spec.name.clone(),
+                json!({ "dtype": name, "shape": spec.shape, "data_offsets": [offset, offset + bytes] }),
+            );
+            offset += bytes;
+        }
+        let mut header = serde_json::to_vec(&header).during(|| "writing a header".to_owned())?;
+        // The tensors start at a multiple of eight bytes.
+        header.resize(header.len().next_multiple_of(8), b' ');
+
+        let file = File::create(path).at(path)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        out.write_all(&(header.len() as u64).to_le_bytes())
+            .at(path)?;
+        out.write_all(&header).at(path)?;
+        for spec in &specs {
+            let var = self
+                .params()
+                .get(&spec.name)
+                .ok_or_else(|| Error::usage(format!("the model lacks tensor `{}`", spec.name)))?;
+            let bytes = bytes(&var.as_detached_tensor(), dtype)
+                .during(|| format!("reading tensor `{}`", spec.name))?;
+            out.write_all(&bytes).at(path)?;
+        }
+        out.flush().at(path)
+    }
+}
+
+/// Names of a dtype in safetensors and in `config.json`.
+fn dtype_names(dtype: DType) -> Result<(&'static str, &'static str)> {
+    match dtype {
+        DType::F32 => Ok(("F32", "float32")),
+        DType::F16 => Ok(("F16", "float16")),
+        DType::BF16 => Ok(("BF16", "bfloat16")),
+        other => Err(Error::usage(format!(
+            "dtype: expected f32, f16 or bf16, found {}",
+            other.as_str()
+        ))),
+    }
+}
+
+/// The elements of `tensor` in `dtype`, little-endian.
+fn bytes(tensor: &Tensor, dtype: DType) -> candle_core::Result<Vec<u8>> {
+    let values = tensor.to_dtype(dtype)?.flatten_all()?;
+    Ok(match dtype {
+        DType::F16 => bytemuck::cast_slice(&values.to_vec1::<half::f16>()?).to_vec(),
+        DType::BF16 => bytemuck::cast_slice(&values.to_vec1::<half::bf16>()?).to_vec(),
+        _ => bytemuck::cast_slice(&values.to_vec1::<f32>()?).to_vec(),
+    })
+}
+
+/// Copies the tokenizer, chat template and generation settings of one model folder to another.
+///
+/// # Errors
+/// A file that exists cannot be copied.
+pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if source.is_file() {
+            std::fs::copy(&source, to.join(name)).at(&source)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir, error)),
+        _ => Ok(()),
+    }
+}

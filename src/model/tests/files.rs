@@ -1,0 +1,238 @@
+//! Saving, loading, and what is refused.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn saved(config: &Config, dir: &Path) -> Decoder {
+    let decoder = random(config, Mode::Inference);
+    decoder.save(dir, dir, DType::F32).unwrap();
+    decoder
+}
+
+#[test]
+fn a_saved_model_loads_again() {
+    let base = tempfile::tempdir().unwrap();
+    std::fs::write(base.path().join("tokenizer.json"), "{}").unwrap();
+    for (name, config) in variants() {
+        let out = tempfile::tempdir().unwrap();
+        let dir = out.path().join("model");
+        let decoder = random(&config, Mode::Inference);
+        for dtype in [DType::F32, DType::BF16] {
+            decoder.save(&dir, base.path(), dtype).unwrap();
+            let again = Decoder::load(&dir, &options(Mode::Inference)).unwrap();
+            for (param, var) in decoder.params() {
+                let want = var.as_detached_tensor().to_dtype(dtype).unwrap();
+                let got = again.params()[param].as_detached_tensor();
+                assert_eq!(largest_difference(&got, &want), 0.0, "{name} {param}");
+            }
+            assert_eq!(again.params().len(), decoder.params().len());
+        }
+        assert!(dir.join("tokenizer.json").exists());
+        let text = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        assert!(text.contains("\"torch_dtype\": \"bfloat16\""), "{text}");
+        let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "temporary folders are left");
+    }
+}
+
+fn load_error(dir: &Path) -> String {
+    match Decoder::load(dir, &options(Mode::Inference)) {
+        Ok(_) => panic!("loaded"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_by_name() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().join("model");
+    let (_, config) = variants().remove(0);
+    saved(&config, &dir);
+    let weights = dir.join("model.safetensors");
+    let good = std::fs::read(&weights).unwrap();
+
+    for len in [0, 5, 100, good.len() - 1] {
+        std::fs::write(&weights, &good[..len]).unwrap();
+        let error = load_error(&dir);
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+    std::fs::write(&weights, b"\xff\xff\xff\xff\xff\xff\xff\xff{}").unwrap();
+    assert!(load_error(&dir).contains("not a complete safetensors file"));
+    std::fs::remove_file(&weights).unwrap();
+    assert!(load_error(&dir).contains("found neither"));
+
+    let rewrite = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+        std::fs::write(&weights, &good).unwrap();
+        let all = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+        let mut all: BTreeMap<String, Tensor> = all.into_iter().collect();
+        change(&mut all);
+        let all: std::collections::HashMap<String, Tensor> = all.into_iter().collect();
+        candle_core::safetensors::save(&all, &weights).unwrap();
+    };
+    let k = "model.layers.1.self_attn.k_proj.weight";
+    let gate = "model.layers.0.mlp.gate_proj.weight";
+    rewrite(&|all| drop(all.remove(k)));
+    assert!(load_error(&dir).contains(&format!("lacks tensor `{k}`")));
+    rewrite(&|all| {
+        let extra = all[k].clone();
+        all.insert("model.layers.0.extra".to_owned(), extra);
+    });
+    assert!(load_error(&dir).contains("has tensor `model.layers.0.extra`"));
+    rewrite(&|all| {
+        let t = all[gate].t().unwrap().contiguous().unwrap();
+        all.insert(gate.to_owned(), t);
+    });
+    let error = load_error(&dir);
+    let words = format!("tensor `{gate}`: expected shape [20, 12], found [12, 20]");
+    assert!(error.contains(&words), "{error}");
+    rewrite(&|all| {
+        let t = all[k].to_dtype(DType::U8).unwrap();
+        all.insert(k.to_owned(), t);
+    });
+    assert!(load_error(&dir).contains("expected dtype"));
+    rewrite(&|all| {
+        // What old exporters leave behind is no error.
+        let t = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        all.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), t);
+    });
+    assert!(Decoder::load(&dir, &options(Mode::Inference)).is_ok());
+}
+
+#[test]
+fn shards_load_and_bad_indexes_are_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().join("model");
+    let (_, config) = variants().remove(0);
+    let decoder = saved(&config, &dir);
+    let all = candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap();
+    std::fs::remove_file(dir.join("model.safetensors")).unwrap();
+    let (mut parts, mut map) = (
+        [std::collections::HashMap::new(), Default::default()],
+        Map::new(),
+    );
+    for (index, (name, tensor)) in all.into_iter().enumerate() {
+        map.insert(
+            name.clone(),
+            json!(format!("part-{}.safetensors", index % 2)),
+        );
+        parts[index % 2].insert(name, tensor);
+    }
+    for (index, part) in parts.iter().enumerate() {
+        let path = dir.join(format!("part-{index}.safetensors"));
+        candle_core::safetensors::save(part, path).unwrap();
+    }
+    let index = dir.join("model.safetensors.index.json");
+    let write = |map: &Map<String, Value>| {
+        std::fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
+    };
+    write(&map);
+    let again = Decoder::load(&dir, &options(Mode::Inference)).unwrap();
+    let ids = some_ids();
+    assert_eq!(
+        largest_difference(&all_logits(&decoder, &ids), &all_logits(&again, &ids)),
+        0.0
+    );
+
+    let place = |value: Value| {
+        let mut changed = map.clone();
+        changed.insert("model.norm.weight".to_owned(), value);
+        write(&changed);
+        load_error(&dir)
+    };
+    for value in ["../part-0.safetensors", "/etc/passwd", "a/b", ".."] {
+        let error = place(json!(value));
+        assert!(error.contains("weight_map.model.norm.weight"), "{error}");
+    }
+    assert!(place(json!(3)).contains("weight_map.model.norm.weight"));
+    assert!(place(json!("part-2.safetensors")).contains("part-2.safetensors"));
+    let other = if map["model.norm.weight"] == json!("part-0.safetensors") {
+        1
+    } else {
+        0
+    };
+    let error = place(json!(format!("part-{other}.safetensors")));
+    assert!(
+        error.contains("lacks tensor `model.norm.weight`"),
+        "{error}"
+    );
+    std::fs::write(&index, "[1]").unwrap();
+    assert!(load_error(&dir).contains("`weight_map`"));
+}
+
+#[test]
+fn bad_configurations_name_file_and_field() {
+    let error = |changes: Value| {
+        Config::from_json(tiny(changes), Path::new("m/config.json"))
+            .unwrap_err()
+            .to_string()
+    };
+    for (changes, words) in [
+        (
+            json!({"architectures": ["BertModel"]}),
+            "LlamaForCausalLM, MistralForCausalLM",
+        ),
+        (
+            json!({"architectures": ["LlamaForCausalLm"]}),
+            "did you mean `LlamaForCausalLM`?",
+        ),
+        (
+            json!({"hidden_size": 0}),
+            "field `hidden_size`: expected a positive integer, found `0`",
+        ),
+        (json!({"hidden_size": -3}), "found `-3`"),
+        (json!({"hidden_size": "x"}), "found `\"x\"`"),
+        (json!({"vocab_size": null}), "field `vocab_size`"),
+        (
+            json!({"num_key_value_heads": 3}),
+            "a divisor of the 4 query heads",
+        ),
+        (json!({"head_dim": 5}), "an even number"),
+        (
+            json!({"num_hidden_layers": 1e9 as u64}),
+            "num_hidden_layers",
+        ),
+        (
+            json!({"vocab_size": u32::MAX, "hidden_size": u32::MAX, "intermediate_size": u32::MAX}),
+            "more parameters",
+        ),
+        (json!({"rms_norm_eps": 0}), "rms_norm_eps"),
+        (json!({"hidden_act": "relu"}), "hidden_act"),
+        (
+            json!({"rope_scaling": {"type": "yarn"}}),
+            "`rope_scaling.type`: expected default",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "llama3"}}),
+            "`rope_parameters.low_freq_factor`",
+        ),
+        (
+            json!({"rope_scaling": 3}),
+            "`rope_scaling`: expected an object",
+        ),
+        (json!({"tie_word_embeddings": "yes"}), "true or false"),
+        (json!({"eos_token_id": "</s>"}), "eos_token_id"),
+    ] {
+        let error = error(changes);
+        assert!(
+            error.contains("m/config.json") && error.contains(words),
+            "{error}"
+        );
+    }
+    let missing = tempfile::tempdir().unwrap();
+    assert!(load_error(missing.path()).contains("config.json"));
+    std::fs::write(missing.path().join("config.json"), "{").unwrap();
+    assert!(load_error(missing.path()).contains("not valid JSON"));
+}
+
+#[test]
+fn devices_are_named_or_refused_plainly() {
+    assert!(device("cpu").unwrap().is_cpu());
+    assert_eq!(dtype("bf16").unwrap(), DType::BF16);
+    assert!(dtype("int4").unwrap_err().to_string().contains("`int4`"));
+    assert!(device("gpu").unwrap_err().to_string().contains("`cuda:N`"));
+    if !candle_core::utils::cuda_is_available() {
+        let error = device("cuda:1").unwrap_err().to_string();
+        assert!(error.contains("no CUDA support"), "{error}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Agreement with models run by others.
+
+use candle_core::IndexOp;
+
+use super::*;
+
+/// `tests/golden`-style folders written by transformers 5.12 (`how_made.py` beside them).
+#[test]
+fn logits_agree_with_transformers() {
+    let Some(shared) = shared() else { return };
+    let mut run = Vec::new();
+    for dir in folders(&shared.join("golden/models")) {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = dir.join("expected.safetensors");
+        let expected = candle_core::safetensors::load(expected, &Device::Cpu).unwrap();
+        let ids = expected["ids"].to_dtype(DType::U32).unwrap();
+        for mode in [Mode::Inference, Mode::Training] {
+            let decoder = match Decoder::load(&dir, &options(mode)) {
+                Ok(decoder) => decoder,
+                Err(error) => {
+                    assert!(
+                        error.to_string().contains("supported architectures"),
+                        "{error}"
+                    );
+                    eprintln!("skipped {name}: {error}");
+                    continue;
+                }
+            };
+            let difference = largest_difference(&all_logits(&decoder, &ids), &expected["logits"]);
+            assert!(difference < 1e-4, "{name} {mode:?}: {difference}");
+            run.push(name.clone());
+        }
+    }
+    for name in [
+        "llama",
+        "llama3-rope",
+        "llama-tied",
+        "mistral",
+        "mistral-window",
+        "qwen2",
+        "qwen3",
+    ] {
+        assert!(run.iter().any(|done| done == name), "{name} did not run");
+    }
+}
+
+/// Trained models; references confirmed with transformers (`reference.json` beside them).
+#[test]
+fn trained_models_agree_with_their_references() {
+    let Some(shared) = shared() else { return };
+    for dir in folders(&shared.join("assets/models")) {
+        let text = std::fs::read_to_string(dir.join("reference.json")).unwrap();
+        let reference: Value = serde_json::from_str(&text).unwrap();
+        let ids =
+            |field: &str| -> Vec<u32> { serde_json::from_value(reference[field].clone()).unwrap() };
+        let numbers =
+            |field: &str| -> Vec<f64> { serde_json::from_value(reference[field].clone()).unwrap() };
+        let decoder = Decoder::load(&dir, &options(Mode::Inference)).unwrap();
+        let tokens = ids("ids");
+        let vocab = decoder.config().vocab_size;
+        let input = Tensor::from_slice(&tokens, (1, tokens.len()), &Device::Cpu).unwrap();
+        let hidden = decoder.hidden(&input).unwrap().squeeze(0).unwrap();
+
+        let logits = decoder.logits(&hidden).unwrap();
+        let first = logits.i((0, ..8)).unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in first.iter().zip(numbers("logits_row0_first8")) {
+            assert!(
+                (f64::from(*got) - want).abs() < 1e-4 + 5e-5,
+                "{}",
+                dir.display()
+            );
+        }
+        let rows = hidden.narrow(0, 0, tokens.len() - 1).unwrap();
+        let nll = numbers("per_token_nll");
+        next_token(&decoder, &rows, &tokens[1..], vocab, 0, |row, next| {
+            let difference = f64::from(next.target_logprob) + nll[row];
+            assert!(
+                difference.abs() < 1e-4,
+                "{} row {row}: {difference}",
+                dir.display()
+            );
+            Ok(())
+        })
+        .unwrap();
+
+        let greedy = ids("greedy");
+        let settings = GenerateOptions {
+            temperature: 0.0,
+            max_new_tokens: greedy.len().saturating_sub(5),
+            ..GenerateOptions::default()
+        };
+        let mut streamed = Vec::new();
+        let new = generate(&decoder, &greedy[..5], vocab, &settings, |token| {
+            streamed.push(token);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(new, streamed);
+        assert_eq!(new, greedy[5..], "{}", dir.display());
+    }
+}

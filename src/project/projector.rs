@@ -1,0 +1,345 @@
+//! Projection of the rows of one sample.
+
+use std::collections::HashMap;
+
+use super::follow::Follow;
+use super::{Fallback, Inside, ProjectInputs, ProjectOptions};
+use crate::artifact::alignment::{LinkKind, Links};
+use crate::artifact::distribution::{Distribution, Distributions, Projection};
+use crate::artifact::tokens::SampleTokens;
+use crate::units::TokenId;
+use crate::vocab::Vocabulary;
+
+/// A log-probability may be this much above 0, from rounding.
+const SLACK: f32 = 1e-2;
+
+/// One projected row.
+pub(super) struct Projected<'a> {
+    pub(super) distribution: Distribution<'a>,
+    pub(super) projection: Projection,
+    /// The source's own negative log-likelihood of what follows, where it is known.
+    pub(super) source_nll: Option<f32>,
+    /// Whether the row is stored: not where it is left to the pivot.
+    pub(super) written: bool,
+}
+
+/// A row of the source that is no distribution.
+#[derive(Debug)]
+pub(super) struct BadRow {
+    pub(super) pos: u32,
+}
+
+/// Projects rows; keeps its scratch space and what it has learnt about remainders of tokens.
+pub(super) struct Projector<'a> {
+    source: &'a Vocabulary,
+    first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
+    follow: &'a Follow,
+    options: &'a ProjectOptions,
+    /// The first pivot token of the bytes that remain of a source token.
+    remainders: HashMap<Vec<u8>, Option<TokenId>>,
+    /// Probabilities that arrived.
+    arrived: Vec<(TokenId, f64)>,
+    /// Probability outside `arrived`.
+    rest: f64,
+    ids: Vec<TokenId>,
+    logprobs: Vec<f32>,
+}
+
+impl<'a> Projector<'a> {
+    pub(super) fn new(
+        inputs: &ProjectInputs<'a>,
+        options: &'a ProjectOptions,
+        follow: &'a Follow,
+    ) -> Self {
+        Self {
+            source: inputs.source,
+            first_token: inputs.first_token,
+            follow,
+            options,
+            remainders: HashMap::new(),
+            arrived: Vec::new(),
+            rest: 0.0,
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+        }
+    }
+
+    /// Calls `write` for each position of `tokens` whose next token is supervised. `links` has
+    /// one row for each token; `rows` are the source's, of the same sample.
+    pub(super) fn sample(
+        &mut self,
+        tokens: &SampleTokens,
+        links: &Links<'_>,
+        rows: Option<&Distributions<'_>>,
+        write: &mut dyn FnMut(Projected<'_>),
+    ) -> Result<(), BadRow> {
+        for pos in tokens.predicted() {
+            let next = tokens.ids[pos + 1];
+            let (projection, source_nll) = self.position(tokens, links, rows, pos)?;
+            let written = match projection {
+                Some(Projection::Missing) => {
+                    self.nothing();
+                    true
+                }
+                Some(_) => true,
+                None => self.fall_back(next),
+            };
+            let projection = projection.unwrap_or(match self.options.fallback {
+                Fallback::OneHot => Projection::OneHot,
+                Fallback::Pivot | Fallback::Skip => Projection::Skipped,
+            });
+            let tail_logprob = self.rest.ln() as f32;
+            let listed = self.ids.iter().position(|id| *id == next);
+            write(Projected {
+                distribution: Distribution {
+                    pos: pos as u32,
+                    target_id: next,
+                    target_logprob: listed.map_or(tail_logprob, |at| self.logprobs[at]),
+                    tail_logprob,
+                    ids: &self.ids,
+                    logprobs: &self.logprobs,
+                },
+                projection,
+                source_nll,
+                written,
+            });
+        }
+        Ok(())
+    }
+
+    /// Projects one position into `ids`, `logprobs` and `rest`; `None` asks for the fallback.
+    fn position(
+        &mut self,
+        tokens: &SampleTokens,
+        links: &Links<'_>,
+        rows: Option<&Distributions<'_>>,
+        pos: usize,
+    ) -> Result<(Option<Projection>, Option<f32>), BadRow> {
+        let link = links.row(pos);
+        let row_at = |source_pos: u32| {
+            let rows = rows?;
+            rows.find(source_pos).map(|at| rows.row(at))
+        };
+        if let Some(source_pos) = link.source_pos {
+            let Some(row) = row_at(source_pos) else {
+                return Ok((Some(Projection::Missing), None));
+            };
+            let done = self.same_end(&row)?;
+            return Ok(if done {
+                (Some(Projection::SameEnd), Some(-row.target_logprob))
+            } else {
+                (None, None)
+            });
+        }
+        if self.options.inside == Inside::Fallback || link.kind == LinkKind::Unlinked {
+            return Ok((None, None));
+        }
+        // The source token that goes on beyond the pivot token's end, and the position before.
+        let inside = link.source_end.saturating_sub(1);
+        let Some(before) = inside.checked_sub(1) else {
+            return Ok((None, None));
+        };
+        let Some(row) = row_at(before) else {
+            return Ok((Some(Projection::Missing), None));
+        };
+        let length = self.source.bytes(row.target_id).len();
+        let Some(read) = bytes_read(tokens, links, pos, inside, length) else {
+            return Ok((None, None));
+        };
+        Ok(match self.conditioned(&row, read)? {
+            Some(nll) => (Some(Projection::Conditioned), Some(nll)),
+            None => (None, None),
+        })
+    }
+
+    /// Moves all ids of a row by the map; false if too little arrives.
+    fn same_end(&mut self, row: &Distribution<'_>) -> Result<bool, BadRow> {
+        let scale = 1.0 / total(row)?;
+        self.start(prob(row.tail_logprob) * scale);
+        let mut mapped = 0.0;
+        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
+            let mass = prob(*logprob) * scale;
+            let targets = self.follow.of(*id);
+            if targets.is_empty() {
+                self.rest += mass;
+                continue;
+            }
+            mapped += mass;
+            for (pivot_id, share) in targets {
+                self.arrived.push((*pivot_id, mass * f64::from(*share)));
+            }
+        }
+        Ok(self.list(mapped, row.ids.len()))
+    }
+
+    /// Keeps the candidates that begin with the `read` first bytes of the token that follows
+    /// `row` and are longer, and sends each to the first pivot token of its remaining bytes.
+    /// Returns the source's negative log-likelihood of that token given those bytes; `None` if
+    /// too little remains.
+    ///
+    /// The probability outside the source's list is taken to begin with those bytes as often as
+    /// the listed does, so that it stays in the tail in the same proportion.
+    fn conditioned(&mut self, row: &Distribution<'_>, read: usize) -> Result<Option<f32>, BadRow> {
+        let scale = 1.0 / total(row)?;
+        let tail = prob(row.tail_logprob) * scale;
+        let source = self.source;
+        let Some(prefix) = source.bytes(row.target_id).get(..read) else {
+            return Ok(None);
+        };
+        self.start(0.0);
+        let (mut kept, mut mapped) = (0.0, 0.0);
+        let mut target_listed = false;
+        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
+            let Some(token) = source.token(*id) else {
+                continue;
+            };
+            let remaining = match token.bytes.strip_prefix(prefix) {
+                Some(remaining) if !remaining.is_empty() && !token.special => remaining,
+                _ => continue,
+            };
+            let mass = prob(*logprob) * scale;
+            kept += mass;
+            target_listed |= *id == row.target_id;
+            match self.first_of(remaining) {
+                Some(pivot_id) => {
+                    mapped += mass;
+                    self.arrived.push((pivot_id, mass));
+                }
+                None => self.rest += mass,
+            }
+        }
+        if kept <= 0.0 || kept < f64::from(self.options.min_mass) {
+            return Ok(None);
+        }
+        let share = (1.0 - tail) / kept;
+        for (_, mass) in &mut self.arrived {
+            *mass *= share;
+        }
+        self.rest = self.rest * share + tail;
+        if !self.list(mapped * share, row.ids.len()) {
+            return Ok(None);
+        }
+        let target = prob(row.target_logprob);
+        let all = if target_listed { kept } else { kept + target };
+        let nll = all.ln() as f32 - row.target_logprob;
+        Ok(Some(nll.max(0.0)))
+    }
+
+    fn first_of(&mut self, remaining: &[u8]) -> Option<TokenId> {
+        if let Some(known) = self.remainders.get(remaining) {
+            return *known;
+        }
+        let first = (self.first_token)(remaining);
+        self.remainders.insert(remaining.to_vec(), first);
+        first
+    }
+
+    fn start(&mut self, rest: f64) {
+        self.arrived.clear();
+        self.rest = rest;
+    }
+
+    /// Adds up what arrived for each id and cuts it to the k most probable; false if `mapped`,
+    /// all that arrived, is less than `min_mass`.
+    fn list(&mut self, mapped: f64, source_k: usize) -> bool {
+        if mapped <= 0.0 || mapped < f64::from(self.options.min_mass) {
+            return false;
+        }
+        self.arrived.sort_by_key(|entry| entry.0);
+        self.arrived.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            if same {
+                first.1 += again.1;
+            }
+            same
+        });
+        self.arrived.retain(|entry| entry.1 > 0.0);
+        let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
+        self.arrived
+            .sort_unstable_by(|a, b| by_mass(a, b).then(a.0.cmp(&b.0)));
+        let k = self.options.top_k.unwrap_or(source_k);
+        self.rest += self
+            .arrived
+            .iter()
+            .skip(k)
+            .map(|entry| entry.1)
+            .sum::<f64>();
+        self.arrived.truncate(k);
+        self.ids.clear();
+        self.logprobs.clear();
+        for (id, mass) in &self.arrived {
+            self.ids.push(*id);
+            self.logprobs.push((*mass as f32).ln());
+        }
+        true
+    }
+
+    /// Puts the fallback in place; false if the position is left to the pivot.
+    fn fall_back(&mut self, next: TokenId) -> bool {
+        self.nothing();
+        match self.options.fallback {
+            Fallback::Skip => true,
+            Fallback::Pivot => false,
+            Fallback::OneHot => {
+                self.rest = 0.0;
+                self.ids.push(next);
+                self.logprobs.push(0.0);
+                true
+            }
+        }
+    }
+
+    /// An empty list: everything is in the tail.
+    fn nothing(&mut self) {
+        self.ids.clear();
+        self.logprobs.clear();
+        self.rest = 1.0;
+    }
+}
+
+/// How many bytes of source token `inside` (which has `length`) have been read where pivot token
+/// `pos` ends within it. Counted from the token's end if a pivot token ends there, which holds
+/// also where the token has an added prefix or lost bytes to a normaliser; from its beginning if
+/// one ends there; else unknown.
+fn bytes_read(
+    tokens: &SampleTokens,
+    links: &Links<'_>,
+    pos: usize,
+    inside: u32,
+    length: usize,
+) -> Option<usize> {
+    let end = tokens.byte_end[pos];
+    let ending = |at: usize| Some((links.row(at).source_pos?, tokens.byte_end[at]));
+    let after = (pos + 1..links.len())
+        .take_while(|at| links.row(*at).source_begin <= inside)
+        .find_map(ending)
+        .filter(|(source_pos, _)| *source_pos == inside)
+        .map(|(_, token_end)| length.checked_sub((token_end - end) as usize));
+    let read = after.or_else(|| {
+        (0..pos)
+            .rev()
+            .find_map(ending)
+            .filter(|(source_pos, _)| source_pos + 1 == inside)
+            .map(|(_, token_start)| Some((end - token_start) as usize))
+    });
+    read.flatten().filter(|read| (1..length).contains(read))
+}
+
+fn prob(logprob: f32) -> f64 {
+    f64::from(logprob.exp())
+}
+
+/// The sum of all probabilities of a row: one, but for the rounding of the stored list.
+fn total(row: &Distribution<'_>) -> Result<f64, BadRow> {
+    let mut total = prob(row.tail_logprob);
+    let mut sane = row.tail_logprob <= SLACK && row.target_logprob <= SLACK;
+    for logprob in row.logprobs {
+        sane &= *logprob <= SLACK;
+        total += prob(*logprob);
+    }
+    // NaN compares false above.
+    if sane && total > 0.0 {
+        return Ok(total);
+    }
+    Err(BadRow { pos: row.pos })
+}

@@ -1,0 +1,385 @@
+//! The recipe: the YAML that describes a run.
+//!
+//! Sections are the option structs of the stages, so a recipe and the single commands take the
+//! same keys. Unknown keys are errors that name the line and the nearest known key.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::align::AlignOptions;
+use crate::artifact::check_name;
+use crate::corpus::CorpusOptions;
+use crate::error::{Context, Error, Result, did_you_mean};
+use crate::eval::Task;
+use crate::fuse::FuseOptions;
+use crate::mapping::MapOptions;
+use crate::project::ProjectOptions;
+use crate::score::ScoreOptions;
+use crate::train::TrainOptions;
+
+/// Keys at the top of a recipe.
+const KEYS: [&str; 14] = [
+    "run", "seed", "corpus", "pivot", "sources", "score", "align", "map", "project", "fuse",
+    "train", "baselines", "merge", "eval",
+];
+
+/// Names that the run gives to checkpoints of its own.
+const RESERVED: [&str; 4] = ["clm", "clm-merged", "merged", "mean"];
+
+/// A model of the run.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// Its name in the run.
+    pub name: String,
+    /// Hugging Face model folder (relative to the recipe's) or hub id.
+    pub model: String,
+    /// Type of weights and activations when it is scored.
+    #[serde(default)]
+    pub dtype: Dtype,
+}
+
+/// Floating-point type in which a model is scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, IEEE.
+    F16,
+    /// 16 bits, the range of `f32`.
+    Bf16,
+}
+
+impl From<Dtype> for candle_core::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => candle_core::DType::F32,
+            Dtype::F16 => candle_core::DType::F16,
+            Dtype::Bf16 => candle_core::DType::BF16,
+        }
+    }
+}
+
+/// What the fused model is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// The pivot trained on the same text for as many steps, without targets.
+    Clm,
+    /// As many such models as there are targets, with other seeds, merged in the same way.
+    ClmMerged,
+}
+
+/// A recipe, validated, with its paths resolved.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The file.
+    pub path: PathBuf,
+    /// The run folder, relative to the current folder.
+    pub run: Option<PathBuf>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// What is learnt from.
+    pub corpus: CorpusOptions,
+    /// The model that the result will be like.
+    pub pivot: ModelSpec,
+    /// The models that are fused into it.
+    pub sources: Vec<ModelSpec>,
+    /// Options of `score`.
+    pub score: ScoreOptions,
+    /// Options of `align`.
+    pub align: AlignOptions,
+    /// Options of `map`.
+    pub map: MapOptions,
+    /// Options of `project`.
+    pub project: ProjectOptions,
+    /// Options of `fuse`.
+    pub fuse: FuseOptions,
+    /// Options of `train`; without the section nothing is trained.
+    pub train: Option<TrainOptions>,
+    /// What the fused model is compared with.
+    pub baselines: Vec<Baseline>,
+    /// mergekit's keys; without the section nothing is merged.
+    pub merge: Option<Value>,
+    /// What the models are evaluated on.
+    pub eval: Vec<Task>,
+}
+
+impl Recipe {
+    /// Reads and validates a recipe. Input paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the line and key, what was expected and what was found.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).at(path)?;
+        let file = File { path, text: &text };
+        let value: Value = serde_saphyr::from_str(&text)
+            .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        let Value::Object(mut map) = value else {
+            return Err(Error::usage(format!("{}: expected keys and values", path.display())));
+        };
+        if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(file.unknown_key(None, key, KEYS.into_iter()));
+        }
+        let baselines = file.section(&mut map, "baselines")?.unwrap_or_default();
+        let mut recipe = Self {
+            path: path.to_path_buf(),
+            run: file.section(&mut map, "run")?,
+            seed: file.section(&mut map, "seed")?.unwrap_or(42),
+            corpus: file.required(&mut map, "corpus")?,
+            pivot: file.required(&mut map, "pivot")?,
+            sources: file.section(&mut map, "sources")?.unwrap_or_default(),
+            score: file.section(&mut map, "score")?.unwrap_or_default(),
+            align: file.section(&mut map, "align")?.unwrap_or_default(),
+            map: file.section(&mut map, "map")?.unwrap_or_default(),
+            project: file.section(&mut map, "project")?.unwrap_or_default(),
+            fuse: file.section(&mut map, "fuse")?.unwrap_or_default(),
+            train: with_seed(&mut map, &file)?,
+            baselines,
+            merge: file.section(&mut map, "merge")?,
+            eval: file.section(&mut map, "eval")?.unwrap_or_default(),
+        };
+        recipe.resolve_paths();
+        recipe
+            .validate()
+            .map_err(|error| match error {
+                Error::Usage { message, remedy } => Error::Usage {
+                    message: format!("{}: {message}", path.display()),
+                    remedy,
+                },
+                other => other,
+            })?;
+        Ok(recipe)
+    }
+
+    /// The pivot and the sources.
+    pub fn models(&self) -> impl Iterator<Item = &ModelSpec> {
+        std::iter::once(&self.pivot).chain(&self.sources)
+    }
+
+    fn resolve_paths(&mut self) {
+        let dir = match self.path.parent() {
+            Some(dir) if dir != Path::new("") => dir.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        for path in &mut self.corpus.inputs {
+            *path = dir.join(&path);
+        }
+        for task in &mut self.eval {
+            task.data = dir.join(&task.data);
+        }
+        if let Some(valid) = self.train.as_mut().and_then(|train| train.valid.as_mut()) {
+            *valid = dir.join(&valid);
+        }
+        for spec in std::iter::once(&mut self.pivot).chain(&mut self.sources) {
+            // What is no folder beside the recipe is a hub id.
+            let beside = dir.join(&spec.model);
+            if beside.is_dir() {
+                spec.model = beside.to_string_lossy().into_owned();
+            }
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.corpus.validate()?;
+        self.score.validate()?;
+        self.align.validate()?;
+        self.map.validate()?;
+        self.project.validate()?;
+        self.fuse.validate()?;
+        if let Some(train) = &self.train {
+            train.validate()?;
+        }
+        let mut names: Vec<&str> = self.models().map(|spec| spec.name.as_str()).collect();
+        for name in &names {
+            check_name("model", name)?;
+            if RESERVED.contains(name) || name.starts_with("target-") || name.starts_with("clm-") {
+                return Err(Error::usage(format!(
+                    "the name `{name}` is one that the run gives itself"
+                ))
+                .remedy("call the model something else"));
+            }
+        }
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::usage(format!("two models are called `{}`", pair[0])));
+        }
+        let mut tasks: Vec<&str> = self.eval.iter().map(|task| task.name.as_str()).collect();
+        tasks.sort_unstable();
+        if let Some(pair) = tasks.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::usage(format!("two tasks of `eval` are called `{}`", pair[0])));
+        }
+        if self.train.is_none() && (self.merge.is_some() || !self.baselines.is_empty()) {
+            return Err(Error::usage("`merge` and `baselines` need something trained")
+                .remedy("add a `train` section"));
+        }
+        if self.baselines.contains(&Baseline::ClmMerged) && self.merge.is_none() {
+            return Err(Error::usage("the baseline `clm-merged` is merged as `merge` says")
+                .remedy("add a `merge` section, or leave the baseline out"));
+        }
+        Ok(())
+    }
+}
+
+/// The `train` section, with the recipe's seed unless it names its own.
+fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Result<Option<TrainOptions>> {
+    let seed = map.get("seed").cloned();
+    if let (Some(Value::Object(section)), Some(seed)) = (map.get_mut("train"), seed)
+        && !section.contains_key("seed")
+    {
+        section.insert("seed".to_owned(), seed);
+    }
+    file.section(map, "train")
+}
+
+/// The text of a recipe, to find the line of a key in.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn section<T: DeserializeOwned>(
+        &self,
+        map: &mut Map<String, Value>,
+        key: &str,
+    ) -> Result<Option<T>> {
+        match map.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => serde_json::from_value(value)
+                .map(Some)
+                .map_err(|error| self.explain(key, &error.to_string())),
+        }
+    }
+
+    fn required<T: DeserializeOwned>(&self, map: &mut Map<String, Value>, key: &str) -> Result<T> {
+        self.section(map, key)?.ok_or_else(|| {
+            Error::usage(format!("{}: `{key}` is missing", self.path.display()))
+        })
+    }
+
+    /// Turns serde's word on a section into one that names the line and the nearest key.
+    fn explain(&self, section: &str, problem: &str) -> Error {
+        let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
+        if problem.starts_with("unknown field") && !quoted.is_empty() {
+            return self.unknown_key(Some(section), quoted[0], quoted[1..].iter().copied());
+        }
+        if problem.starts_with("unknown variant") && !quoted.is_empty() {
+            let line = self.line(quoted[0]).or_else(|| self.line(section));
+            let known = quoted[1..].join("`, `");
+            let error = Error::usage(format!(
+                "{}: `{section}` has the unknown value `{}`, known are `{known}`",
+                self.place(line),
+                quoted[0]
+            ));
+            return with_hint(error, did_you_mean(quoted[0], quoted[1..].iter().copied()));
+        }
+        Error::usage(format!("{}: `{section}`: {problem}", self.place(self.line(section))))
+    }
+
+    fn unknown_key<'k>(
+        &self,
+        section: Option<&str>,
+        key: &str,
+        known: impl Iterator<Item = &'k str>,
+    ) -> Error {
+        let known: Vec<&str> = known.collect();
+        let whose = match section {
+            Some(section) => format!("`{section}` has no key `{key}`"),
+            None => format!("unknown key `{key}`"),
+        };
+        let error = Error::usage(format!("{}: {whose}", self.place(self.line(key))));
+        let hint = did_you_mean(key, known.iter().copied())
+            .unwrap_or_else(|| format!("known are `{}`", known.join("`, `")));
+        error.remedy(hint)
+    }
+
+    fn place(&self, line: Option<usize>) -> String {
+        match line {
+            Some(line) => format!("{} line {line}", self.path.display()),
+            None => self.path.display().to_string(),
+        }
+    }
+
+    /// The first line on which `word` stands, comments apart.
+    fn line(&self, word: &str) -> Option<usize> {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+        self.text.lines().position(|line| {
+            let code = line.split(" #").next().unwrap_or_default();
+            !code.trim_start().starts_with('#') && code.split(|c| !is_word(c)).any(|w| w == word)
+        })
+        .map(|index| index + 1)
+    }
+}
+
+fn with_hint(error: Error, hint: Option<String>) -> Error {
+    match hint {
+        Some(hint) => error.remedy(hint),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+run: runs/x
+corpus: { inputs: [a.jsonl], max_tokens: 128 }
+pivot: { name: pivot, model: p }
+sources:
+  - { name: math, model: m, dtype: bf16 }
+train: { lambda: 0.5 }
+merge: { merge_method: sce, parameters: { select_topk: 0.1 } }
+baselines: [clm, clm-merged]
+eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
+";
+
+    fn load(text: &str) -> Result<Recipe> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.yml");
+        fs::write(&path, text).unwrap();
+        Recipe::load(&path)
+    }
+
+    fn problem(text: &str) -> String {
+        let error = load(text).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        text[text.find("r.yml").unwrap()..].to_owned()
+    }
+
+    #[test]
+    fn sections_are_the_options_of_the_stages() {
+        let recipe = load(GOOD).unwrap();
+        assert_eq!(recipe.corpus.max_tokens, 128);
+        assert!(recipe.corpus.inputs[0].ends_with("a.jsonl") && recipe.corpus.inputs[0].is_absolute());
+        assert_eq!(recipe.train.unwrap().lambda, 0.5);
+        assert_eq!(recipe.sources[0].dtype, Dtype::Bf16);
+        assert_eq!(recipe.seed, 42);
+        assert_eq!(load(&GOOD.replace("run:", "seed: 7\nrun:")).unwrap().train.unwrap().seed, 7);
+    }
+
+    #[test]
+    fn mistakes_name_line_and_nearest_key() {
+        assert_eq!(
+            problem(&GOOD.replace("lambda", "lamda")),
+            "r.yml line 6: `train` has no key `lamda`; did you mean `lambda`?"
+        );
+        assert_eq!(
+            problem(&GOOD.replace("merge:", "merging:")),
+            "r.yml line 7: unknown key `merging`; did you mean `merge`?"
+        );
+        assert!(problem(&GOOD.replace("bf16", "bf61")).contains("did you mean `bf16`?"));
+        assert_eq!(problem("corpus: { inputs: [a] }\n"), "r.yml: `pivot` is missing");
+        assert!(problem(&GOOD.replace("name: math", "name: clm")).contains("gives itself"));
+        assert!(problem(&GOOD.replace("name: math", "name: pivot")).contains("two models"));
+        assert!(problem("a: [").contains("r.yml"));
+    }
+}

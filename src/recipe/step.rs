@@ -1,0 +1,202 @@
+//! A step of a run: what it reads, what it writes, and whether it has to be done.
+//!
+//! A step is up to date when the digest of everything that determines its result (its options
+//! and the identities of what it reads) is the one recorded when it last ran, and what it wrote
+//! then is still there. Records are JSON files in `RUN/stages/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::{Artifact, Kind, atomic, digest};
+use crate::error::{Context, Error, Result};
+
+/// Something that a step reads or writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// An artifact of the run.
+    Artifact(Kind, PathBuf),
+    /// A model folder: configuration and weights.
+    Model(PathBuf),
+    /// The files that determine tokenisation and chat template in a model folder.
+    Tokenizer(PathBuf),
+    /// Any other file.
+    File(PathBuf),
+}
+
+impl Item {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        match self {
+            Item::Artifact(_, path) | Item::Model(path) | Item::Tokenizer(path) | Item::File(path) => {
+                path
+            }
+        }
+    }
+
+    /// Digest of what it is, or `None` if it is not there (or not whole).
+    pub fn identity(&self) -> Result<Option<String>> {
+        match self {
+            Item::Artifact(kind, dir) => {
+                Ok(Artifact::open(dir, *kind).ok().map(|a| a.identity().to_owned()))
+            }
+            Item::Model(dir) if !dir.join("config.json").exists() => Ok(None),
+            Item::Model(dir) => digest::model(dir).map(Some),
+            Item::Tokenizer(dir) => tokenizer_digest(dir).map(Some),
+            Item::File(path) if !path.exists() => Ok(None),
+            Item::File(path) => digest::file(path).map(Some),
+        }
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Item::File(path) => fs::metadata(path).map_or(0, |m| m.len()),
+            Item::Tokenizer(_) => 0,
+            Item::Artifact(_, dir) | Item::Model(dir) => fs::read_dir(dir).map_or(0, |entries| {
+                let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
+                sizes.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
+            }),
+        }
+    }
+}
+
+/// Files beside the weights that tokenisation and templates depend on.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+fn tokenizer_digest(dir: &Path) -> Result<String> {
+    let mut all = String::new();
+    for name in TOKENIZER_FILES {
+        let path = dir.join(name);
+        if path.exists() {
+            all += &format!("{name} {}\n", digest::file(&path)?);
+        }
+    }
+    Ok(digest::text(&all))
+}
+
+/// What a step does, and returns as a line for the user.
+pub type Action = Box<dyn Fn() -> Result<String>>;
+
+/// One step of a run.
+pub struct Step {
+    /// The stage, as its command is called.
+    pub stage: &'static str,
+    /// What it works on: a model, a target; with `stage` unique in the run.
+    pub subject: String,
+    /// What it reads.
+    pub inputs: Vec<Item>,
+    /// What it writes.
+    pub outputs: Vec<Item>,
+    /// Whatever else determines the result.
+    pub options: serde_json::Value,
+    /// Does it.
+    pub action: Action,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing to do.
+    UpToDate,
+    /// Everything it reads is there.
+    Ready,
+    /// It reads what an earlier step will write.
+    Waiting,
+}
+
+/// What was recorded when a step ran.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Stage and subject.
+    pub step: String,
+    /// Digest of everything that determined the result.
+    pub fingerprint: String,
+    /// Identity of each output.
+    pub outputs: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// The line for the user.
+    pub summary: String,
+}
+
+impl Step {
+    /// Stage and subject: `score math`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.stage, self.subject).trim_end().to_owned()
+    }
+
+    fn record_path(&self, stages: &Path) -> PathBuf {
+        stages.join(format!("{}.json", self.name().replace(' ', "-")))
+    }
+
+    /// Digest of everything that determines the result; `None` while an input is missing.
+    pub fn fingerprint(&self) -> Result<Option<String>> {
+        let mut inputs = Vec::new();
+        for item in &self.inputs {
+            match item.identity()? {
+                Some(identity) => inputs.push(identity),
+                None => return Ok(None),
+            }
+        }
+        let all = serde_json::json!([self.name(), inputs, self.options]);
+        Ok(Some(digest::text(&all.to_string())))
+    }
+
+    /// Where the step stands.
+    pub fn status(&self, stages: &Path) -> Result<Status> {
+        let Some(fingerprint) = self.fingerprint()? else {
+            return Ok(Status::Waiting);
+        };
+        let recorded = fs::read_to_string(self.record_path(stages))
+            .ok()
+            .and_then(|text| serde_json::from_str::<Record>(&text).ok());
+        let Some(record) = recorded.filter(|record| record.fingerprint == fingerprint) else {
+            return Ok(Status::Ready);
+        };
+        for (index, item) in self.outputs.iter().enumerate() {
+            if item.identity()?.as_ref() != record.outputs.get(index) {
+                return Ok(Status::Ready);
+            }
+        }
+        Ok(Status::UpToDate)
+    }
+
+    /// Does the step and records it.
+    pub fn perform(&self, stages: &Path) -> Result<Record> {
+        let started = std::time::Instant::now();
+        let summary = (self.action)()?;
+        let mut outputs = Vec::new();
+        for item in &self.outputs {
+            let identity = item.identity()?.ok_or_else(|| {
+                Error::file(item.path(), format!("`{}` did not write this", self.name()))
+            })?;
+            outputs.push(identity);
+        }
+        let fingerprint = self.fingerprint()?.ok_or_else(|| {
+            Error::usage(format!("an input of `{}` vanished while it ran", self.name()))
+        })?;
+        let record = Record {
+            step: self.name(),
+            fingerprint,
+            outputs,
+            seconds: started.elapsed().as_secs_f64(),
+            bytes: self.outputs.iter().map(Item::bytes).sum(),
+            summary,
+        };
+        let path = self.record_path(stages);
+        let text = serde_json::to_string_pretty(&record).at(&path)?;
+        atomic::write(&path, (text + "\n").as_bytes())?;
+        Ok(record)
+    }
+}

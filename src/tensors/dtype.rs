@@ -1,0 +1,268 @@
+//! Element types of stored tensors, and their conversion from and to `f32`.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// The element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F64,
+    F32,
+    F16,
+    BF16,
+    F8E4M3,
+    F8E5M2,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+}
+
+/// Every dtype with its safetensors name, its torch name and its bytes per element.
+const NAMES: [(Dtype, &str, &str, usize); 15] = [
+    (Dtype::F64, "F64", "float64", 8),
+    (Dtype::F32, "F32", "float32", 4),
+    (Dtype::F16, "F16", "float16", 2),
+    (Dtype::BF16, "BF16", "bfloat16", 2),
+    (Dtype::F8E4M3, "F8_E4M3", "float8_e4m3fn", 1),
+    (Dtype::F8E5M2, "F8_E5M2", "float8_e5m2", 1),
+    (Dtype::I64, "I64", "int64", 8),
+    (Dtype::I32, "I32", "int32", 4),
+    (Dtype::I16, "I16", "int16", 2),
+    (Dtype::I8, "I8", "int8", 1),
+    (Dtype::U64, "U64", "uint64", 8),
+    (Dtype::U32, "U32", "uint32", 4),
+    (Dtype::U16, "U16", "uint16", 2),
+    (Dtype::U8, "U8", "uint8", 1),
+    (Dtype::Bool, "BOOL", "bool", 1),
+];
+
+impl Dtype {
+    /// The dtype with this safetensors name (`BF16`).
+    pub fn from_safetensors(name: &str) -> Option<Self> {
+        NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
+    /// The dtype with this torch name (`bfloat16`), or the usual short form (`bf16`).
+    pub fn from_torch(name: &str) -> Option<Self> {
+        match name {
+            "bf16" => Some(Self::BF16),
+            "fp16" | "f16" | "half" => Some(Self::F16),
+            "fp32" | "f32" | "float" => Some(Self::F32),
+            "f64" | "double" => Some(Self::F64),
+            _ => {
+                let name = name.strip_prefix("torch.").unwrap_or(name);
+                NAMES.iter().find(|row| row.2 == name).map(|row| row.0)
+            }
+        }
+    }
+
+    fn row(self) -> (Dtype, &'static str, &'static str, usize) {
+        NAMES
+            .into_iter()
+            .find(|row| row.0 == self)
+            .unwrap_or(NAMES[1])
+    }
+
+    /// The name in a safetensors header.
+    pub fn safetensors_name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The name in a `config.json`.
+    pub fn torch_name(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
+            Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Whether [`Dtype::decode`] reads it.
+    pub fn is_float(self) -> bool {
+        matches!(
+            self,
+            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2
+        )
+    }
+
+    /// Whether [`Dtype::encode`] writes it.
+    pub fn is_writable(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// Converts little-endian elements to `f32`: `bytes` holds `out.len()` of them. `f64` is
+    /// rounded, the others convert exactly. Integers decode to zeros: callers check
+    /// [`Dtype::is_float`] first.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Self::F32 => {
+                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*raw);
+                }
+            }
+            Self::BF16 => {
+                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
+                }
+            }
+            Self::F16 => {
+                // A small buffer on the stack, so that the conversion instructions of the
+                // CPU are used whatever the alignment of `bytes`.
+                let mut halves = [f16::ZERO; 256];
+                for (values, raw) in out.chunks_mut(256).zip(bytes.chunks(512)) {
+                    let halves = &mut halves[..values.len()];
+                    for (half, raw) in halves.iter_mut().zip(raw.as_chunks::<2>().0) {
+                        *half = f16::from_le_bytes(*raw);
+                    }
+                    halves.convert_to_f32_slice(values);
+                }
+            }
+            Self::F64 => {
+                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                    *value = f64::from_le_bytes(*raw) as f32;
+                }
+            }
+            Self::F8E4M3 => {
+                for (value, raw) in out.iter_mut().zip(bytes) {
+                    *value = decode_e4m3(*raw);
+                }
+            }
+            Self::F8E5M2 => {
+                for (value, raw) in out.iter_mut().zip(bytes) {
+                    // The upper byte of a half-precision number.
+                    *value = f16::from_bits(u16::from(*raw) << 8).to_f32();
+                }
+            }
+            _ => out.fill(0.0),
+        }
+    }
+
+    /// Converts `f32` values to little-endian elements, rounding to nearest even. `out` holds
+    /// `values.len()` elements. Dtypes that are not [`Dtype::is_writable`] leave `out` alone.
+    pub fn encode(self, values: &[f32], out: &mut [u8]) {
+        match self {
+            Self::F32 => {
+                for (raw, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *raw = value.to_le_bytes();
+                }
+            }
+            Self::BF16 => {
+                for (raw, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    *raw = round_bf16_bits(*value).to_le_bytes();
+                }
+            }
+            Self::F16 => {
+                let mut halves = [f16::ZERO; 256];
+                for (raw, values) in out.chunks_mut(512).zip(values.chunks(256)) {
+                    let halves = &mut halves[..values.len()];
+                    halves.convert_from_f32_slice(values);
+                    for (raw, half) in raw.as_chunks_mut::<2>().0.iter_mut().zip(halves.iter()) {
+                        *raw = half.to_le_bytes();
+                    }
+                }
+            }
+            Self::F64 => {
+                for (raw, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+                    *raw = f64::from(*value).to_le_bytes();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `value` as it would be read back after having been stored in this dtype.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::BF16 => bf16::from_f32(value).to_f32(),
+            Self::F16 => f16::from_f32(value).to_f32(),
+            _ => value,
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.torch_name())
+    }
+}
+
+/// The upper half of `value`, rounded to nearest even; NaN stays NaN.
+#[inline(always)]
+fn round_bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let nan = (bits >> 16) | 0x40;
+    (if value.is_nan() { nan } else { rounded }) as u16
+}
+
+/// The 8-bit float of the OCP specification with 4 exponent bits: no infinities, bias 7.
+fn decode_e4m3(raw: u8) -> f32 {
+    let sign = if raw & 0x80 == 0 { 1.0 } else { -1.0 };
+    let exponent = i32::from((raw >> 3) & 0xf);
+    let mantissa = f32::from(raw & 7);
+    sign * match (exponent, raw & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_the_half_crate_does() {
+        let values: Vec<f32> = (0..200_000u32)
+            .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761)))
+            .chain([f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0, f32::NAN])
+            .collect();
+        let mut bytes = vec![0; values.len() * 2];
+        Dtype::BF16.encode(&values, &mut bytes);
+        for (value, raw) in values.iter().zip(bytes.chunks(2)) {
+            let ours = bf16::from_le_bytes([raw[0], raw[1]]);
+            let theirs = bf16::from_f32(*value);
+            assert!(
+                ours == theirs || (ours.is_nan() && theirs.is_nan()),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_float_survives_a_round_trip() {
+        let values: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) / 8.0).collect();
+        for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let rounded: Vec<f32> = values.iter().map(|v| dtype.round(*v)).collect();
+            let mut bytes = vec![0; values.len() * dtype.size()];
+            let mut back = vec![0.0; values.len()];
+            dtype.encode(&values, &mut bytes);
+            dtype.decode(&bytes, &mut back);
+            assert_eq!(rounded, back, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn eight_bit_floats_decode_by_hand() {
+        // 0x38: exponent 7, mantissa 0 = 1.0; 0x7e: 1.75 * 2^8 = 448, the largest; 0x01: 2^-9.
+        let mut out = [0.0; 4];
+        Dtype::F8E4M3.decode(&[0x38, 0x7e, 0x01, 0xb8], &mut out);
+        assert_eq!(out, [1.0, 448.0, 2f32.powi(-9), -1.0]);
+        // 0x3c: 1.0; 0x7b: 1.75 * 2^15 = 57344, the largest; 0x01: 2^-16.
+        Dtype::F8E5M2.decode(&[0x3c, 0x7b, 0x01, 0xbc], &mut out);
+        assert_eq!(out, [1.0, 57344.0, 2f32.powi(-16), -1.0]);
+    }
+}

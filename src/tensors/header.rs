@@ -1,0 +1,197 @@
+//! The header of one safetensors file, parsed and checked before any tensor is touched.
+//!
+//! Layout: 8 bytes little-endian length *n*, *n* bytes of JSON
+//! (`{"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {..}}`), then
+//! the data, which the tensors cover without gap or overlap.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::dtype::Dtype;
+use crate::error::{Error, Result};
+
+/// Longest header that is read: 100 MB, as in the format's own implementation.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The tensor's name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its dimensions; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// First byte, counted from the start of the file.
+    pub begin: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// The checked header of one file; tensors in the order of their data.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// Free-form strings (`format: pt`).
+    pub metadata: Vec<(String, String)>,
+    /// The tensors, by offset.
+    pub tensors: Vec<TensorInfo>,
+}
+
+#[derive(serde::Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+enum RawEntry {
+    Metadata(Vec<(String, String)>),
+    Tensor(RawTensor),
+}
+
+/// The header's entries as written, so that a repeated name is seen.
+struct RawHeader(Vec<(String, RawEntry)>);
+
+impl<'de> serde::Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let entry = if name == "__metadata__" {
+                        let strings: std::collections::BTreeMap<String, String> =
+                            map.next_value()?;
+                        RawEntry::Metadata(strings.into_iter().collect())
+                    } else {
+                        RawEntry::Tensor(map.next_value()?)
+                    };
+                    entries.push((name, entry));
+                }
+                Ok(RawHeader(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl Header {
+    /// Parses and checks the header of `file`, whose whole content is `bytes` (only the header
+    /// is read; the length is compared with the offsets).
+    ///
+    /// # Errors
+    ///
+    /// A truncated or oversized header, wrong JSON, an unknown dtype, a repeated name, offsets
+    /// that overflow, overlap, leave a gap, disagree with shape and dtype, or do not end with
+    /// the file.
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
+        let bad = |problem: String| {
+            Error::file(file, problem).remedy("the file is damaged or incomplete; copy it again")
+        };
+        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+            return Err(bad(format!(
+                "expected a safetensors file, found {} bytes",
+                bytes.len()
+            )));
+        };
+        let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER_BYTES {
+            return Err(bad(format!(
+                "the header claims {length} bytes, the limit is {MAX_HEADER_BYTES}"
+            )));
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some(json) = rest.get(..length) else {
+            return Err(bad(format!(
+                "the header claims {length} bytes, the file has {} after its length field",
+                rest.len()
+            )));
+        };
+        let data_start = 8 + length;
+        let data_len = rest.len() - length;
+        let raw: RawHeader = serde_json::from_slice(json)
+            .map_err(|error| bad(format!("the header is not what it should be: {error}")))?;
+
+        let mut header = Self::default();
+        let mut names = HashSet::new();
+        for (name, entry) in raw.0 {
+            let tensor = match entry {
+                RawEntry::Metadata(strings) => {
+                    header.metadata = strings;
+                    continue;
+                }
+                RawEntry::Tensor(tensor) => tensor,
+            };
+            let at = |problem: String| bad(format!("tensor `{name}`: {problem}"));
+            if !names.insert(name.clone()) {
+                return Err(at("the name occurs twice".into()));
+            }
+            let dtype = Dtype::from_safetensors(&tensor.dtype).ok_or_else(|| {
+                Error::file(
+                    file,
+                    format!("tensor `{name}`: dtype `{}` is not supported", tensor.dtype),
+                )
+                .remedy("convert the model to float32, float16 or bfloat16")
+            })?;
+            let size = tensor
+                .shape
+                .iter()
+                .try_fold(dtype.size() as u64, |size, dim| size.checked_mul(*dim))
+                .filter(|size| *size <= isize::MAX as u64)
+                .ok_or_else(|| at(format!("the shape {:?} overflows", tensor.shape)))?;
+            let (begin, end) = tensor.data_offsets;
+            if end.checked_sub(begin) != Some(size) {
+                return Err(at(format!(
+                    "data offsets {begin}..{end}, but shape {:?} of {dtype} takes {size} bytes",
+                    tensor.shape
+                )));
+            }
+            if end > data_len as u64 {
+                return Err(at(format!(
+                    "data end at byte {end}, the file holds {data_len} bytes of data"
+                )));
+            }
+            header.tensors.push(TensorInfo {
+                name,
+                dtype,
+                shape: tensor.shape.iter().map(|dim| *dim as usize).collect(),
+                begin: data_start + begin as usize,
+                end: data_start + end as usize,
+            });
+        }
+        header
+            .tensors
+            .sort_by_key(|tensor| (tensor.begin, tensor.end));
+        let mut covered = data_start;
+        for tensor in &header.tensors {
+            if tensor.begin != covered {
+                let what = if tensor.begin < covered {
+                    "overlap"
+                } else {
+                    "leave a gap before"
+                };
+                return Err(bad(format!(
+                    "the data of other tensors {what} those of tensor `{}`",
+                    tensor.name
+                )));
+            }
+            covered = tensor.end;
+        }
+        if covered != bytes.len() {
+            return Err(bad(format!(
+                "{} bytes after the last tensor belong to none",
+                bytes.len() - covered
+            )));
+        }
+        Ok(header)
+    }
+}

@@ -1,0 +1,252 @@
+//! Writing a checkpoint: shards, headers and offsets are fixed before the first byte.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::dtype::Dtype;
+use crate::error::{Context, Error, Result};
+
+/// A tensor that will be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The tensor's name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// How many bytes its data take.
+    pub fn bytes(&self) -> u64 {
+        self.elements() as u64 * self.dtype.size() as u64
+    }
+}
+
+/// One file of a layout.
+#[derive(Clone, Debug)]
+struct ShardLayout {
+    file: String,
+    header: Vec<u8>,
+    data: u64,
+}
+
+/// Where every byte of a checkpoint will be.
+///
+/// Tensors keep the given order. A shard is closed before the tensor that would take it over
+/// the limit, so that each holds at least one tensor and at most `shard_size` bytes of data
+/// unless a single tensor is larger. Names are Hugging Face's: `model.safetensors` for one
+/// shard, else `model-00001-of-00003.safetensors` and an index.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    tensors: Vec<TensorSpec>,
+    /// Shard of each tensor, and its first byte in that file.
+    places: Vec<(usize, u64)>,
+    shards: Vec<ShardLayout>,
+}
+
+impl Layout {
+    /// Lays out `tensors` in shards of at most `shard_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Two tensors of one name, or a dtype that cannot be written.
+    pub fn new(tensors: Vec<TensorSpec>, shard_size: u64) -> Result<Self> {
+        let mut names = std::collections::HashSet::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut used = 0;
+        for (at, tensor) in tensors.iter().enumerate() {
+            if !names.insert(tensor.name.as_str()) {
+                let message = format!("tensor `{}` would be written twice", tensor.name);
+                return Err(Error::usage(message));
+            }
+            let bytes = tensor.bytes();
+            match groups.last_mut() {
+                Some(group) if bytes.saturating_add(used) <= shard_size => {
+                    group.push(at);
+                    used += bytes;
+                }
+                _ => {
+                    groups.push(vec![at]);
+                    used = bytes;
+                }
+            }
+        }
+        if groups.is_empty() {
+            groups.push(Vec::new());
+        }
+        let count = groups.len();
+        let mut places = vec![(0, 0); tensors.len()];
+        let mut shards = Vec::new();
+        for (shard, group) in groups.iter().enumerate() {
+            let file = if count == 1 {
+                "model.safetensors".to_owned()
+            } else {
+                format!("model-{:05}-of-{count:05}.safetensors", shard + 1)
+            };
+            let (header, data) = header(group.iter().map(|at| &tensors[*at]));
+            let mut offset = header.len() as u64;
+            for at in group {
+                places[*at] = (shard, offset);
+                offset += tensors[*at].bytes();
+            }
+            shards.push(ShardLayout { file, header, data });
+        }
+        Ok(Self {
+            tensors,
+            places,
+            shards,
+        })
+    }
+
+    /// The tensors, in order.
+    pub fn tensors(&self) -> &[TensorSpec] {
+        &self.tensors
+    }
+
+    /// The names of the files, in order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.shards.iter().map(|shard| shard.file.as_str())
+    }
+
+    /// Bytes of all files together, headers included.
+    pub fn bytes(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|s| s.header.len() as u64 + s.data)
+            .sum()
+    }
+
+    /// The index file's content, where there is more than one shard.
+    pub fn index(&self) -> Option<String> {
+        if self.shards.len() < 2 {
+            return None;
+        }
+        let data: u64 = self.shards.iter().map(|shard| shard.data).sum();
+        let map: serde_json::Map<_, _> = self
+            .tensors
+            .iter()
+            .zip(&self.places)
+            .map(|(tensor, (shard, _))| {
+                (tensor.name.clone(), self.shards[*shard].file.clone().into())
+            })
+            .collect();
+        let index = serde_json::json!({ "metadata": { "total_size": data }, "weight_map": map });
+        Some(format!("{index:#}\n"))
+    }
+}
+
+/// The header of one file (with its length field, padded to 8 bytes) and the bytes of its data.
+fn header<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> (Vec<u8>, u64) {
+    let mut entries = serde_json::Map::new();
+    entries.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.bytes();
+        let entry = serde_json::json!({
+            "dtype": tensor.dtype.safetensors_name(),
+            "shape": tensor.shape,
+            "data_offsets": [offset, end],
+        });
+        entries.insert(tensor.name.clone(), entry);
+        offset = end;
+    }
+    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
+    while json.len() % 8 != 0 {
+        json.push(b' ');
+    }
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    (bytes, offset)
+}
+
+/// The open files of a checkpoint that is being written.
+pub struct CheckpointWriter {
+    layout: Layout,
+    files: Vec<(PathBuf, File)>,
+}
+
+impl CheckpointWriter {
+    /// Creates the files of `layout` in `dir` (which exists) at their full length, or, where
+    /// they are there already from an interrupted run, opens them and keeps their data.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be created or extended.
+    pub fn open(dir: &Path, layout: Layout) -> Result<Self> {
+        let mut files = Vec::new();
+        for shard in &layout.shards {
+            let path = dir.join(&shard.file);
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .at(&path)?;
+            file.write_all(&shard.header).at(&path)?;
+            file.set_len(shard.header.len() as u64 + shard.data)
+                .at(&path)?;
+            files.push((path, file));
+        }
+        Ok(Self { layout, files })
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Writes `bytes` at byte `offset` of tensor number `tensor` (its order in the layout).
+    ///
+    /// # Errors
+    ///
+    /// A failed write (a full disk, say).
+    pub fn write(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (shard, begin) = self.layout.places[tensor];
+        let (path, file) = &self.files[shard];
+        debug_assert!(offset + bytes.len() as u64 <= self.layout.tensors[tensor].bytes());
+        write_at(file, bytes, begin + offset).at(path)
+    }
+
+    /// Flushes all files to disk and writes the index where there is more than one.
+    ///
+    /// # Errors
+    ///
+    /// A failed write.
+    pub fn finish(self, dir: &Path) -> Result<()> {
+        for (path, file) in &self.files {
+            file.sync_all().at(path)?;
+        }
+        if let Some(index) = self.layout.index() {
+            let path = dir.join("model.safetensors.index.json");
+            std::fs::write(&path, index).at(&path)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}

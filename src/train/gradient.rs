@@ -1,0 +1,113 @@
+//! Loss and gradients of one micro batch: decoder, head, and back.
+
+use candle_core::{DType, Tensor};
+
+use super::data::MicroBatch;
+use super::loss::{self, Sums, Weights};
+use crate::error::{Context, Error, Result};
+use crate::model::{Decoder, attach1};
+
+/// Name of the embedding, which is also the head where the two are tied.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Name of a head of its own.
+const HEAD: &str = "lm_head.weight";
+
+/// What one micro batch adds to the step.
+#[derive(Debug)]
+pub struct MicroGradient {
+    /// Loss sums.
+    pub sums: Sums,
+    /// ∂L/∂parameter in the order of their names; `None` is zero.
+    pub params: Vec<Option<Tensor>>,
+}
+
+/// Runs the decoder forward and backward.
+///
+/// The gradient of the loss at the head is computed first, without a graph; it then seeds one
+/// backward pass of the decoder. (Gradient checkpointing replaces [`backward`] alone.)
+///
+/// # Errors
+/// A loss that is infinite or NaN, naming `step` (from 0) and the samples.
+///
+/// # Memory
+/// All activations of the micro batch, 64 MiB of logits, and the gradients.
+pub fn micro_gradient(
+    decoder: &Decoder,
+    micro: &MicroBatch,
+    weights: Weights,
+    step: u64,
+) -> Result<MicroGradient> {
+    let hidden = forward(decoder, micro)?;
+    let (picked, index) = pick(&hidden, micro)?;
+    let head = loss::head_gradient(&picked, decoder.head(), &micro.rows, weights)?;
+    loss::check_finite(&head.sums, step, &micro.samples)?;
+    let spread = || -> candle_core::Result<Tensor> {
+        let zeros = hidden.detach().zeros_like()?;
+        zeros.index_add(&index, &head.hidden, 0)
+    };
+    let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
+    let mut params = backward(decoder, &hidden, &seed)?;
+    let name = if decoder.config().tie_word_embeddings {
+        EMBEDDING
+    } else {
+        HEAD
+    };
+    let slot = decoder.params().keys().position(|key| key == name);
+    let slot = slot
+        .and_then(|i| params.get_mut(i))
+        .ok_or_else(|| Error::usage(format!("the model has no trainable head `{name}`")))?;
+    *slot = Some(match slot.take() {
+        Some(embedding) => embedding
+            .to_dtype(DType::F32)
+            .and_then(|embedding| embedding + head.head)
+            .during(|| "adding the gradient of the head".to_owned())?,
+        None => head.head,
+    });
+    Ok(MicroGradient {
+        sums: head.sums,
+        params,
+    })
+}
+
+/// Σ −log q over the supervised tokens, in nats.
+pub fn micro_nll(decoder: &Decoder, micro: &MicroBatch) -> Result<f64> {
+    let hidden = forward(decoder, micro)?;
+    let (picked, _) = pick(&hidden, micro)?;
+    loss::head_nll(&picked, decoder.head(), &micro.rows)
+}
+
+/// Hidden states (sequences · length, hidden size).
+fn forward(decoder: &Decoder, micro: &MicroBatch) -> Result<Tensor> {
+    let shape = (micro.sequences, micro.len);
+    let ids = Tensor::from_slice(&micro.ids, shape, decoder.device())
+        .during(|| "preparing a batch".to_owned())?;
+    let hidden = decoder.hidden(&ids)?;
+    hidden
+        .flatten_to(1)
+        .during(|| "preparing a batch".to_owned())
+}
+
+/// The rows whose next token is supervised, without their graph, and which they are.
+fn pick(hidden: &Tensor, micro: &MicroBatch) -> Result<(Tensor, Tensor)> {
+    let pick = || -> candle_core::Result<(Tensor, Tensor)> {
+        let index = Tensor::from_slice(&micro.rows.index, micro.rows.len(), hidden.device())?;
+        Ok((hidden.detach().index_select(&index, 0)?, index))
+    };
+    pick().during(|| "selecting supervised positions".to_owned())
+}
+
+/// ∂L/∂parameter given ∂L/∂hidden.
+fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    let run = || -> candle_core::Result<Vec<Option<Tensor>>> {
+        // `backward` starts from ones, so the seed comes in as the gradient of a scalar.
+        let zero = Tensor::zeros((), hidden.dtype(), hidden.device())?;
+        let seed = seed.clone();
+        let scalar = attach1(hidden, &zero, move |_, _, _| Ok(seed.clone()))?;
+        let mut gradients = scalar.backward()?;
+        let params = decoder.params().values();
+        Ok(params
+            .map(|var| gradients.remove(var.as_tensor()))
+            .collect())
+    };
+    run().during(|| "computing gradients".to_owned())
+}

@@ -1,0 +1,436 @@
+//! The training loss and its gradient at the head, without ever holding all logits.
+//!
+//! L = λ · CLM + (1 − λ) · D (FuseLLM, eq. 6; FuseChat, eq. 5). CLM is the cross-entropy of the next
+//! token, averaged over the supervised tokens of the whole optimiser step. D is the cross-entropy
+//! −Σ pᵢ (zᵢ − logsumexp z) between the stored distribution P and the model's logits z, averaged
+//! over the positions of the step that carry a target. KL(P‖Q) is D less the entropy of P: the same
+//! gradient, so it is logged and not an option.
+//!
+//! Only positions whose next token is supervised go through the head, in chunks of rows whose logits
+//! are overwritten by their own gradient:
+//!
+//! ```text
+//! ∂L/∂z = (a + b Σp) softmax(z) − a e_label − b p      a = λ / N_supervised, b = (1 − λ) / N_targets
+//! ```
+//!
+//! so that ∂L/∂hidden and ∂L/∂head are two matrix products a chunk, and batch × length × vocabulary
+//! never exists. The gradient of the hidden states then seeds the backward pass of the decoder.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor};
+use rayon::prelude::*;
+
+use super::rows::Rows;
+use crate::error::{Context, Error, Result};
+
+/// Most bytes of f32 logits at once.
+const CHUNK_BYTES: usize = 64 << 20;
+/// Most rows of logits at once: beyond it only the caches suffer.
+const CHUNK_ROWS: usize = 2048;
+
+/// What one row counts in the loss of the whole optimiser step.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    /// a = λ / (supervised tokens of the step).
+    pub clm: f64,
+    /// b = (1 − λ) / (targets of the step), 0 if it has none.
+    pub fusion: f64,
+}
+
+impl Weights {
+    /// Weights for a step with so many supervised tokens and targets.
+    pub fn new(lambda: f64, supervised: usize, targets: usize) -> Self {
+        let share = |part: f64, of: usize| if of > 0 { part / of as f64 } else { 0.0 };
+        Self {
+            clm: share(lambda, supervised),
+            fusion: share(1.0 - lambda, targets),
+        }
+    }
+}
+
+/// Sums over rows, not yet divided by their number.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Σ −log q(label) over supervised rows, in nats.
+    pub clm: f64,
+    /// Σ cross-entropy between target and model, over rows with a target.
+    pub fusion: f64,
+    /// Σ entropy of the targets.
+    pub entropy: f64,
+}
+
+impl Sums {
+    /// Adds another micro batch.
+    pub fn add(&mut self, other: &Sums) {
+        self.clm += other.clm;
+        self.fusion += other.fusion;
+        self.entropy += other.entropy;
+    }
+
+    fn is_finite(&self) -> bool {
+        self.clm.is_finite() && self.fusion.is_finite()
+    }
+}
+
+/// Loss sums and gradients of one micro batch at the head.
+#[derive(Debug)]
+pub struct HeadGradient {
+    /// Sums over the rows.
+    pub sums: Sums,
+    /// ∂L/∂(hidden rows): (rows, hidden), in the dtype of the hidden rows.
+    pub hidden: Tensor,
+    /// ∂L/∂head: (vocabulary, hidden), f32.
+    pub head: Tensor,
+}
+
+/// Loss and gradient for `hidden` (rows, hidden size), one row for each of `rows`, and the
+/// `head` (vocabulary, hidden size). Both are used without their graph.
+///
+/// Sums are infinite or NaN where the logits are: the caller says which samples.
+///
+/// # Memory
+/// Beside its result: min(64 MiB, 2,048 rows) of f32 logits.
+pub fn head_gradient(
+    hidden: &Tensor,
+    head: &Tensor,
+    rows: &Rows,
+    weights: Weights,
+) -> Result<HeadGradient> {
+    let during = || "computing the loss".to_owned();
+    let (hidden, head) = (hidden.detach(), head.detach());
+    let mut sums = Sums {
+        entropy: rows.entropy,
+        ..Sums::default()
+    };
+    let mut hidden_parts = Vec::new();
+    let mut head_sum: Option<Tensor> = None;
+    for range in chunks(rows.len(), rows.vocabulary) {
+        let mut chunk = || -> candle_core::Result<()> {
+            let part = hidden.narrow(0, range.start, range.len())?;
+            let logits = part.matmul(&head.t()?)?.to_dtype(DType::F32)?;
+            let (gradient, chunk_sums) = logits_gradient(logits, rows, range.clone(), weights)?;
+            sums.add(&chunk_sums);
+            hidden_parts.push(
+                gradient
+                    .to_dtype(head.dtype())?
+                    .matmul(&head)?
+                    .to_dtype(hidden.dtype())?,
+            );
+            let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
+            head_sum = Some(match head_sum.take() {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+            Ok(())
+        };
+        chunk().during(during)?;
+    }
+    let hidden = match hidden_parts.len() {
+        0 => hidden.zeros_like().during(during)?,
+        1 => hidden_parts.swap_remove(0),
+        _ => Tensor::cat(&hidden_parts, 0).during(during)?,
+    };
+    let head = match head_sum {
+        Some(sum) => sum,
+        None => Tensor::zeros(head.dims(), DType::F32, head.device()).during(during)?,
+    };
+    Ok(HeadGradient { sums, hidden, head })
+}
+
+/// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
+pub fn head_nll(hidden: &Tensor, head: &Tensor, rows: &Rows) -> Result<f64> {
+    let mut nll = 0.0;
+    let weights = Weights {
+        clm: 0.0,
+        fusion: 0.0,
+    };
+    for range in chunks(rows.len(), rows.vocabulary) {
+        let mut chunk = || -> candle_core::Result<()> {
+            let part = hidden.detach().narrow(0, range.start, range.len())?;
+            let logits = part.matmul(&head.detach().t()?)?.to_dtype(DType::F32)?;
+            nll += logits_gradient(logits, rows, range.clone(), weights)?.1.clm;
+            Ok(())
+        };
+        chunk().during(|| "computing the validation loss".to_owned())?;
+    }
+    Ok(nll)
+}
+
+/// Says which samples made a loss that is no number.
+pub fn check_finite(sums: &Sums, step: u64, samples: &[u64]) -> Result<()> {
+    if sums.is_finite() {
+        return Ok(());
+    }
+    Err(not_finite("loss", step, samples))
+}
+
+/// The error for a `what` that is infinite or NaN.
+pub fn not_finite(what: &str, step: u64, samples: &[u64]) -> Error {
+    const SHOWN: usize = 16;
+    let mut list: Vec<String> = samples.iter().take(SHOWN).map(u64::to_string).collect();
+    if samples.len() > SHOWN {
+        list.push(format!("{} more", samples.len() - SHOWN));
+    }
+    Error::input(
+        format!("step {}", step + 1),
+        format!(
+            "the {what} is infinite or not a number, in samples {}",
+            list.join(", ")
+        ),
+    )
+    .remedy("lower `lr`, or look for a damaged checkpoint or target with `fuselm check`")
+}
+
+/// Ranges of rows whose f32 logits fit the limits.
+fn chunks(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = (CHUNK_BYTES / (4 * vocabulary.max(1))).clamp(1, CHUNK_ROWS);
+    (0..rows)
+        .step_by(size)
+        .map(move |begin| begin..rows.min(begin + size))
+}
+
+/// Turns f32 logits (rows, vocabulary) into their gradient.
+fn logits_gradient(
+    logits: Tensor,
+    rows: &Rows,
+    range: Range<usize>,
+    weights: Weights,
+) -> candle_core::Result<(Tensor, Sums)> {
+    match logits.device() {
+        Device::Cpu => {
+            let kernel = Kernel {
+                rows,
+                range,
+                weights,
+                sums: Mutex::new(Sums::default()),
+            };
+            logits.inplace_op1(&kernel)?;
+            let sums = *lock(&kernel.sums);
+            Ok((logits, sums))
+        }
+        _ => by_tensors(&logits, rows, range, weights),
+    }
+}
+
+/// A poisoned lock only says that another thread panicked while it held plain numbers.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Overwrites logits by their gradient, row by row.
+struct Kernel<'a> {
+    rows: &'a Rows,
+    range: Range<usize>,
+    weights: Weights,
+    sums: Mutex<Sums>,
+}
+
+impl InplaceOp1 for Kernel<'_> {
+    fn name(&self) -> &'static str {
+        "fusion-loss"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(values) = storage else {
+            candle_core::bail!("the fusion loss needs f32 logits")
+        };
+        let Some((begin, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("the fusion loss needs contiguous logits")
+        };
+        let vocabulary = self.rows.vocabulary;
+        // Collected in row order and summed in it: the same for any number of threads.
+        let losses: Vec<(f64, f64)> = values[begin..end]
+            .par_chunks_mut(vocabulary)
+            .with_min_len(16)
+            .zip(self.range.clone())
+            .map(|(logits, row)| self.row(logits, row))
+            .collect();
+        let mut sums = lock(&self.sums);
+        for (clm, fusion) in losses {
+            sums.clm += clm;
+            sums.fusion += fusion;
+        }
+        Ok(())
+    }
+}
+
+impl Kernel<'_> {
+    /// Gradient of one row in place; returns (CLM, D).
+    fn row(&self, logits: &mut [f32], row: usize) -> (f64, f64) {
+        let rows = self.rows;
+        let (ids, probs) = rows.entries(row);
+        let (label, rest) = (rows.labels[row] as usize, rows.rest[row]);
+        let (a, b) = match rows.targeted[row] {
+            true => (self.weights.clm, self.weights.fusion),
+            false => (self.weights.clm, 0.0),
+        };
+        let label_logit = f64::from(logits[label]);
+        // Σ pᵢ zᵢ and Σ pᵢ, with every unlisted id at `rest`.
+        let (mut expected, mut mass) = (0.0, 0.0);
+        for (id, p) in ids.iter().zip(probs) {
+            expected += f64::from(p - rest) * f64::from(logits[*id as usize]);
+            mass += f64::from(p - rest);
+        }
+        if rest > 0.0 {
+            let all: f64 = logits.iter().map(|z| f64::from(*z)).sum();
+            expected += f64::from(rest) * all;
+            mass += f64::from(rest) * logits.len() as f64;
+        }
+        let max = maximum(logits);
+        let sum = exponentials(logits, max);
+        let lse = f64::from(max) + sum.ln();
+        let scale = ((a + b * mass) / sum) as f32;
+        let shift = (b * f64::from(rest)) as f32;
+        for value in logits.iter_mut() {
+            *value = *value * scale - shift;
+        }
+        logits[label] -= a as f32;
+        for (id, p) in ids.iter().zip(probs) {
+            logits[*id as usize] -= (b * f64::from(p - rest)) as f32;
+        }
+        let fusion = match rows.targeted[row] {
+            true => mass * lse - expected,
+            false => 0.0,
+        };
+        (lse - label_logit, fusion)
+    }
+}
+
+/// Values handled side by side, so that the compiler uses vector registers.
+const LANES: usize = 16;
+
+fn maximum(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    let all = lanes.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Replaces each z by exp(z − max) and returns their sum; NaN where an input is not finite.
+fn exponentials(values: &mut [f32], max: f32) -> f64 {
+    let mut total = 0.0;
+    for block in values.chunks_mut(64 * LANES) {
+        let mut lanes = [0f32; LANES];
+        let mut chunks = block.chunks_exact_mut(LANES);
+        for chunk in &mut chunks {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *value = exp_not_positive(*value - max);
+                *lane += *value;
+            }
+        }
+        for value in chunks.into_remainder() {
+            *value = exp_not_positive(*value - max);
+            lanes[0] += *value;
+        }
+        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+    }
+    total
+}
+
+/// exp(x) for x ≤ 0 to 2e-7 relative, without branches or calls; 1.6e-38 below −87.
+#[inline(always)]
+fn exp_not_positive(x: f32) -> f32 {
+    // 1.5 · 2²³: adding it rounds to an integer, which is then in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 as a short and a small part, so that n · LN2_HIGH is exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for coefficient in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        p = p * r + coefficient;
+    }
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+}
+
+/// The same by tensor operations, for devices without our kernel.
+fn by_tensors(
+    logits: &Tensor,
+    rows: &Rows,
+    range: Range<usize>,
+    weights: Weights,
+) -> candle_core::Result<(Tensor, Sums)> {
+    let (n, device) = (range.len(), logits.device());
+    let vocabulary = rows.vocabulary as f32;
+    let width = range
+        .clone()
+        .map(|row| rows.entries(row).0.len())
+        .max()
+        .unwrap_or(0);
+    // One more column than the longest list, so that none is empty; padding has p − rest = 0.
+    let width = width + 1;
+    let (mut ids, mut probs) = (vec![0u32; n * width], vec![0f32; n * width]);
+    let (mut mass, mut shift) = (vec![0f32; n], vec![0f32; n]);
+    let (mut used, mut rest_of) = (vec![0f32; n], vec![0f32; n]);
+    for (i, row) in range.clone().enumerate() {
+        let (listed, p) = rows.entries(row);
+        let rest = rows.rest[row];
+        let b = if rows.targeted[row] {
+            weights.fusion as f32
+        } else {
+            0.0
+        };
+        for (j, (id, p)) in listed.iter().zip(p).enumerate() {
+            ids[i * width + j] = *id;
+            probs[i * width + j] = p - rest;
+            mass[i] += p - rest;
+        }
+        mass[i] += rest * vocabulary;
+        (shift[i], rest_of[i]) = (b * rest, rest);
+        used[i] = b;
+    }
+    let column = |values: Vec<f32>| Tensor::from_vec(values, (n, 1), device);
+    let labels = Tensor::from_slice(&rows.labels[range.clone()], (n, 1), device)?;
+    let ids = Tensor::from_vec(ids, (n, width), device)?;
+    let probs = Tensor::from_vec(probs, (n, width), device)?;
+    let (mass, used) = (column(mass)?, column(used)?);
+    let max = logits.max_keepdim(1)?;
+    let exps = logits.broadcast_sub(&max)?.exp()?;
+    let sum = exps.sum_keepdim(1)?;
+    let lse = (sum.log()? + max)?;
+    let clm = (&lse - logits.gather(&labels, 1)?)?.sum_all()?;
+    let expected = ((logits.gather(&ids, 1)? * &probs)?.sum_keepdim(1)?
+        + (logits.sum_keepdim(1)? * column(rest_of)?)?)?;
+    let fusion = ((&mass * lse)? - expected)?.sum_all()?;
+    let scale = ((&mass * &used)? + weights.clm)?.div(&sum)?;
+    let gradient = exps
+        .broadcast_mul(&scale)?
+        .broadcast_sub(&column(shift)?)?
+        .scatter_add(
+            &labels,
+            &Tensor::full(-weights.clm as f32, (n, 1), device)?,
+            1,
+        )?
+        .scatter_add(&ids, &probs.broadcast_mul(&used.neg()?)?, 1)?;
+    let sums = Sums {
+        clm: f64::from(clm.to_scalar::<f32>()?),
+        fusion: f64::from(fusion.to_scalar::<f32>()?),
+        entropy: 0.0,
+    };
+    Ok((gradient, sums))
+}
+
+#[cfg(test)]
+#[path = "loss_tests.rs"]
+mod tests;

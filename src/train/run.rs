@@ -1,0 +1,278 @@
+//! From inputs to outputs: what is checked before any work, and what is written after it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+
+use super::checkpoint::Checkpoint;
+use super::data::{DataSet, Limits};
+use super::gradients::Gradients;
+use super::optim::{AdamW, Settings};
+use super::order::count_steps;
+use super::steps;
+use super::trainer::Trainer;
+use super::workers::Workers;
+use super::{Init, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary};
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer, digest};
+use crate::error::{Error, Result};
+use crate::model::{Config, Decoder, LoadOptions, Mode};
+use crate::progress;
+use crate::vocab::Tokenizer;
+
+/// Models up to so many parameters are computed by workers side by side.
+const SIDE_BY_SIDE: u64 = 100_000_000;
+
+/// What determines the weights and the log of a training.
+///
+/// # Errors
+/// Unreadable inputs.
+pub fn provenance(inputs: &TrainInputs, options: &TrainOptions) -> Result<Provenance> {
+    let pivot = match &inputs.pivot {
+        Init::Model(dir) => digest::model(dir)?,
+        Init::Random { config, .. } => {
+            let config = serde_json::Value::Object(config.clone());
+            digest::text(&format!("random {config}"))
+        }
+    };
+    let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
+    let mut provenance = Provenance::new(Kind::Steps)
+        .options(options.fingerprint())
+        .input("pivot", pivot)
+        .input("tokens", tokens.identity());
+    if let Some(dir) = used_targets(inputs, options) {
+        let targets = Artifact::open(dir, Kind::Targets)?;
+        provenance = provenance.input("targets", targets.identity());
+    }
+    if let Some(dir) = &inputs.valid_tokens {
+        let valid = Artifact::open(dir, Kind::Tokens)?;
+        provenance = provenance.input("valid", valid.identity());
+    }
+    Ok(provenance)
+}
+
+/// With λ = 1 targets would not count, so they are not read.
+fn used_targets<'a>(inputs: &'a TrainInputs, options: &TrainOptions) -> Option<&'a Path> {
+    inputs.targets.as_deref().filter(|_| options.lambda < 1.0)
+}
+
+/// Trains `inputs.pivot` and writes the model folder and the log.
+///
+/// An unfinished training of the same inputs and options is continued from its last saved state.
+///
+/// # Errors
+/// Options out of range; an `out` that exists, or the state of another training, unless
+/// `overwrite`; tokens of another vocabulary, or those of [`DataSet::open`]; a model that cannot be
+/// loaded; a loss or gradient that is infinite or NaN, naming step and samples;
+/// [`Error::Interrupted`], after the state was saved.
+pub fn run(inputs: &TrainInputs, options: &TrainOptions) -> Result<TrainSummary> {
+    run_with(inputs, options, Hooks::default())
+}
+
+/// What tests change of a training.
+#[derive(Default)]
+pub(super) struct Hooks<'a> {
+    /// Called after each step; its error stops the training like any other.
+    pub after_step: Option<&'a mut dyn FnMut(u64) -> Result<()>>,
+    /// Number of workers.
+    pub workers: Option<usize>,
+}
+
+/// [`run`] with hooks.
+pub(super) fn run_with(
+    inputs: &TrainInputs,
+    options: &TrainOptions,
+    mut hooks: Hooks<'_>,
+) -> Result<TrainSummary> {
+    options.validate()?;
+    let provenance = provenance(inputs, options)?;
+    let checkpoint = Checkpoint::new(&inputs.out, provenance.clone());
+    prepare_outputs(inputs, &checkpoint, &provenance)?;
+
+    let (config, folder) = match &inputs.pivot {
+        Init::Model(dir) => (Config::load(dir)?, dir),
+        Init::Random { config, tokenizer } => {
+            let place = tokenizer.join("config.json");
+            (Config::from_json(config.clone(), &place)?, tokenizer)
+        }
+    };
+    let limits = Limits {
+        vocabulary: config.vocab_size,
+        context: config.max_position_embeddings,
+    };
+    let data = DataSet::open(&inputs.tokens, used_targets(inputs, options), limits)?;
+    let valid = inputs
+        .valid_tokens
+        .as_deref()
+        .map(|dir| DataSet::open(dir, None, limits))
+        .transpose()?;
+    check_vocabulary(folder, &data)?;
+    if let Some(valid) = &valid {
+        check_vocabulary(folder, valid)?;
+    }
+
+    let load = LoadOptions {
+        device: inputs.device.clone(),
+        dtype: options.dtype.dtype(),
+        mode: Mode::Training,
+    };
+    let workers = worker_count(&config, &inputs.device);
+    let workers = Workers::new(hooks.workers.unwrap_or(workers))?;
+    let micro_batch_tokens = micro_batch_tokens(&config, &data, options, &inputs.device);
+    let decoder = match &inputs.pivot {
+        Init::Model(dir) => Decoder::load(dir, &load)?,
+        Init::Random { .. } => Decoder::random(config, &load, options.seed)?,
+    };
+    let mut optimiser = AdamW::new(
+        decoder.params(),
+        Settings {
+            beta1: options.beta1,
+            beta2: options.beta2,
+            eps: options.eps,
+            weight_decay: options.weight_decay,
+            clip: options.clip,
+        },
+    )?;
+    let restored = checkpoint.load(decoder.params(), &mut optimiser)?;
+    let resumed = restored.is_some();
+    let progress = restored.unwrap_or_default();
+    if resumed {
+        let done = progress.steps.len();
+        progress::note(format!("{}: continuing after step {done}", inputs.name));
+    }
+
+    let mut trainer = Trainer {
+        name: &inputs.name,
+        options,
+        decoder: &decoder,
+        data: &data,
+        valid: valid.as_ref(),
+        workers,
+        micro_batch_tokens,
+        total: count_steps(data.lengths(), options),
+        gradients: Gradients::zeros(decoder.params(), &inputs.device),
+        optimiser,
+        checkpoint: &checkpoint,
+        saved: (progress.steps.len(), Instant::now(), Duration::ZERO),
+        progress,
+        waited: Duration::ZERO,
+    };
+    let (started, before) = (Instant::now(), trainer.progress.steps.len());
+    let mut nothing = |_| Ok(());
+    let nothing: &mut dyn FnMut(u64) -> Result<()> = &mut nothing;
+    trainer.run(hooks.after_step.as_deref_mut().unwrap_or(nothing))?;
+
+    let elapsed = started.elapsed().as_secs_f64();
+    let waited = trainer.waited.as_secs_f64();
+    if waited > elapsed / 20.0 && elapsed > 10.0 {
+        progress::note(format!(
+            "{}: waited for samples {:.0} % of the time; faster storage would help",
+            inputs.name,
+            100.0 * waited / elapsed
+        ));
+    }
+    let rows = trainer.progress.steps;
+    decoder.save(&inputs.out, folder, options.dtype.dtype())?;
+    let writer = Writer::create(&inputs.steps_out, provenance, Existing::Replace)?;
+    let mut part = writer.part(PartInfo::ONLY)?;
+    part.write(&steps::to_batch(&rows)?)?;
+    part.finish()?;
+    checkpoint.remove()?;
+
+    let last = rows.last();
+    let now: u64 = rows[before.min(rows.len())..]
+        .iter()
+        .map(|row| row.tokens)
+        .sum();
+    Ok(TrainSummary {
+        steps: rows.len() as u64,
+        tokens: rows.iter().map(|row| row.tokens).sum(),
+        parameters: decoder
+            .params()
+            .values()
+            .map(|var| var.elem_count() as u64)
+            .sum(),
+        loss: last.map_or(f64::NAN, |row| row.loss),
+        valid_loss: last.and_then(|row| row.valid_loss),
+        resumed,
+        waiting: if elapsed > 0.0 { waited / elapsed } else { 0.0 },
+        tokens_per_second: now as f64 / elapsed.max(1e-9),
+    })
+}
+
+/// Fails, before any work, if something is in the way; with `overwrite`, removes a state of another
+/// training.
+fn prepare_outputs(
+    inputs: &TrainInputs,
+    checkpoint: &Checkpoint,
+    provenance: &Provenance,
+) -> Result<()> {
+    if inputs.overwrite {
+        if checkpoint.check_same().is_err() {
+            progress::note(format!("{}: starting anew", inputs.name));
+            checkpoint.remove()?;
+        }
+        return Ok(());
+    }
+    checkpoint.check_same()?;
+    // A state beside the folder: the program was stopped after it wrote the model.
+    if inputs.out.exists() && !checkpoint.exists() {
+        return Err(Error::usage(format!("`{}` exists", inputs.out.display()))
+            .remedy("choose another output folder, or replace it with `--force`"));
+    }
+    Writer::create(&inputs.steps_out, provenance.clone(), Existing::Refuse).map(drop)
+}
+
+/// Fails unless the tokens are those of the model's tokenizer.
+fn check_vocabulary(folder: &Path, data: &DataSet) -> Result<()> {
+    if data.tokens().provenance().vocabulary.is_none() {
+        return Ok(());
+    }
+    let tokenizer = Tokenizer::load(folder)?;
+    data.tokens()
+        .check_vocabulary(&tokenizer.vocabulary().digest)
+}
+
+/// How many micro batches to compute side by side.
+///
+/// Workers are 1.2 to 1.4 times as fast as matrix products with several threads (models of 1 to 11 M
+/// parameters, two cores), but only where candle does not split its element-wise operations over a
+/// pool of its own, whose threads spin and compete with them: with `CANDLE_NUM_THREADS=1`, as our
+/// binary sets it. Large models have matrices large enough, and gradients too large to wait.
+fn worker_count(config: &Config, device: &Device) -> usize {
+    let small = config.parameters() <= SIDE_BY_SIDE;
+    let alone = candle_core::utils::barrier_pool().n_workers() == 0;
+    match device {
+        Device::Cpu if small && alone => rayon::current_num_threads(),
+        _ => 1,
+    }
+}
+
+/// Padded tokens of a micro batch. `auto` must not depend on the number of threads: the
+/// rounding of a step depends on how it is divided.
+fn micro_batch_tokens(
+    config: &Config,
+    data: &DataSet,
+    options: &TrainOptions,
+    device: &Device,
+) -> usize {
+    /// Activations for a micro batch, in bytes.
+    const ON_CPU: usize = 256 << 20;
+    const ON_GPU: usize = 8 << 30;
+    /// On a CPU, more tokens than this at once only leave the caches.
+    const ENOUGH_ON_CPU: usize = 1024;
+    match options.micro_batch_tokens {
+        MicroBatchTokens::AtMost(n) => n,
+        MicroBatchTokens::Auto => {
+            let longest = data.lengths().longest() as usize;
+            let attention = 2 * config.num_attention_heads * longest;
+            let layer = 16 * config.hidden_size + 6 * config.intermediate_size + attention;
+            let token = 4 * layer * config.num_hidden_layers.max(1);
+            let (bytes, enough) = match device {
+                Device::Cpu => (ON_CPU, ENOUGH_ON_CPU),
+                _ => (ON_GPU, usize::MAX),
+            };
+            (bytes / token.max(1)).clamp(1, enough).max(longest)
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What bytes of text each token stands for, read from the parts of `tokenizer.json`.
+//!
+//! The scheme is told from the normaliser, pre-tokenizer, decoder and model, never from class
+//! names: byte-level tokenizers spell bytes as printable characters, SentencePiece-style ones
+//! spell a space as `▁` and a byte without a piece as `<0x0A>`.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::{Kind, Role, Token, Vocabulary};
+
+/// GPT-2's printable character of every byte: the printable Latin-1 characters stand for
+/// themselves, the others for U+0100 upwards, in order.
+static CHAR_OF_BYTE: LazyLock<[char; 256]> = LazyLock::new(|| {
+    let mut next = 0x100;
+    std::array::from_fn(|byte| {
+        let code = if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
+            byte as u32
+        } else {
+            next += 1;
+            next - 1
+        };
+        char::from_u32(code).unwrap_or('\u{FFFD}')
+    })
+});
+
+static BYTE_OF_CHAR: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    (0u8..=255)
+        .map(|byte| (CHAR_OF_BYTE[byte as usize], byte))
+        .collect()
+});
+
+/// `bytes` as a byte-level tokenizer spells them.
+pub(super) fn byte_level_spelling(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|byte| CHAR_OF_BYTE[*byte as usize])
+        .collect()
+}
+
+/// The parts of `value` (a normaliser, pre-tokenizer or decoder), sequences flattened.
+pub(super) fn flatten(value: &Value) -> Vec<&Value> {
+    let inner = ["normalizers", "pretokenizers", "decoders", "processors"]
+        .iter()
+        .find_map(|key| value.get(key).and_then(Value::as_array));
+    match inner {
+        Some(parts) => parts.iter().flat_map(flatten).collect(),
+        None if value.is_object() => vec![value],
+        None => Vec::new(),
+    }
+}
+
+fn is(part: &Value, kind: &str) -> bool {
+    part.get("type").and_then(Value::as_str) == Some(kind)
+}
+
+/// When a tokenizer adds a space before a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prefix {
+    /// Never.
+    None,
+    /// Always, at the start of the text and after every added token.
+    Always,
+    /// Where the text (or what follows an added token) does not begin with a space itself.
+    Missing,
+}
+
+/// How a tokenizer spells bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Scheme {
+    pub(super) byte_level: bool,
+    pub(super) byte_fallback: bool,
+    pub(super) prefix: Prefix,
+    space: Option<String>,
+    continuing: Option<String>,
+    word_end: Option<String>,
+}
+
+impl Scheme {
+    /// Reads the scheme from the parsed `tokenizer.json`.
+    pub(super) fn of(spec: &Value) -> Self {
+        let null = Value::Null;
+        let part = |key: &str| flatten(spec.get(key).unwrap_or(&null));
+        let (normalizers, pre, decoders) =
+            (part("normalizer"), part("pre_tokenizer"), part("decoder"));
+        let model = spec.get("model").unwrap_or(&null);
+        let all = || normalizers.iter().chain(&pre).chain(&decoders);
+        let text = |value: &Value, key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+
+        let metaspace = all()
+            .find(|part| is(part, "Metaspace"))
+            .map(|part| text(part, "replacement").unwrap_or_else(|| "▁".to_owned()));
+        let replaced = normalizers.iter().find_map(|part| {
+            let pattern = part.get("pattern")?.get("String")?.as_str()?;
+            (is(part, "Replace") && pattern == " ").then(|| text(part, "content"))?
+        });
+        let restored = decoders.iter().find_map(|part| {
+            let pattern = part.get("pattern")?.get("String")?.as_str()?;
+            (is(part, "Replace") && text(part, "content").as_deref() == Some(" "))
+                .then(|| pattern.to_owned())
+        });
+
+        let wordpiece = decoders.iter().find(|part| is(part, "WordPiece"));
+        let continuing = text(model, "continuing_subword_prefix")
+            .or_else(|| wordpiece.and_then(|part| text(part, "prefix")));
+        let bpe_decoder = decoders.iter().find(|part| is(part, "BPEDecoder"));
+        let word_end = text(model, "end_of_word_suffix")
+            .or_else(|| bpe_decoder.and_then(|part| text(part, "suffix")));
+
+        let yes = |part: &Value, key: &str| part.get(key).and_then(Value::as_bool) == Some(true);
+        let added_if_missing = pre.iter().any(|part| {
+            (is(part, "ByteLevel") && yes(part, "add_prefix_space"))
+                || (is(part, "Metaspace")
+                    && part.get("prepend_scheme").and_then(Value::as_str) != Some("never")
+                    && part.get("add_prefix_space").and_then(Value::as_bool) != Some(false))
+        });
+        let prefix = if normalizers.iter().any(|part| is(part, "Prepend")) {
+            Prefix::Always
+        } else if added_if_missing {
+            Prefix::Missing
+        } else {
+            Prefix::None
+        };
+
+        Self {
+            byte_level: all().any(|part| is(part, "ByteLevel")),
+            byte_fallback: yes(model, "byte_fallback")
+                || decoders.iter().any(|part| is(part, "ByteFallback")),
+            prefix,
+            space: metaspace.or(replaced).or(restored),
+            continuing,
+            word_end,
+        }
+    }
+
+    /// Normalised text with the marks for spaces turned back into spaces. (A byte-level
+    /// pre-tokenizer spells bytes only after normalisation.)
+    pub(super) fn unspell(&self, text: &str) -> String {
+        match &self.space {
+            Some(space) => text.replace(space.as_str(), " "),
+            None => text.to_owned(),
+        }
+    }
+
+    /// The bytes that a piece of the model stands for, and its kind.
+    pub(super) fn bytes(&self, piece: &str) -> (Vec<u8>, Kind) {
+        if self.byte_level {
+            let bytes: Option<Vec<u8>> = piece
+                .chars()
+                .map(|char| BYTE_OF_CHAR.get(&char).copied())
+                .collect();
+            return (
+                bytes.unwrap_or_else(|| piece.as_bytes().to_vec()),
+                Kind::Ordinary,
+            );
+        }
+        if self.byte_fallback
+            && let Some(byte) = byte_token(piece)
+        {
+            return (vec![byte], Kind::Byte);
+        }
+        let mut piece = piece;
+        if let Some(prefix) = &self.continuing {
+            piece = piece.strip_prefix(prefix.as_str()).unwrap_or(piece);
+        }
+        if let Some(suffix) = &self.word_end {
+            piece = piece.strip_suffix(suffix.as_str()).unwrap_or(piece);
+        }
+        let text = match &self.space {
+            Some(space) => piece.replace(space.as_str(), " "),
+            None => piece.to_owned(),
+        };
+        (text.into_bytes(), Kind::Ordinary)
+    }
+}
+
+/// The byte of a byte-fallback token: `<0x0A>` is 10.
+fn byte_token(piece: &str) -> Option<u8> {
+    let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2)
+        .then(|| u8::from_str_radix(digits, 16).ok())
+        .flatten()
+}
+
+/// The vocabulary of a tokenizer: its tokens in the order of their ids, and the digest.
+pub(super) fn vocabulary(
+    spec: &Value,
+    tokenizer: &tokenizers::Tokenizer,
+    scheme: &Scheme,
+    roles: &HashMap<Role, u32>,
+) -> Vocabulary {
+    let model = tokenizer.get_vocab(false);
+    let added = tokenizer.get_added_tokens_decoder();
+    let ids = model.values().chain(added.keys());
+    // An id far beyond the number of tokens is a broken file, not a reason to allocate for it.
+    let limit = (model.len() + added.len()).saturating_mul(4).max(1 << 20) as u32;
+    let size = ids
+        .copied()
+        .filter(|id| *id < limit)
+        .max()
+        .map_or(0, |id| id as usize + 1);
+    let mut tokens = vec![Token::hole(); size];
+    for (piece, id) in model {
+        let (bytes, kind) = scheme.bytes(&piece);
+        if let Some(token) = tokens.get_mut(id as usize) {
+            *token = Token {
+                display: piece,
+                bytes,
+                special: false,
+                role: None,
+                kind,
+            };
+        }
+    }
+    for (id, token) in added {
+        if let Some(slot) = tokens.get_mut(id as usize) {
+            *slot = Token {
+                bytes: token.content.clone().into_bytes(),
+                display: token.content,
+                special: token.special,
+                role: None,
+                kind: Kind::Added,
+            };
+        }
+    }
+    // The first role in this order is the one that a token shows.
+    for role in [
+        Role::Bos,
+        Role::TurnStart,
+        Role::TurnEnd,
+        Role::Eos,
+        Role::Pad,
+        Role::Unk,
+    ] {
+        if let Some(token) = roles.get(&role).and_then(|id| tokens.get_mut(*id as usize)) {
+            token.special = true;
+            token.role = token.role.or(Some(role));
+        }
+    }
+    let digest = digest(spec, &tokens, roles);
+    Vocabulary::new(tokens, digest, roles.iter().map(|(role, id)| (*role, *id)))
+}
+
+/// BLAKE3 over every token and over the parts of the file that determine tokenisation.
+fn digest(spec: &Value, tokens: &[Token], roles: &HashMap<Role, u32>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(b"fuselm vocabulary 1");
+    for token in tokens {
+        field(&token.bytes);
+        field(&[u8::from(token.special), token.kind as u8]);
+    }
+    for role in Role::ALL {
+        let id = roles.get(&role).map(|id| id.to_le_bytes());
+        field(id.as_ref().map_or(&[], |id| id.as_slice()));
+    }
+    for key in ["normalizer", "pre_tokenizer", "model", "added_tokens"] {
+        let mut canonical = Vec::new();
+        if let Some(part) = spec.get(key) {
+            // The pieces are above (except that scores of a unigram model count as well).
+            let skip = part.get("vocab").is_some_and(Value::is_object);
+            write_canonical(part, skip, &mut canonical);
+        }
+        field(&canonical);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// JSON with sorted keys and without blanks; `null` members and, at the top, `vocab` are left out.
+fn write_canonical(value: &Value, skip_vocab: bool, out: &mut Vec<u8>) {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map
+                .iter()
+                .filter(|(key, value)| !value.is_null() && !(skip_vocab && *key == "vocab"))
+                .collect();
+            members.sort_by_key(|(key, _)| *key);
+            out.push(b'{');
+            for (key, value) in members {
+                out.extend_from_slice(Value::from(key.as_str()).to_string().as_bytes());
+                out.push(b':');
+                write_canonical(value, false, out);
+                out.push(b',');
+            }
+            out.push(b'}');
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            for item in items {
+                write_canonical(item, false, out);
+                out.push(b',');
+            }
+            out.push(b']');
+        }
+        other => out.extend_from_slice(other.to_string().as_bytes()),
+    }
+}

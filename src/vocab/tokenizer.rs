@@ -1,0 +1,372 @@
+//! The tokenizer of a model folder.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::{
+    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+};
+
+use super::pieces::{self, Scheme};
+use super::{Kind, Role, Vocabulary, roles, spans};
+use crate::error::{Context, Error, Result};
+use crate::text::ChatTemplate;
+
+/// A text as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The tokens, without any that are added around a text (no BOS).
+    pub ids: Vec<u32>,
+    /// The byte of the text at which each token ends: never decreasing, the last is the text's
+    /// length. A token of zero width stands for nothing in the text (an added prefix).
+    pub byte_end: Vec<u32>,
+}
+
+/// A tokenizer with the bytes of its tokens.
+///
+/// Memory: the tokenizer's own tables and one [`super::Token`] for each id.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocabulary: Vocabulary,
+    template: Option<ChatTemplate>,
+    scheme: Scheme,
+    /// What the normaliser and pre-tokenizer do in mid-text, without adding a prefix.
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    /// Whether an id is an added token that is taken out of the text before normalisation.
+    separates: Vec<bool>,
+    /// The model's id for what it does not know.
+    unknown: Option<u32>,
+    /// Added tokens that are not special, the longest first.
+    added_text: Vec<(String, u32)>,
+    by_bytes: HashMap<Vec<u8>, u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("tokens", &self.vocabulary.len())
+            .field("digest", &self.vocabulary.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json`,
+    /// `special_tokens_map.json` and the chat template of a model folder.
+    ///
+    /// # Errors
+    /// A missing or damaged file, a vocabulary without tokens.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound && dir.is_dir() {
+                Error::file(dir, "no `tokenizer.json` in this folder")
+                    .remedy("convert the model's tokenizer to a fast one (`AutoTokenizer.from_pretrained(..).save_pretrained(..)`)")
+            } else {
+                Error::io(&path, source)
+            }
+        })?;
+        let mut spec: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(&path, format!("no valid JSON: {error}")))?;
+        // Dropout makes tokenisation random; it is of use to its trainers only.
+        let dropout = spec
+            .get_mut("model")
+            .and_then(|model| model.get_mut("dropout"))
+            .filter(|dropout| !dropout.is_null());
+        let inner = match dropout {
+            None => tokenizers::Tokenizer::from_bytes(&bytes),
+            Some(dropout) => {
+                *dropout = Value::Null;
+                tokenizers::Tokenizer::from_bytes(spec.to_string())
+            }
+        };
+        let mut inner =
+            inner.map_err(|error| Error::file(&path, format!("no tokenizer: {error}")))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).at(&path)?;
+
+        let template = ChatTemplate::load(dir)?;
+        let added: HashMap<String, u32> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| (token.content, id))
+            .collect();
+        let roles = roles::read(dir, &spec, template.as_ref(), &added, |text| {
+            inner.token_to_id(text)
+        })?;
+        let scheme = Scheme::of(&spec);
+        let vocabulary = pieces::vocabulary(&spec, &inner, &scheme, &roles);
+        if vocabulary.is_empty() {
+            return Err(Error::file(&path, "the vocabulary has no tokens"));
+        }
+        Self::assemble(&path, inner, vocabulary, template, scheme, &spec)
+    }
+
+    fn assemble(
+        path: &Path,
+        inner: tokenizers::Tokenizer,
+        vocabulary: Vocabulary,
+        template: Option<ChatTemplate>,
+        scheme: Scheme,
+        spec: &Value,
+    ) -> Result<Self> {
+        let part = |key: &str| {
+            let part = spec.get(key).cloned().unwrap_or(Value::Null);
+            without_prefixes(part).filter(|part| !part.is_null())
+        };
+        let normalizer = part("normalizer")
+            .map(serde_json::from_value)
+            .transpose()
+            .at(path)?;
+        let pre_tokenizer = part("pre_tokenizer")
+            .map(serde_json::from_value)
+            .transpose()
+            .at(path)?;
+
+        let mut separates = vec![false; vocabulary.len()];
+        let mut added_text = Vec::new();
+        for (id, token) in inner.get_added_tokens_decoder() {
+            if let Some(slot) = separates.get_mut(id as usize) {
+                *slot = !token.normalized || inner.get_normalizer().is_none();
+            }
+            if !token.special && !token.content.is_empty() {
+                added_text.push((token.content, id));
+            }
+        }
+        added_text.sort_by_key(|(text, id)| (std::cmp::Reverse(text.len()), *id));
+
+        let mut by_bytes: HashMap<Vec<u8>, u32> = HashMap::with_capacity(vocabulary.len());
+        for (id, token) in (0u32..).zip(&vocabulary.tokens) {
+            if token.special || token.bytes.is_empty() || token.kind == Kind::Hole {
+                continue;
+            }
+            by_bytes
+                .entry(token.bytes.clone())
+                .and_modify(|old| {
+                    let older = vocabulary.tokens.get(*old as usize).map(|token| token.kind);
+                    if older.is_some_and(|older| token.kind < older) {
+                        *old = id;
+                    }
+                })
+                .or_insert(id);
+        }
+        Ok(Self {
+            unknown: vocabulary.id_with_role(Role::Unk),
+            inner,
+            vocabulary,
+            template,
+            scheme,
+            normalizer,
+            pre_tokenizer,
+            separates,
+            added_text,
+            by_bytes,
+        })
+    }
+
+    /// The tokens, their bytes and roles.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The model folder's chat template, if it has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The ordinary token with exactly these bytes: a piece before an added token, a
+    /// byte-fallback token last; never a special token.
+    pub fn id_with_bytes(&self, bytes: &[u8]) -> Option<u32> {
+        self.by_bytes.get(bytes).copied()
+    }
+
+    /// The token that begins every sequence: BOS, or EOS where there is none.
+    ///
+    /// # Errors
+    /// The tokenizer has neither.
+    pub fn first_id(&self) -> Result<u32> {
+        self.vocabulary
+            .id_with_role(Role::Bos)
+            .or_else(|| self.vocabulary.id_with_role(Role::Eos))
+            .ok_or_else(|| {
+                Error::input("tokenizer", "it has neither a BOS nor an EOS token")
+                    .remedy("name one as `bos_token` or `eos_token` in `tokenizer_config.json`")
+            })
+    }
+
+    /// Tokenises a text, without adding special tokens around it. Special tokens that the text
+    /// spells out become those tokens.
+    ///
+    /// # Errors
+    /// A text of 4 GiB or more; a failure of the tokenizer.
+    pub fn encode(&self, text: &str) -> Result<Encoded> {
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::input("text", "4 GiB or more in one sample")
+                .remedy("split it into several samples"));
+        }
+        let ids = self
+            .inner
+            .encode_fast(text, false)
+            .during(|| "tokenising a text".to_owned())?
+            .get_ids()
+            .to_vec();
+        let byte_end = spans::ends(
+            text,
+            &self.pieces(text, &ids),
+            self.scheme.prefix,
+            &|fragment| self.normalize(fragment),
+        );
+        Ok(Encoded { ids, byte_end })
+    }
+
+    fn pieces<'a>(&'a self, text: &str, ids: &[u32]) -> Vec<spans::Piece<'a>> {
+        // A text that spells out the unknown token is the only one in which it means itself.
+        let literal = self.unknown.is_some_and(|id| {
+            self.separates.get(id as usize) == Some(&true)
+                && std::str::from_utf8(self.vocabulary.bytes(id))
+                    .is_ok_and(|spelling| text.contains(spelling))
+        });
+        ids.iter()
+            .map(|id| spans::Piece {
+                bytes: self.vocabulary.bytes(*id),
+                unknown: Some(*id) == self.unknown && !literal && !self.is_text(*id),
+                separates: self.separates.get(*id as usize) == Some(&true),
+            })
+            .collect()
+    }
+
+    /// Whether the unknown token is a token of the text as well (GPT-2's `<|endoftext|>`): its
+    /// model knows every byte and never needs it.
+    fn is_text(&self, id: u32) -> bool {
+        self.scheme.byte_level && self.vocabulary.token(id).is_some()
+    }
+
+    /// The text of `ids`, special tokens left out; broken UTF-8 is replaced.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true).unwrap_or_else(|_| {
+            let bytes: Vec<u8> = ids
+                .iter()
+                .flat_map(|id| self.vocabulary.bytes(*id).iter().copied())
+                .collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    }
+
+    /// The first token with which this tokenizer starts `bytes` in mid-text (no prefix is added,
+    /// special tokens are plain text). Bytes that begin inside a character are tokenised as
+    /// bytes. None where no token of the vocabulary begins them.
+    pub fn first_token(&self, bytes: &[u8]) -> Option<u32> {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            // Complete characters decide the first token.
+            Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
+        };
+        if text.is_empty() {
+            return self.first_of_bytes(bytes);
+        }
+        if let Some((_, id)) = self
+            .added_text
+            .iter()
+            .find(|(added, _)| text.starts_with(added.as_str()))
+        {
+            return Some(*id);
+        }
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = &self.normalizer {
+            normalizer.normalize(&mut normalized).ok()?;
+        }
+        let mut splits = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = &self.pre_tokenizer {
+            pre_tokenizer.pre_tokenize(&mut splits).ok()?;
+        }
+        let first = splits
+            .get_splits(OffsetReferential::Original, OffsetType::Byte)
+            .first()
+            .map(|(piece, ..)| *piece)?
+            .to_owned();
+        self.first_of_model(&first)
+    }
+
+    fn first_of_model(&self, piece: &str) -> Option<u32> {
+        let tokens = self.inner.get_model().tokenize(piece).ok()?;
+        tokens
+            .first()
+            .map(|token| token.id)
+            .filter(|id| Some(*id) != self.unknown || self.is_text(*id))
+    }
+
+    fn first_of_bytes(&self, bytes: &[u8]) -> Option<u32> {
+        if self.scheme.byte_level {
+            let token = self.first_of_model(&pieces::byte_level_spelling(bytes));
+            return token.filter(|_| !bytes.is_empty());
+        }
+        (1..=bytes.len())
+            .rev()
+            .find_map(|length| self.id_with_bytes(bytes.get(..length)?))
+    }
+
+    /// What the tokenizer's normaliser makes of a fragment of text, as bytes of tokens.
+    fn normalize(&self, fragment: &str) -> String {
+        let mut normalized = NormalizedString::from(fragment);
+        if let Some(normalizer) = &self.normalizer
+            && normalizer.normalize(&mut normalized).is_err()
+        {
+            return fragment.to_owned();
+        }
+        self.scheme.unspell(normalized.get())
+    }
+
+    /// Checks that a model has a row for each token.
+    ///
+    /// # Errors
+    /// An id at or beyond `rows` (the model's `vocab_size`).
+    pub fn fits(&self, name: &str, rows: usize) -> Result<()> {
+        let Some(beyond) = self.vocabulary.tokens.get(rows..).and_then(|tokens| {
+            (rows..)
+                .zip(tokens)
+                .find(|(_, token)| token.kind != Kind::Hole)
+        }) else {
+            return Ok(());
+        };
+        Err(Error::input(
+            format!("model `{name}`"),
+            format!(
+                "its tokenizer has ids up to {}, the model has {rows} rows (the first id without one is {}, `{}`)",
+                self.vocabulary.len().saturating_sub(1),
+                beyond.0,
+                beyond.1.display
+            ),
+        )
+        .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
+    }
+}
+
+/// A normaliser or pre-tokenizer that adds nothing before a text and strips nothing off its ends.
+fn without_prefixes(part: Value) -> Option<Value> {
+    let Value::Object(mut part) = part else {
+        return None;
+    };
+    for key in ["normalizers", "pretokenizers"] {
+        if let Some(Value::Array(parts)) = part.get_mut(key) {
+            *parts = std::mem::take(parts)
+                .into_iter()
+                .filter_map(without_prefixes)
+                .collect();
+        }
+    }
+    match part.get("type").and_then(Value::as_str) {
+        Some("Prepend" | "Strip") => return None,
+        Some("Metaspace") => {
+            part.remove("add_prefix_space");
+            part.insert("prepend_scheme".to_owned(), Value::from("never"));
+        }
+        Some("ByteLevel") if part.contains_key("add_prefix_space") => {
+            part.insert("add_prefix_space".to_owned(), Value::Bool(false));
+        }
+        _ => {}
+    }
+    Some(Value::Object(part))
+}

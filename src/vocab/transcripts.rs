@@ -1,0 +1,201 @@
+//! Tokens of a transcript: BOS first, special tokens exchanged by role.
+
+use super::{Role, Tokenizer};
+use crate::error::Result;
+use crate::text::Transcript;
+
+/// The tokens of one transcript in one vocabulary; the three lists are parallel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRow {
+    /// The tokens; the first is BOS (EOS where there is none), of zero width.
+    pub ids: Vec<u32>,
+    /// The byte of the transcript at which each ends: never decreasing, the last is its length.
+    pub byte_end: Vec<u32>,
+    /// Whether a model is to predict it: it overlaps a supervised span.
+    pub supervised: Vec<bool>,
+}
+
+/// A special token of the pivot that the transcript spells out.
+struct Special {
+    start: usize,
+    end: usize,
+    /// How this vocabulary spells its own token of the same role.
+    own: Option<String>,
+}
+
+impl Tokenizer {
+    /// Tokenises a transcript. With `pivot` (the tokenizer whose template made the transcript,
+    /// where that is another one), each special token of the pivot in it becomes this
+    /// tokenizer's own token of the same role, over the same bytes; one without a counterpart
+    /// is tokenised as text, and its tokens are not supervised.
+    ///
+    /// # Errors
+    /// No BOS and no EOS token, a text of 4 GiB or more.
+    pub fn encode_transcript(
+        &self,
+        transcript: &Transcript,
+        pivot: Option<&Self>,
+    ) -> Result<TokenRow> {
+        let text = transcript.text.as_str();
+        let pivot = pivot.filter(|pivot| pivot.vocabulary().digest != self.vocabulary().digest);
+        let specials = match pivot {
+            Some(pivot) => self.counterparts(text, pivot)?,
+            None => Vec::new(),
+        };
+        let (mut ids, mut byte_end) = (vec![self.first_id()?], vec![0]);
+        if specials.iter().all(|special| special.own.is_none()) {
+            let encoded = self.encode(text)?;
+            ids.extend(encoded.ids);
+            byte_end.extend(encoded.byte_end);
+        } else {
+            let (own, moves) = exchange(text, &specials);
+            let encoded = self.encode(&own)?;
+            ids.extend(encoded.ids);
+            byte_end.extend(moved(&encoded.byte_end, &moves));
+        }
+        let foreign: Vec<(u32, u32)> = specials
+            .iter()
+            .filter(|special| special.own.is_none())
+            .map(|special| (special.start as u32, special.end as u32))
+            .collect();
+        let supervised = supervised(&byte_end, transcript, &foreign);
+        Ok(TokenRow {
+            ids,
+            byte_end,
+            supervised,
+        })
+    }
+
+    /// The pivot's special tokens in `text`, with this tokenizer's own of the same role.
+    fn counterparts(&self, text: &str, pivot: &Self) -> Result<Vec<Special>> {
+        // What closes a turn is more than an end of text where a token is both.
+        const ORDER: [Role; 6] = [
+            Role::TurnEnd,
+            Role::TurnStart,
+            Role::Eos,
+            Role::Bos,
+            Role::Pad,
+            Role::Unk,
+        ];
+        let theirs = pivot.vocabulary();
+        let encoded = pivot.encode(text)?;
+        let mut start = 0;
+        let mut found = Vec::new();
+        for (id, end) in encoded.ids.iter().zip(&encoded.byte_end) {
+            let (from, to) = (start, *end as usize);
+            start = to;
+            let Some(token) = theirs.token(*id).filter(|token| token.special) else {
+                continue;
+            };
+            // A token that strips blanks around it stands for its own spelling only.
+            let spelling = String::from_utf8_lossy(&token.bytes);
+            let Some(offset) = text.get(from..to).and_then(|span| span.find(&*spelling)) else {
+                continue;
+            };
+            let own = ORDER
+                .into_iter()
+                .filter(|role| theirs.id_with_role(*role) == Some(*id))
+                .find_map(|role| self.vocabulary().id_with_role(role))
+                .and_then(|id| self.vocabulary().token(id))
+                .and_then(|token| String::from_utf8(token.bytes.clone()).ok());
+            found.push(Special {
+                start: from + offset,
+                end: from + offset + spelling.len(),
+                own,
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// A stretch of the exchanged text and the stretch of the transcript that it stands for.
+struct Move {
+    own_start: usize,
+    own_end: usize,
+    start: usize,
+    end: usize,
+}
+
+/// The text with this vocabulary's own special tokens in place of the pivot's.
+fn exchange(text: &str, specials: &[Special]) -> (String, Vec<Move>) {
+    let mut own = String::with_capacity(text.len());
+    let mut moves = Vec::with_capacity(specials.len());
+    let mut at = 0;
+    for special in specials {
+        let Some(spelling) = &special.own else {
+            continue;
+        };
+        own.push_str(text.get(at..special.start).unwrap_or_default());
+        let own_start = own.len();
+        own.push_str(spelling);
+        moves.push(Move {
+            own_start,
+            own_end: own.len(),
+            start: special.start,
+            end: special.end,
+        });
+        at = special.end;
+    }
+    own.push_str(text.get(at..).unwrap_or_default());
+    (own, moves)
+}
+
+/// Ends in the exchanged text as ends in the transcript; inside an exchanged token, its start.
+fn moved<'a>(ends: &'a [u32], moves: &'a [Move]) -> impl Iterator<Item = u32> + 'a {
+    let mut passed = 0;
+    ends.iter().map(move |end| {
+        let end = *end as usize;
+        while moves.get(passed).is_some_and(|next| next.own_end <= end) {
+            passed += 1;
+        }
+        let (own, text) = match passed.checked_sub(1).and_then(|last| moves.get(last)) {
+            Some(last) => (last.own_end, last.end),
+            None => (0, 0),
+        };
+        match moves.get(passed).filter(|next| end > next.own_start) {
+            Some(next) => next.start as u32,
+            None => (text + end - own) as u32,
+        }
+    })
+}
+
+/// Whether each token overlaps a supervised span and no foreign special token.
+fn supervised(byte_end: &[u32], transcript: &Transcript, foreign: &[(u32, u32)]) -> Vec<bool> {
+    let learned: Vec<(u32, u32)> = transcript
+        .spans
+        .iter()
+        .filter(|span| span.supervised)
+        .map(|span| (span.byte_start, span.byte_end))
+        .collect();
+    let (mut wanted, mut unwanted) = (Overlap::of(&learned), Overlap::of(foreign));
+    let mut start = 0;
+    byte_end
+        .iter()
+        .map(|end| {
+            let (from, to) = (start, *end);
+            start = to;
+            let overlaps = wanted.with(from, to);
+            overlaps & !unwanted.with(from, to)
+        })
+        .collect()
+}
+
+/// Tells whether ranges that only move on overlap any of some ordered ranges.
+struct Overlap<'a> {
+    ranges: &'a [(u32, u32)],
+}
+
+impl<'a> Overlap<'a> {
+    fn of(ranges: &'a [(u32, u32)]) -> Self {
+        Self { ranges }
+    }
+
+    fn with(&mut self, from: u32, to: u32) -> bool {
+        while let Some(((_, end), rest)) = self.ranges.split_first()
+            && *end <= from
+        {
+            self.ranges = rest;
+        }
+        from < to && self.ranges.first().is_some_and(|(start, _)| *start < to)
+    }
+}

@@ -7,7 +7,7 @@ CREATE EXTERNAL TABLE samples (
     source_row  BIGINT UNSIGNED,
     piece       INT UNSIGNED,
     split       VARCHAR,
-    messages    STRUCT<role VARCHAR, content VARCHAR>[]
+    messages    STRUCT(role VARCHAR, content VARCHAR)[]
 )
 STORED AS PARQUET
 LOCATION '${RUN}/samples/';

@@ -4,7 +4,7 @@
 CREATE EXTERNAL TABLE transcripts (
     sample_id BIGINT UNSIGNED,
     text      VARCHAR,
-    spans     STRUCT<role VARCHAR, byte_start INT UNSIGNED, byte_end INT UNSIGNED, supervised BOOLEAN>[],
+    spans     STRUCT(role VARCHAR, byte_start INT UNSIGNED, byte_end INT UNSIGNED, supervised BOOLEAN)[],
     template  VARCHAR
 )
 STORED AS PARQUET

@@ -298,7 +298,7 @@ const fn describe(group: Group) -> &'static str {
 }
 
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
+    text.replace('|', "\\|").replace('<', "&lt;")
 }
 
 fn read_folder(folder: &Path, group: Group) -> Result<Vec<Script>> {

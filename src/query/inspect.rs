@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Inspection {
     /// An artifact, or one part of it.
-    Artifact(ArtifactReport),
+    Artifact(Box<ArtifactReport>),
     /// A Hugging Face model folder.
     Checkpoint(CheckpointReport),
     /// A run folder.
@@ -50,13 +50,13 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let extension = path.extension().and_then(|e| e.to_str());
     if path.is_file() {
         return match extension {
-            Some("parquet") => Ok(Inspection::Artifact(artifact::of_part(path)?)),
+            Some("parquet") => Ok(Inspection::Artifact(Box::new(artifact::of_part(path)?))),
             Some("safetensors") => Ok(Inspection::Checkpoint(checkpoint::of_file(path)?)),
             _ => Err(unknown(path)),
         };
     }
     if artifact::first_part(path)?.is_some() {
-        return Ok(Inspection::Artifact(artifact::of_folder(path)?));
+        return Ok(Inspection::Artifact(Box::new(artifact::of_folder(path)?)));
     }
     if path.join("config.json").is_file() || !checkpoint::weight_files(path)?.is_empty() {
         return Ok(Inspection::Checkpoint(checkpoint::of_folder(path)?));

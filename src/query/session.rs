@@ -89,19 +89,17 @@ impl Session {
             return Err(Error::file(run.root(), "no run folder here")
                 .remedy("name the folder that `fuselm run` wrote with `--run`"));
         }
-        let mut session = Self::bare(options)?;
-        let catalogue = std::mem::replace(&mut session.catalogue, Catalogue::load(None)?);
-        for table in catalogue.group(Group::Tables) {
+        let session = Self::bare(options)?;
+        for table in session.catalogue.group(Group::Tables) {
             session.create_table(table, run.root())?;
         }
-        for view in catalogue.group(Group::Views) {
+        for view in session.catalogue.group(Group::Views) {
             session
                 .frame(&view.sql, &Params::new(), &[])
                 .map_err(|error| {
                     Error::usage(format!("view `{}` does not fit: {error}", view.name))
                 })?;
         }
-        session.catalogue = catalogue;
         Ok(session)
     }
 
@@ -401,6 +399,9 @@ pub(super) fn sql_error(error: DataFusionError) -> Error {
         | DataFusionError::NotImplemented(_)
         | DataFusionError::Diagnostic(..)
         | DataFusionError::Configuration(_) => Error::usage(format!("SQL: {}", plain(&error))),
+        DataFusionError::Execution(message) if message.starts_with("Placeholder") => {
+            Error::usage(format!("SQL: {message}")).remedy("give it with `--param NAME=VALUE`")
+        }
         DataFusionError::ResourcesExhausted(message) => Error::usage(format!(
             "the statement needs more memory than it may use: {message}"
         ))

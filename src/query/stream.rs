@@ -8,10 +8,11 @@ use arrow::record_batch::RecordBatch;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use futures::StreamExt;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use super::session::sql_error;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::progress;
 
 /// How soon a wish to stop is noticed while a statement computes its next batch.
@@ -26,13 +27,14 @@ const AHEAD: usize = 2;
 pub struct Batches {
     schema: SchemaRef,
     receiver: Receiver<Result<RecordBatch, DataFusionError>>,
+    task: Option<(Handle, JoinHandle<()>)>,
 }
 
 impl Batches {
     pub(super) fn start(runtime: &Runtime, frame: DataFrame) -> Result<Self> {
         let schema = SchemaRef::new(frame.schema().as_arrow().clone());
         let (sender, receiver) = sync_channel(AHEAD);
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             match frame.execute_stream().await {
                 Err(error) => {
                     let _ = sender.send(Err(error));
@@ -46,7 +48,22 @@ impl Batches {
                 }
             }
         });
-        Ok(Self { schema, receiver })
+        Ok(Self {
+            schema,
+            receiver,
+            task: Some((runtime.handle().clone(), task)),
+        })
+    }
+
+    /// Whether the statement came to its end: one that panicked, or whose session is gone, must
+    /// not look like one with fewer rows.
+    fn ended(&mut self) -> Option<Result<RecordBatch>> {
+        let (runtime, task) = self.task.take()?;
+        let ended = runtime.block_on(task);
+        ended
+            .during(|| "running a SQL statement".into())
+            .err()
+            .map(Err)
     }
 
     /// The columns of the result.
@@ -67,7 +84,7 @@ impl Iterator for Batches {
                 Ok(Ok(batch)) if batch.num_rows() == 0 => {}
                 Ok(batch) => return Some(batch.map_err(sql_error)),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Disconnected) => return self.ended(),
             }
         }
     }

@@ -94,3 +94,278 @@ pub fn lists_f32(values: &[&[f32]]) -> ArrayRef {
         .map(|list| Some(list.iter().map(|x| Some(*x)).collect::<Vec<_>>()));
     Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists))
 }
+
+/// As many empty lists as the kind's column `name` needs.
+fn empty_lists(kind: Kind, name: &str, rows: usize) -> ArrayRef {
+    let schema = kind.schema();
+    let DataType::List(element) = schema.field_with_name(name).unwrap().data_type() else {
+        panic!("{name} is no list");
+    };
+    let values = arrow::array::new_empty_array(element.data_type());
+    let offsets = arrow::buffer::OffsetBuffer::new_zeroed(rows);
+    Arc::new(ListArray::new(element.clone(), offsets, values, None))
+}
+
+fn ln(x: f32) -> f32 {
+    x.ln()
+}
+
+const LN2: f64 = std::f64::consts::LN_2;
+
+/// Writes one artifact of every kind. Probabilities are powers of two, so that figures can be
+/// computed by hand; every check is satisfied.
+pub fn write_run(run: &RunDir) {
+    write(
+        run,
+        Kind::Models,
+        &[],
+        0,
+        vec![
+            texts(&["p", "s"]),
+            texts(&["pivot", "source"]),
+            texts(&["pv", "sv"]),
+            texts(&["p", "s"]),
+            texts(&["0", "1"]),
+            texts(&["LlamaForCausalLM"; 2]),
+            u64s(&[10, 20]),
+        ],
+    );
+    write(
+        run,
+        Kind::Samples,
+        &[],
+        2,
+        vec![
+            u64s(&[0, 1]),
+            texts(&["a.jsonl"; 2]),
+            u64s(&[0, 1]),
+            u32s(&[0, 0]),
+            texts(&["train"; 2]),
+            empty_lists(Kind::Samples, "messages", 2),
+        ],
+    );
+    write(
+        run,
+        Kind::Transcripts,
+        &["pivot"],
+        2,
+        vec![
+            u64s(&[0, 1]),
+            texts(&["abc", "a"]),
+            empty_lists(Kind::Transcripts, "spans", 2),
+        ],
+    );
+    let pivot: [&[u8]; 4] = [b"", b"a", b"b", b""];
+    write_vocab(run, "pv", &["<s>", "a", "b", "</s>"], &pivot);
+    write_vocab(run, "sv", &["<s>", "ab", "c"], &[b"", b"ab", b"c"]);
+    write(
+        run,
+        Kind::Tokens,
+        &["pv", "pivot"],
+        2,
+        vec![
+            u64s(&[0, 1]),
+            lists_u32(&[&[0, 1, 2, 3], &[0, 1]]),
+            lists_u32(&[&[0, 1, 3, 3], &[0, 1]]),
+            lists_bool(&[&[false, true, true, true], &[false, true]]),
+        ],
+    );
+    write_topk(run, "p", topk_of_pivot());
+    write_topk(
+        run,
+        "s",
+        vec![
+            u64s(&[0, 1]),
+            u32s(&[0, 0]),
+            u32s(&[1, 2]),
+            f32s(&[ln(0.5), ln(0.125)]),
+            f32s(&[ln(0.25), ln(0.375)]),
+            lists_u32(&[&[1, 2], &[1, 2]]),
+            lists_f32(&[&[ln(0.5), ln(0.25)], &[ln(0.5), ln(0.125)]]),
+        ],
+    );
+    let metrics = |nll: [f64; 2], tokens: [u32; 2]| {
+        vec![u64s(&[0, 1]), f64s(&nll), u32s(&tokens), u32s(&[3, 1])]
+    };
+    write(
+        run,
+        Kind::SequenceMetrics,
+        &["p"],
+        2,
+        metrics([3.0 * LN2, 2.0 * LN2], [2, 1]),
+    );
+    write(
+        run,
+        Kind::SequenceMetrics,
+        &["s"],
+        2,
+        metrics([LN2, 3.0 * LN2], [1, 1]),
+    );
+    write(run, Kind::Alignment, &["s"], 2, alignment());
+    write(
+        run,
+        Kind::TokenMap,
+        &["s"],
+        0,
+        vec![
+            u32s(&[0, 1, 1, 2]),
+            u32s(&[0, 1, 2, 2]),
+            u64s(&[2, 6, 2, 1]),
+            f32s(&[1.0, 0.75, 0.25, 1.0]),
+            u16s(&[0, 1, 1, 0]),
+            texts(&["special", "counted", "counted", "exact"]),
+            u16s(&[1, 1, 2, 1]),
+        ],
+    );
+    write(run, Kind::Projected, &["s"], 2, projected());
+    write(run, Kind::Targets, &["s-p"], 2, targets());
+    write(run, Kind::Steps, &["t"], 0, steps());
+    write(run, Kind::MergeStats, &["m"], 0, merge_stats());
+    let items = |rows: &[(&str, u64, &str, f64)]| {
+        vec![
+            texts(&rows.iter().map(|r| r.0).collect::<Vec<_>>()),
+            u64s(&rows.iter().map(|r| r.1).collect::<Vec<_>>()),
+            texts(&rows.iter().map(|r| r.2).collect::<Vec<_>>()),
+            f64s(&rows.iter().map(|r| r.3).collect::<Vec<_>>()),
+            nulls(&DataType::Float64, rows.len()),
+            nulls(&DataType::Utf8, rows.len()),
+        ]
+    };
+    let a = [
+        ("qa", 0, "acc", 1.0),
+        ("qa", 1, "acc", 0.0),
+        ("t1", 0, "nll", LN2),
+        ("t1", 0, "tokens", 1.0),
+        ("t1", 0, "bytes", 1.0),
+        ("t1", 1, "nll", 3.0 * LN2),
+        ("t1", 1, "tokens", 1.0),
+        ("t1", 1, "bytes", 3.0),
+        ("t2", 0, "nll", 2.0 * LN2),
+        ("t2", 0, "tokens", 1.0),
+        ("t2", 0, "bytes", 1.0),
+    ];
+    write(run, Kind::EvalItems, &["a"], 0, items(&a));
+    let b = [
+        ("t1", 0, "nll", 2.0 * LN2),
+        ("t1", 0, "tokens", 2.0),
+        ("t1", 0, "bytes", 4.0),
+    ];
+    write(run, Kind::EvalItems, &["b"], 0, items(&b));
+}
+
+fn write_vocab(run: &RunDir, name: &str, tokens: &[&str], bytes: &[&[u8]]) {
+    let ids: Vec<u32> = (0..tokens.len() as u32).collect();
+    let special: Vec<bool> = bytes.iter().map(|b| b.is_empty()).collect();
+    write(
+        run,
+        Kind::Vocab,
+        &[name],
+        0,
+        vec![
+            u32s(&ids),
+            texts(tokens),
+            blobs(bytes),
+            bools(&special),
+            nulls(&DataType::Utf8, ids.len()),
+        ],
+    );
+}
+
+pub fn lists_bool(values: &[&[bool]]) -> ArrayRef {
+    let mut builder = arrow::array::ListBuilder::new(arrow::array::BooleanBuilder::new());
+    for list in values {
+        builder.values().append_slice(list);
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+pub fn write_topk(run: &RunDir, teacher: &str, columns: Vec<ArrayRef>) {
+    write(run, Kind::Topk, &[teacher], 2, columns);
+}
+
+/// Cross-entropies in bits: 1, 2, and 1 (special) in sample 0, 2 in sample 1.
+pub fn topk_of_pivot() -> Vec<ArrayRef> {
+    let list: &[f32] = &[ln(0.5), ln(0.25)];
+    vec![
+        u64s(&[0, 0, 0, 1]),
+        u32s(&[0, 1, 2, 0]),
+        u32s(&[1, 2, 3, 1]),
+        f32s(&[ln(0.5), ln(0.25), ln(0.5), ln(0.25)]),
+        f32s(&[ln(0.25); 4]),
+        lists_u32(&[&[1, 2], &[1, 2], &[3, 1], &[2, 1]]),
+        lists_f32(&[list; 4]),
+    ]
+}
+
+pub fn alignment() -> Vec<ArrayRef> {
+    vec![
+        u64s(&[0, 0, 0, 0, 1]),
+        u32s(&[0, 1, 2, 3, 0]),
+        u32s(&[0, 1, 2, 3, 0]),
+        u32s(&[0, 1, 1, 0, 0]),
+        u32s(&[1, 2, 2, 0, 1]),
+        lists_u32(&[&[0], &[1], &[1], &[], &[0]]),
+        u32s_or_null(&[Some(0), None, Some(1), None, Some(0)]),
+        texts(&["1-1", "n-1", "n-1", "none", "1-1"]),
+    ]
+}
+
+pub fn projected() -> Vec<ArrayRef> {
+    vec![
+        u64s(&[0, 0, 1]),
+        u32s(&[0, 1, 0]),
+        u32s(&[1, 2, 1]),
+        f32s(&[ln(0.75), ln(0.25), 0.0]),
+        f32s(&[ln(0.125), ln(0.25), f32::NEG_INFINITY]),
+        lists_u32(&[&[1, 2], &[1, 3], &[1]]),
+        lists_f32(&[&[ln(0.75), ln(0.125)], &[ln(0.5), ln(0.25)], &[0.0]]),
+        texts(&["same_end", "same_end", "one_hot"]),
+        nulls(&DataType::Float32, 3),
+    ]
+}
+
+pub fn targets() -> Vec<ArrayRef> {
+    vec![
+        u64s(&[0, 0, 1]),
+        u32s(&[0, 1, 0]),
+        lists_u32(&[&[1, 2], &[1], &[2]]),
+        lists_f32(&[&[0.5, 0.25], &[0.75], &[1.0]]),
+        f32s(&[0.25, 0.25, 0.0]),
+        texts(&["s", "s", "p"]),
+    ]
+}
+
+pub fn steps() -> Vec<ArrayRef> {
+    let four = f64s(&[4.0, 3.0, 2.0, 1.0]);
+    vec![
+        u64s(&[1, 2, 3, 4]),
+        f64s(&[0.1; 4]),
+        four.clone(),
+        four,
+        nulls(&DataType::Float64, 4),
+        nulls(&DataType::Float64, 4),
+        f64s(&[1.0; 4]),
+        u64s(&[10; 4]),
+        f64s_or_null(&[None, None, Some(2.5), None]),
+        f64s(&[5.0; 4]),
+    ]
+}
+
+pub fn merge_stats() -> Vec<ArrayRef> {
+    vec![
+        texts(&[
+            "model.embed_tokens.weight",
+            "model.embed_tokens.weight",
+            "model.layers.10.a",
+            "model.layers.10.a",
+            "model.layers.10.b",
+            "model.layers.10.b",
+        ]),
+        texts(&["x", "y", "x", "y", "x", "y"]),
+        f64s(&[0.5, 0.5, 0.25, 0.75, 0.75, 0.25]),
+        f64s(&[0.1; 6]),
+        f64s(&[0.2; 6]),
+        f64s(&[1.0, 1.0, 3.0, 1.0, 4.0, 1.0]),
+    ]
+}

@@ -1,0 +1,299 @@
+use std::time::{Duration, Instant};
+
+use super::fixture::*;
+use super::*;
+
+fn with_run(test: impl FnOnce(&Session)) {
+    let dir = tempfile::tempdir().unwrap();
+    write_run(&RunDir::new(dir.path()));
+    test(&session(dir.path()));
+}
+
+fn sql(session: &Session, sql: &str) -> Vec<String> {
+    rows(session.stream(sql, &Params::new()).unwrap())
+}
+
+fn named(session: &Session, name: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+    rows(session.stream_named(name, &params(pairs)).unwrap())
+}
+
+#[test]
+fn views_over_the_fixture() {
+    with_run(|s| {
+        assert_eq!(
+            sql(s, "SELECT * FROM token_ce ORDER BY teacher, sample_id, pos"),
+            [
+                "p 0 0 1 a false 0.693147 true 0.25",
+                "p 0 1 2 b false 1.38629 false 0.25",
+                "p 0 2 3 </s> true 0.693147 true 0.25",
+                "p 1 0 1 a false 1.38629 false 0.25",
+                "s 0 0 1 ab false 0.693147 true 0.25",
+                "s 1 0 2 c false 2.07944 false 0.375",
+            ]
+        );
+        assert_eq!(
+            sql(s, "SELECT * FROM sequence_ce ORDER BY teacher, sample_id"),
+            [
+                "p 0 2.07944 2 3 1.03972 1",
+                "p 1 1.38629 1 1 1.38629 2",
+                "s 0 0.693147 1 3 0.693147 0.333333",
+                "s 1 2.07944 1 1 2.07944 3",
+            ]
+        );
+        assert_eq!(
+            sql(s, "SELECT * FROM alignment_coverage ORDER BY kind"),
+            ["s 1-1 2 0.4 2 1", "s n-1 2 0.4 1 0.5", "s none 1 0.2 0 0"]
+        );
+        assert_eq!(
+            sql(s, "SELECT * FROM fusion_winner ORDER BY winner"),
+            ["s-p p 1 0.333333 1 0", "s-p s 2 0.666667 1 0.25"]
+        );
+        assert_eq!(
+            sql(
+                s,
+                "SELECT layer, COUNT(*) FROM merge_weight GROUP BY layer ORDER BY layer"
+            ),
+            ["10 4", "NULL 2"]
+        );
+    });
+}
+
+#[test]
+fn figures_in_sql_and_rust_agree() {
+    with_run(|s| {
+        assert_eq!(
+            sql(
+                s,
+                "SELECT MAX(abs(m.nll - c.nll)) < 1e-6, COUNT(*) FROM sequence_metrics m \
+                 JOIN sequence_ce c ON c.teacher = m.teacher AND c.sample_id = m.sample_id"
+            ),
+            ["true 4"]
+        );
+    });
+}
+
+#[test]
+fn queries_over_the_fixture() {
+    with_run(|s| {
+        assert_eq!(
+            named(s, "projection_quality", &[]),
+            [
+                "s same_end 2 0.666667 0.5 0.5 0.836988 1.03972 0.202733",
+                "s one_hot 1 0.333333 1 1 0 1.38629 1.38629",
+            ]
+        );
+        let mappings = [
+            "s 1 ab 1 a 6 0.75 counted",
+            "s 0 <s> 0 <s> 2 1 special",
+            "s 2 c 2 b 1 1 exact",
+        ];
+        assert_eq!(named(s, "top_mappings", &[]), mappings);
+        assert_eq!(named(s, "top_mappings", &[("limit", "1")]), mappings[..1]);
+        assert_eq!(
+            named(s, "top_mappings", &[("method", "exact"), ("teacher", "s")]),
+            mappings[2..]
+        );
+        assert_eq!(
+            named(s, "ambiguous_mappings", &[]),
+            ["s 1 ab 8 2 1 a 0.75 0.562335"]
+        );
+        assert_eq!(
+            named(s, "worst_aligned_samples", &[]),
+            ["s 0 a.jsonl 0 4 0.5 0.25", "s 1 a.jsonl 1 1 1 0"]
+        );
+        assert_eq!(
+            named(s, "teacher_win_rate", &[]),
+            ["p 2 1.25 1 1 1 0.5", "s 2 1 1 1 1 0.5"]
+        );
+        assert_eq!(
+            named(s, "topk_mass_by_k", &[]),
+            [
+                "p 1 0.5 0.5 4",
+                "p 2 0.75 0.25 4",
+                "s 1 0.5 0.5 2",
+                "s 2 0.6875 0.1875 2"
+            ]
+        );
+        assert_eq!(
+            named(s, "loss_curve", &[("every", "2")]),
+            [
+                "t 2 0.1 3 3 NULL NULL 1 NULL",
+                "t 3 0.1 2 2 NULL NULL 1 2.5",
+                "t 4 0.1 1 1 NULL NULL 1 NULL",
+            ]
+        );
+        assert_eq!(
+            named(s, "merge_weight_by_layer", &[("merge", "m")]),
+            [
+                "m NULL x 1 0.5 0.1 0.2 1",
+                "m NULL y 1 0.5 0.1 0.2 1",
+                "m 10 x 2 0.5 0.1 0.2 5",
+                "m 10 y 2 0.5 0.1 0.2 1.41421",
+            ]
+        );
+        assert_eq!(
+            named(s, "eval_scoreboard", &[]),
+            [
+                "b average bpb 0.5 1",
+                "a average bpb 1.5 3",
+                "a qa acc 0.5 2",
+                "b t1 bpb 0.5 1",
+                "a t1 bpb 1 2",
+                "b t1 ppl 2 1",
+                "a t1 ppl 4 2",
+                "a t2 bpb 2 1",
+                "a t2 ppl 4 1",
+            ]
+        );
+        assert_eq!(
+            named(s, "token_map", &[("teacher", "s")]).len(),
+            3,
+            "(0,0), (1,1), (1,2)"
+        );
+    });
+}
+
+#[test]
+fn every_query_and_check_runs_on_an_empty_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    for group in [Group::Queries, Group::Checks, Group::Transforms] {
+        for script in session.catalogue().group(group) {
+            let found = named(&session, &script.name, &[]);
+            assert!(found.is_empty(), "{}: {found:?}", script.name);
+        }
+    }
+    for view in session.catalogue().group(Group::Views) {
+        assert!(sql(&session, &format!("SELECT * FROM {}", view.name)).is_empty());
+    }
+}
+
+#[test]
+fn formats() {
+    with_run(|s| {
+        let query = "SELECT sample_id, ids, target_logprob < -1 AS low, CAST(NULL AS INT) AS n \
+                     FROM topk WHERE teacher = 's' ORDER BY sample_id";
+        let text = |format, max_rows| {
+            let mut out = Vec::new();
+            s.print(query, &Params::new(), format, max_rows, &mut out)
+                .unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            text(Format::Csv, 0),
+            "sample_id,ids,low,n\n0,\"[1, 2]\",false,\n1,\"[1, 2]\",true,\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&text(Format::Json, 0)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!([
+                {"sample_id": 0, "ids": [1, 2], "low": false, "n": null},
+                {"sample_id": 1, "ids": [1, 2], "low": true, "n": null},
+            ])
+        );
+        assert_eq!(
+            text(Format::Table, 1),
+            "sample_id  ids     low       n\n---------  ------  -----  ----\n        0  [1, 2]  false  NULL\n\
+             (the first 1 rows; `--max-rows 0` shows all)\n"
+        );
+        assert!(text(Format::Table, 2).ends_with("(2 rows)\n"));
+        let mut empty = Vec::new();
+        s.print(
+            "SELECT 1 AS x WHERE false",
+            &Params::new(),
+            Format::Json,
+            0,
+            &mut empty,
+        )
+        .unwrap();
+        assert_eq!(String::from_utf8(empty).unwrap().trim(), "[]");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.parquet");
+        assert_eq!(
+            save_parquet(s.stream(query, &Params::new()).unwrap(), &path).unwrap(),
+            2
+        );
+        assert!(path.is_file());
+        assert!(
+            "tabel"
+                .parse::<Format>()
+                .unwrap_err()
+                .to_string()
+                .contains("`table`")
+        );
+    });
+}
+
+#[test]
+fn wrong_statements_are_usage_errors_with_the_nearest_name() {
+    with_run(|s| {
+        let error = |query: &str| {
+            let error = s.query(query, &Params::new()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{error}");
+            error.to_string()
+        };
+        assert!(error("SELECT * FROM tokk").contains("did you mean `topk`?"));
+        assert!(error("SELECT target_idd FROM topk").contains("target_id"));
+        assert!(error("SELEC 1").contains("SELEC"));
+        assert!(
+            error("SELECT $x").contains("--param"),
+            "{}",
+            error("SELECT $x")
+        );
+        let query = "SELECT COUNT(*) FROM topk WHERE teacher = $t AND pos > $n";
+        let found = s.stream(query, &params(&[("t", "p"), ("n", "0")])).unwrap();
+        assert_eq!(rows(found), ["2"]);
+        assert_eq!(
+            sql(s, "SELECT array_transform([1, 2], x -> x + 1)"),
+            ["[2, 3]"]
+        );
+    });
+    let missing = Session::open(&RunDir::new("/no/such/run"), &options());
+    assert_eq!(missing.err().unwrap().exit_code(), 1);
+}
+
+#[test]
+fn opening_a_session_over_many_parts_is_fast() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    for i in 0..200 {
+        write_topk(&run, &format!("m{i}"), topk_of_pivot());
+    }
+    let start = Instant::now();
+    let session = session(dir.path());
+    // Far above what it takes, so that a busy machine does not fail it.
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    eprintln!("opened in {:?}", start.elapsed());
+    assert_eq!(sql(&session, "SELECT COUNT(*) FROM topk"), ["806"]);
+    assert_eq!(
+        sql(&session, "SELECT COUNT(*) FROM topk WHERE teacher = 'm7'"),
+        ["4"]
+    );
+}
+
+#[test]
+fn large_groupings_stay_within_the_memory_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SessionOptions {
+        memory_limit: 32 << 20,
+        threads: 2,
+        sql_dir: None,
+    };
+    let session = Session::open(&RunDir::new(dir.path()), &options).unwrap();
+    let query = "SELECT COUNT(*) FROM (SELECT v % 700001 AS a, v % 3 AS b, COUNT(*) AS c \
+                 FROM (SELECT unnest(range(0, 2000000)) AS v) GROUP BY 1, 2)";
+    assert_eq!(sql(&session, query), ["2000000"]);
+    assert!(
+        SessionOptions {
+            memory_limit: 5,
+            ..options
+        }
+        .validate()
+        .is_err()
+    );
+}

@@ -46,7 +46,7 @@ pub enum Spans {
 #[serde(default, deny_unknown_fields)]
 pub struct AlignOptions {
     /// How the spans are matched (default `offsets`).
-    #[arg(long, value_enum, default_value_t = AlignOptions::default().spans)]
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().spans, hide_default_value = true)]
     pub spans: Spans,
 }
 

@@ -13,9 +13,8 @@ use super::Force;
 use super::paths::RunArg;
 
 /// Which source tokens correspond to each pivot token.
-///
-/// Example: fuselm align --run runs/demo --pivot pivot --teacher math
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm align --run runs/demo --pivot pivot --teacher math")]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

@@ -12,9 +12,8 @@ use fuselm::query::{Level, Session, SessionOptions, run_checks};
 use super::print;
 
 /// All data checks of a run; exit code 3 if one finds an error.
-///
-/// Example: fuselm check runs/demo
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm check runs/demo")]
 pub struct Command {
     /// Run folder
     run: PathBuf,

@@ -17,10 +17,10 @@ use super::Force;
 ///
 /// The first model is the pivot: its chat template makes the transcripts and its tokenizer
 /// splits long samples. The others get tokens in their own vocabularies.
-///
-/// Example: fuselm corpus --run runs/demo --input train.jsonl --model pivot=models/pivot
-/// --model math=models/math
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm corpus --run runs/demo --input train.jsonl --model pivot=models/pivot --model math=models/math"
+)]
 pub struct Command {
     /// Run folder
     #[arg(long, value_name = "DIR")]

@@ -13,9 +13,10 @@ use super::paths::RunArg;
 use super::{Force, Global, print};
 
 /// Bits per byte and perplexity of a checkpoint on text and chat files.
-///
-/// Example: fuselm eval --model models/math --data valid=data-samples/chat/sql-valid.jsonl
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm eval --model models/math --data valid=data-samples/chat/sql-valid.jsonl"
+)]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

@@ -14,9 +14,10 @@ use super::Force;
 ///
 /// Each member's `projected` distributions are used, or its `topk` where it shares the pivot's
 /// vocabulary and nothing was projected.
-///
-/// Example: fuselm fuse --run runs/demo --member pivot --member math --name math
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm fuse --run runs/demo --member pivot --member math --name math"
+)]
 pub struct Command {
     /// Run folder
     #[arg(long, value_name = "DIR")]

@@ -15,9 +15,10 @@ use super::Global;
 /// Chat with a checkpoint, for a look.
 ///
 /// Without a prompt, each line of stdin is a message, and the chat goes on until its end.
-///
-/// Example: fuselm generate --model runs/demo/checkpoints/merged --prompt "How far is Grugfell?"
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm generate --model runs/demo/checkpoints/merged --prompt \"How far is Grugfell?\""
+)]
 pub struct Command {
     /// Model folder or hub id
     #[arg(long)]

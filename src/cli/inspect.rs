@@ -11,9 +11,8 @@ use super::print;
 /// What a run, an artifact or a checkpoint is: schema, rows, bytes, provenance.
 ///
 /// Reads footers and headers only.
-///
-/// Example: fuselm inspect runs/demo/topk/teacher=math
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm inspect runs/demo/topk/teacher=math")]
 pub struct Command {
     /// Run folder, artifact, part, model folder or safetensors file
     path: PathBuf,

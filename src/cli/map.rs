@@ -15,10 +15,10 @@ use super::Force;
 use super::paths::RunArg;
 
 /// How ids of a source vocabulary translate to the pivot's.
-///
-/// Example: fuselm map --run runs/demo --teacher math --model models/math --pivot-model
-/// models/pivot
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm map --run runs/demo --teacher math --model models/math --pivot-model models/pivot"
+)]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

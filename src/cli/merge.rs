@@ -15,9 +15,8 @@ use super::print;
 ///
 /// Model paths in the configuration are relative to the current folder. Every tensor of every
 /// model is checked before anything is written; a killed merge continues where it stopped.
-///
-/// Example: fuselm merge sce.yml merged
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm merge sce.yml merged")]
 pub struct Command {
     /// The configuration (mergekit's YAML)
     config: PathBuf,

@@ -41,45 +41,37 @@ struct Cli {
 #[derive(Args)]
 struct Global {
     /// Threads to compute with [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     threads: Option<usize>,
     /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "cpu",
+        value_name = "DEVICE",
+        help_heading = "Global options"
+    )]
     device: String,
     /// No progress, no notes; warnings and errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run all stages of a recipe; skips what is up to date
     Run(run::Command),
-    /// Chat and text files to samples, transcripts and tokens
     Corpus(corpus::Command),
-    /// A model's top-k distributions and metrics over the corpus
     Score(score::Command),
-    /// Which source tokens correspond to each pivot token
     Align(align::Command),
-    /// How ids of a source vocabulary translate to the pivot's
     Map(map::Command),
-    /// A source's distributions in the pivot's vocabulary
     Project(project::Command),
-    /// Distributions of several models into training targets
     Fuse(fuse::Command),
-    /// Train the pivot on text and targets
     Train(train::Command),
-    /// Merge checkpoints as a mergekit configuration says
     Merge(merge::Command),
-    /// Bits per byte and perplexity of a checkpoint on text and chat files
     Eval(eval::Command),
-    /// Chat with a checkpoint, for a look
     Generate(generate::Command),
-    /// SQL over a run
     Sql(sql::Command),
-    /// All data checks of a run; exit code 3 if one finds an error
     Check(check::Command),
-    /// What a run, an artifact or a checkpoint is
     Inspect(inspect::Command),
 }
 

@@ -15,10 +15,10 @@ use super::Force;
 use super::paths::RunArg;
 
 /// A source's distributions in the pivot's vocabulary.
-///
-/// Example: fuselm project --run runs/demo --teacher math --model models/math --pivot-model
-/// models/pivot
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm project --run runs/demo --teacher math --model models/math --pivot-model models/pivot"
+)]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

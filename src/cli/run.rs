@@ -16,9 +16,8 @@ use super::{Global, print};
 ///
 /// Prints the plan first. Interrupted at any moment, what is complete is kept, and the same
 /// command continues.
-///
-/// Example: fuselm run data-samples/quickstart.yml --run-dir runs/demo
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm run data-samples/quickstart.yml --run-dir runs/demo")]
 pub struct Command {
     /// The recipe (YAML)
     recipe: PathBuf,

@@ -15,9 +15,8 @@ use super::paths::RunArg;
 use super::{Force, Global};
 
 /// A model's top-k distributions and metrics over the corpus.
-///
-/// Example: fuselm score --run runs/demo --name math --model models/math
 #[derive(Args)]
+#[command(after_help = "Example:\n  fuselm score --run runs/demo --name math --model models/math")]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

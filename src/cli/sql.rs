@@ -16,9 +16,10 @@ use super::{Global, print};
 /// SQL over a run; an interactive prompt when no query is given.
 ///
 /// Every artifact is a table; `--list` shows the named queries, views and checks.
-///
-/// Example: fuselm sql --run runs/demo --name eval_scoreboard --format json
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm sql --run runs/demo --name eval_scoreboard --format json"
+)]
 pub struct Command {
     /// The statement; `-` reads it from stdin
     query: Option<String>,

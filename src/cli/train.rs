@@ -17,9 +17,10 @@ use super::{Force, Global};
 ///
 /// A folder without weights is trained from scratch, in the shape of its config.json. An
 /// interrupted training continues where its last state was saved.
-///
-/// Example: fuselm train --run runs/demo --model models/pivot --fusion math
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  fuselm train --run runs/demo --model models/pivot --fusion math"
+)]
 pub struct Command {
     #[command(flatten)]
     run: RunArg,

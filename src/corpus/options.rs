@@ -43,28 +43,28 @@ pub struct CorpusOptions {
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Whose chat template is followed: `pivot` (default) or `native`.
-    #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template)]
+    #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template, hide_default_value = true)]
     pub template: TemplateMode,
     /// The date that templates see, `YYYY-MM-DD`; 2024-07-26 by default, so that a run can be
     /// repeated.
-    #[arg(long, default_value_t = CorpusOptions::default().date)]
+    #[arg(long, default_value_t = CorpusOptions::default().date, hide_default_value = true)]
     pub date: String,
     /// The most tokens in a sample, BOS included, counted by the pivot's tokenizer; longer
     /// samples are split. Default 2,048, at least 16.
-    #[arg(long, default_value_t = CorpusOptions::default().max_tokens)]
+    #[arg(long, default_value_t = CorpusOptions::default().max_tokens, hide_default_value = true)]
     pub max_tokens: usize,
     /// What happens to a piece that is longer than some model's context: `error` (default) or
     /// `skip`.
-    #[arg(long, value_enum, default_value_t = CorpusOptions::default().too_long)]
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().too_long, hide_default_value = true)]
     pub too_long: TooLong,
     /// Samples in a part, the unit of resume and of cluster work. Default 4,096.
-    #[arg(long, default_value_t = CorpusOptions::default().part_samples)]
+    #[arg(long, default_value_t = CorpusOptions::default().part_samples, hide_default_value = true)]
     pub part_samples: u64,
     /// Whether a sample without an assistant's turn is an error; by default it is left out.
     #[arg(long)]
     pub strict: bool,
     /// The name in the column `split`. Default `train`.
-    #[arg(long, default_value_t = CorpusOptions::default().split)]
+    #[arg(long, default_value_t = CorpusOptions::default().split, hide_default_value = true)]
     pub split: String,
 }
 

@@ -102,22 +102,22 @@ pub enum Weights {
 #[serde(default, deny_unknown_fields)]
 pub struct FuseOptions {
     /// Who teaches one target (default `pairwise`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode)]
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode, hide_default_value = true)]
     pub mode: Mode,
     /// How a distribution is made (default `mince`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule)]
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule, hide_default_value = true)]
     pub rule: Rule,
     /// What the rule is applied to (default `sequence`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().level)]
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().level, hide_default_value = true)]
     pub level: Level,
     /// What members are compared by (default `bpb`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric)]
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric, hide_default_value = true)]
     pub metric: Metric,
     /// Whether the pivot is a member, the first (default true).
-    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL")]
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL", hide_default_value = true)]
     pub use_pivot: bool,
     /// Weights of the mean (default `softmax`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights)]
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights, hide_default_value = true)]
     pub weights: Weights,
     /// Length of the lists, at least 1 (default: the longest of the members' at the position).
     #[arg(long)]

@@ -69,10 +69,10 @@ pub enum Method {
 #[serde(default, deny_unknown_fields)]
 pub struct MapOptions {
     /// The rule for tokens without an exact counterpart (default `prefix`).
-    #[arg(long, value_enum, default_value_t = MapOptions::default().method)]
+    #[arg(long, value_enum, default_value_t = MapOptions::default().method, hide_default_value = true)]
     pub method: Method,
     /// How many of the ranks projection follows, splitting by weight (default 1, at least 1).
-    #[arg(long, default_value_t = MapOptions::default().width)]
+    #[arg(long, default_value_t = MapOptions::default().width, hide_default_value = true)]
     pub width: u16,
 }
 

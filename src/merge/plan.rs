@@ -16,11 +16,11 @@ use crate::units::{Bytes, Count};
 #[serde(default, deny_unknown_fields)]
 pub struct MergeOptions {
     /// Most bytes of tensors in one output file (default 5 GB, as Hugging Face has it).
-    #[arg(long, default_value_t = MergeOptions::default().out_shard_size)]
+    #[arg(long, default_value_t = MergeOptions::default().out_shard_size, hide_default_value = true)]
     pub out_shard_size: u64,
     /// Elements that a thread works on at a time (default 262,144); rounded up to blocks of
     /// 65,536.
-    #[arg(long, default_value_t = MergeOptions::default().chunk)]
+    #[arg(long, default_value_t = MergeOptions::default().chunk, hide_default_value = true)]
     pub chunk: usize,
     /// Replace an output folder that exists (default false).
     #[arg(long)]

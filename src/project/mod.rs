@@ -74,14 +74,14 @@ pub enum Fallback {
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectOptions {
     /// What is done inside a source token (default `condition`).
-    #[arg(long, value_enum, default_value_t = ProjectOptions::default().inside)]
+    #[arg(long, value_enum, default_value_t = ProjectOptions::default().inside, hide_default_value = true)]
     pub inside: Inside,
     /// What stands where there is no distribution (default `one_hot`).
-    #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback)]
+    #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback, hide_default_value = true)]
     pub fallback: Fallback,
     /// Probability that must arrive in the pivot's vocabulary, in [0, 1] (default 0.3); a
     /// position with less uses the fallback.
-    #[arg(long, default_value_t = ProjectOptions::default().min_mass)]
+    #[arg(long, default_value_t = ProjectOptions::default().min_mass, hide_default_value = true)]
     pub min_mass: f32,
     /// Length of the lists, at least 1 (default: that of the source's row).
     #[arg(long)]

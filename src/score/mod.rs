@@ -34,11 +34,11 @@ const FLUSH_ROWS: usize = 8192;
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreOptions {
     /// Entries kept of each distribution, 1 to 512 (default 10, as the papers).
-    #[arg(long, default_value_t = ScoreOptions::default().top_k)]
+    #[arg(long, default_value_t = ScoreOptions::default().top_k, hide_default_value = true)]
     pub top_k: usize,
     /// Most tokens in one batch, padding included (default 8,192); does not change results
     /// beyond rounding.
-    #[arg(long, default_value_t = ScoreOptions::default().batch_tokens)]
+    #[arg(long, default_value_t = ScoreOptions::default().batch_tokens, hide_default_value = true)]
     pub batch_tokens: usize,
 }
 

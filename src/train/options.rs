@@ -104,56 +104,61 @@ impl std::str::FromStr for MicroBatchTokens {
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
     /// Share of the next-token loss; the rest goes to the targets. 1 ignores them. Default 0.9.
-    #[arg(long, default_value_t = TrainOptions::default().lambda)]
+    #[arg(long, default_value_t = TrainOptions::default().lambda, hide_default_value = true)]
     pub lambda: f64,
     /// Peak learning rate. Default 5e-6.
-    #[arg(long, default_value_t = TrainOptions::default().lr)]
+    #[arg(long, default_value_t = TrainOptions::default().lr, hide_default_value = true)]
     pub lr: f64,
     /// Passes over the samples. Default 3.
-    #[arg(long, default_value_t = TrainOptions::default().epochs)]
+    #[arg(long, default_value_t = TrainOptions::default().epochs, hide_default_value = true)]
     pub epochs: u32,
     /// Stop after so many optimiser steps, if the epochs are not over before.
     #[arg(long)]
     pub max_steps: Option<u64>,
     /// Most tokens of an optimiser step, on average. Default 262,144.
-    #[arg(long, default_value_t = TrainOptions::default().batch_tokens)]
+    #[arg(long, default_value_t = TrainOptions::default().batch_tokens, hide_default_value = true)]
     pub batch_tokens: usize,
     /// Padded tokens that are computed at once: more memory, but not other results (beyond
     /// rounding). Default `auto`.
-    #[arg(long, default_value = "auto", value_name = "N|auto")]
+    #[arg(
+        long,
+        default_value = "auto",
+        hide_default_value = true,
+        value_name = "N|auto"
+    )]
     pub micro_batch_tokens: MicroBatchTokens,
     /// Share of the steps in which the learning rate rises. Default 0.03.
-    #[arg(long, default_value_t = TrainOptions::default().warmup_ratio)]
+    #[arg(long, default_value_t = TrainOptions::default().warmup_ratio, hide_default_value = true)]
     pub warmup_ratio: f64,
     /// How the learning rate falls afterwards. Default `cosine`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule)]
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule, hide_default_value = true)]
     pub schedule: Schedule,
     /// Decay of matrices, relative to the learning rate. Default 0.
-    #[arg(long, default_value_t = TrainOptions::default().weight_decay)]
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay, hide_default_value = true)]
     pub weight_decay: f64,
     /// Decay of AdamW's first moment. Default 0.9.
-    #[arg(long, default_value_t = TrainOptions::default().beta1)]
+    #[arg(long, default_value_t = TrainOptions::default().beta1, hide_default_value = true)]
     pub beta1: f64,
     /// Decay of AdamW's second moment. Default 0.95.
-    #[arg(long, default_value_t = TrainOptions::default().beta2)]
+    #[arg(long, default_value_t = TrainOptions::default().beta2, hide_default_value = true)]
     pub beta2: f64,
     /// Added to the root of AdamW's second moment. Default 1e-8.
-    #[arg(long, default_value_t = TrainOptions::default().eps)]
+    #[arg(long, default_value_t = TrainOptions::default().eps, hide_default_value = true)]
     pub eps: f64,
     /// Largest norm of the gradient; 0 does not clip. Default 1.
-    #[arg(long, default_value_t = TrainOptions::default().clip)]
+    #[arg(long, default_value_t = TrainOptions::default().clip, hide_default_value = true)]
     pub clip: f64,
     /// What becomes of the probability outside a target's list. Default `renormalise`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().tail)]
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().tail, hide_default_value = true)]
     pub tail: Tail,
     /// Which parameters are trained. Default `full`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().method)]
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().method, hide_default_value = true)]
     pub method: Method,
     /// Type of parameters and activations, and of the written model. Default `f32`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype)]
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype, hide_default_value = true)]
     pub dtype: Precision,
     /// Seed of the sample order, and of random initial weights. Default 42.
-    #[arg(long, default_value_t = TrainOptions::default().seed)]
+    #[arg(long, default_value_t = TrainOptions::default().seed, hide_default_value = true)]
     pub seed: u64,
     /// Chat or text file whose loss is logged after each epoch.
     #[arg(long)]

@@ -103,15 +103,21 @@ fn losses_that_are_not_finite() {
 
 #[test]
 fn merge_weights_that_do_not_sum_to_one() {
-    let found = found(|run| {
-        let mut columns = merge_stats();
-        columns[2] = f64s(&[0.0, 0.0, 0.25, 0.75, 0.75, 0.2]);
-        write(run, Kind::MergeStats, &["m"], 0, columns);
-    });
-    assert_eq!(
-        found,
-        ["error merge_weights_sum_to_one: merge_stats/merge=m"]
-    );
+    let with = |coefficients: [f64; 6]| {
+        found(|run| {
+            let mut columns = merge_stats();
+            columns[2] = f64s(&coefficients);
+            write(run, Kind::MergeStats, &["m"], 0, columns);
+        })
+    };
+    let found = "merge_weights_sum_to_one: merge_stats/merge=m";
+    // One tensor of three is wrong; all zero is the base.
+    let error = [format!("error {found}")];
+    assert_eq!(with([0.0, 0.0, 0.25, 0.75, 0.75, 0.2]), error);
+    assert_eq!(with([0.5, 0.5, 0.25, f64::NAN, 0.75, 0.25]), error);
+    // Every tensor has free weights.
+    assert_eq!(with([1.0; 6]), [format!("warning {found}")]);
+    assert_eq!(with([0.0; 6]), [""; 0]);
 }
 
 #[test]

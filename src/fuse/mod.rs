@@ -14,14 +14,17 @@
 //!
 //! One call writes one `targets` artifact: one per source for `pairwise`, one for `joint`.
 
+mod options;
 mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use options::{FuseOptions, Level, Metric, Mode, Rule, Weights};
+
 use std::path::PathBuf;
 
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::{SampleCursor, numbers};
@@ -36,120 +39,6 @@ use rules::{Fuser, Problem};
 const BATCH_ROWS: usize = 32 * 1024;
 /// What the column `winner` says of a weighted mean.
 const MEAN: &str = "mean";
-
-/// Who teaches one target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Mode {
-    /// One source.
-    #[default]
-    Pairwise,
-    /// All sources.
-    Joint,
-}
-
-/// How a distribution is made from those of the members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Rule {
-    /// That of the member with the lowest metric.
-    #[default]
-    Mince,
-    /// The mean, weighted by the metric.
-    Avgce,
-}
-
-/// What the rule is applied to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Level {
-    /// Whole samples.
-    #[default]
-    Sequence,
-    /// Positions, by the members' own negative log-likelihood in nats.
-    Token,
-}
-
-/// What members are compared by, over a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Metric {
-    /// Bits per content byte: comparable across vocabularies.
-    #[default]
-    Bpb,
-    /// Cross-entropy in nats per token, as in the papers.
-    Ce,
-}
-
-/// Weights of the mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Weights {
-    /// softmax(−metric).
-    #[default]
-    Softmax,
-    /// softmax(exp(−metric)), as in the published code: nearly uniform.
-    Published,
-}
-
-/// Options of the stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields)]
-pub struct FuseOptions {
-    /// Who teaches one target (default `pairwise`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode, hide_default_value = true)]
-    pub mode: Mode,
-    /// How a distribution is made (default `mince`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule, hide_default_value = true)]
-    pub rule: Rule,
-    /// What the rule is applied to (default `sequence`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().level, hide_default_value = true)]
-    pub level: Level,
-    /// What members are compared by (default `bpb`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric, hide_default_value = true)]
-    pub metric: Metric,
-    /// Whether the pivot is a member, the first (default true).
-    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL", hide_default_value = true)]
-    pub use_pivot: bool,
-    /// Weights of the mean (default `softmax`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights, hide_default_value = true)]
-    pub weights: Weights,
-    /// Length of the lists, at least 1 (default: the longest of the members' at the position).
-    #[arg(long)]
-    pub top_k: Option<usize>,
-}
-
-impl Default for FuseOptions {
-    fn default() -> Self {
-        Self {
-            mode: Mode::default(),
-            rule: Rule::default(),
-            level: Level::default(),
-            metric: Metric::default(),
-            use_pivot: true,
-            weights: Weights::default(),
-            top_k: None,
-        }
-    }
-}
-
-impl FuseOptions {
-    /// Fails if an option is out of range.
-    ///
-    /// # Errors
-    /// `top_k` of 0.
-    pub fn validate(&self) -> Result<()> {
-        if self.top_k == Some(0) {
-            return Err(Error::usage("`top_k` is 0, expected 1 or more"));
-        }
-        Ok(())
-    }
-}
 
 /// A model whose distributions are fused.
 #[derive(Clone, Debug)]

@@ -204,10 +204,8 @@ impl<'a> Opened<'a> {
         for artifact in [&alignment, &map] {
             check_pair(artifact, inputs)?;
         }
-        for artifact in [Some(&topk), Some(&alignment), pivot_topk.as_ref()] {
-            if let Some(artifact) = artifact {
-                artifact.check_same_samples(&tokens)?;
-            }
+        for artifact in [&topk, &alignment].into_iter().chain(&pivot_topk) {
+            artifact.check_same_samples(&tokens)?;
         }
         if let Some(pivot_topk) = &pivot_topk {
             pivot_topk.check_vocabulary(&inputs.pivot.digest)?;

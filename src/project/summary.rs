@@ -6,7 +6,12 @@ use super::index_of;
 use super::projector::Projected;
 use crate::artifact::distribution::Projection;
 
-/// Figures of the rows of one projection case. Sums are in nats.
+/// The least probability that a true token outside the list counts with, as in the SQL query
+/// `projection_quality`.
+const LEAST: f64 = 1e-6;
+
+/// Figures of the rows of one projection case. Sums are in nats; a true token outside the list
+/// counts with all the probability there, an upper bound, and at least 1e-6.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Quality {
     /// Rows.
@@ -45,7 +50,7 @@ impl Summary {
         }
         let quality = &mut self.by_projection[index_of(row.projection)];
         let target = row.distribution.target_id;
-        let nll = f64::from(-row.distribution.target_logprob);
+        let nll = (-f64::from(row.distribution.target_logprob)).min(-LEAST.ln());
         quality.rows += 1;
         quality.in_list += u64::from(row.distribution.ids.contains(&target));
         quality.top1 += u64::from(row.distribution.ids.first() == Some(&target));

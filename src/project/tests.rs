@@ -348,58 +348,67 @@ fn words() -> Vec<String> {
 fn random_case() -> impl Strategy<Value = (Case, String, Vec<u32>)> {
     let cuts = || proptest::collection::vec(1usize..=3, 30);
     let lists = proptest::collection::vec((1u32..15, 0.01f32..1.0), 12 * 30);
-    ("[ab]{1,24}", cuts(), cuts(), lists).prop_map(|(text, ours, theirs, lists)| {
-        let words = words();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let cut = |cuts: &[usize]| {
-            let (mut ids, mut ends, mut at) = (vec![0u32], vec![0u32], 0);
-            for width in cuts {
-                let end = (at + width).min(text.len());
-                if at < end {
-                    let word = words
-                        .iter()
-                        .position(|word| *word == &text[at..end])
-                        .unwrap();
-                    ids.push(word as u32 + 1);
-                    ends.push(end as u32);
-                }
-                at = end;
+    ("[ab]{1,24}", cuts(), cuts(), lists)
+        .prop_map(|(text, ours, theirs, lists)| cut_case(text, &ours, &theirs, &lists))
+}
+
+/// A text cut into tokens of these widths, for the pivot and the source.
+fn cut_case(
+    text: String,
+    ours: &[usize],
+    theirs: &[usize],
+    lists: &[(u32, f32)],
+) -> (Case, String, Vec<u32>) {
+    let words = words();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let cut = |cuts: &[usize]| {
+        let (mut ids, mut ends, mut at) = (vec![0u32], vec![0u32], 0);
+        for width in cuts {
+            let end = (at + width).min(text.len());
+            if at < end {
+                let word = words
+                    .iter()
+                    .position(|word| *word == &text[at..end])
+                    .unwrap();
+                ids.push(word as u32 + 1);
+                ends.push(end as u32);
             }
-            (ids, ends)
-        };
-        let (ids, byte_end) = cut(&ours);
-        let (source_ids, source_end) = cut(&theirs);
-        let tokens = SampleTokens {
-            sample_id: 0,
-            supervised: vec![true; ids.len()],
-            ids,
-            byte_end,
-        };
-        let mut rows = Vec::new();
-        for pos in 0..source_ids.len() - 1 {
-            let mut list: BTreeMap<u32, f32> = BTreeMap::new();
-            for (id, mass) in &lists[pos * 12..(pos + 1) * 12] {
-                list.insert(*id, *mass);
-            }
-            let total: f32 = list.values().sum::<f32>() * 1.1;
-            let mut list: Vec<(u32, f32)> = list.into_iter().map(|(i, p)| (i, p / total)).collect();
-            list.sort_by(|a, b| b.1.total_cmp(&a.1));
-            rows.push((pos as u32, source_ids[pos + 1], list));
+            at = end;
         }
-        let case = Case {
-            source: vocabulary("v", &words),
-            pivot: vocabulary("v", &words),
-            longest: 2,
-            // Words of three letters are cut to two, so that ids land on each other.
-            map: (1..15u32)
-                .map(|id| map_row(id, if id < 7 { id } else { (id - 7) / 2 + 3 }, 1.0, 1))
-                .collect(),
-            links: links(&tokens, &source_ids, &source_end),
-            rows: source_rows(&rows),
-            tokens,
-        };
-        (case, text, source_end)
-    })
+        (ids, ends)
+    };
+    let (ids, byte_end) = cut(ours);
+    let (source_ids, source_end) = cut(theirs);
+    let tokens = SampleTokens {
+        sample_id: 0,
+        supervised: vec![true; ids.len()],
+        ids,
+        byte_end,
+    };
+    let mut rows = Vec::new();
+    for pos in 0..source_ids.len() - 1 {
+        let mut list: BTreeMap<u32, f32> = BTreeMap::new();
+        for (id, mass) in &lists[pos * 12..(pos + 1) * 12] {
+            list.insert(*id, *mass);
+        }
+        let total: f32 = list.values().sum::<f32>() * 1.1;
+        let mut list: Vec<(u32, f32)> = list.into_iter().map(|(i, p)| (i, p / total)).collect();
+        list.sort_by(|a, b| b.1.total_cmp(&a.1));
+        rows.push((pos as u32, source_ids[pos + 1], list));
+    }
+    let case = Case {
+        source: vocabulary("v", &words),
+        pivot: vocabulary("v", &words),
+        longest: 2,
+        // Words of three letters are cut to two, so that ids land on each other.
+        map: (1..15u32)
+            .map(|id| map_row(id, if id < 7 { id } else { (id - 7) / 2 + 3 }, 1.0, 1))
+            .collect(),
+        links: links(&tokens, &source_ids, &source_end),
+        rows: source_rows(&rows),
+        tokens,
+    };
+    (case, text, source_end)
 }
 
 /// The definition, with a table for each row and the text at hand.
@@ -565,4 +574,58 @@ fn the_stage_reads_and_writes_artifacts() {
     write(&at("topk"), topk().vocabulary("other"), &case.rows);
     let error = go("out4").unwrap_err().to_string();
     assert!(error.contains("vocabulary `other`"), "{error}");
+}
+
+/// Projected positions per second on one core, k = 10 at most.
+#[test]
+#[ignore = "a measurement"]
+fn projection_speed() {
+    let mut state = 1u32;
+    let mut random = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % below
+    };
+    let n = 100_000;
+    let text: String = (0..n)
+        .map(|_| if random(2) == 0 { 'a' } else { 'b' })
+        .collect();
+    let ours: Vec<usize> = (0..n).map(|_| random(3) as usize + 1).collect();
+    let theirs: Vec<usize> = (0..n).map(|_| random(3) as usize + 1).collect();
+    let lists: Vec<(u32, f32)> = (0..12 * n)
+        .map(|_| (random(14) + 1, random(1000) as f32 + 1.0))
+        .collect();
+    let (case, _, source_end) = cut_case(text, &ours, &theirs, &lists);
+    let started = std::time::Instant::now();
+    let positions = 20 * case.tokens.predicted().count();
+    let first_token = |bytes: &[u8]| first_of(&case.pivot, bytes, case.longest);
+    let nowhere = Path::new("");
+    let inputs = ProjectInputs {
+        topk: nowhere,
+        alignment: nowhere,
+        token_map: nowhere,
+        pivot_tokens: nowhere,
+        source: &case.source,
+        pivot: &case.pivot,
+        first_token: &first_token,
+        pivot_topk: None,
+    };
+    let options = ProjectOptions::default();
+    let follow = case.follow(1);
+    let mut builder = DistributionBuilder::projected();
+    for _ in 0..20 {
+        let mut projector = Projector::new(&inputs, &options, &follow);
+        projector
+            .sample(
+                &case.tokens,
+                &Links::new(&case.links).unwrap(),
+                Some(&Distributions::new(&case.rows).unwrap()),
+                &mut |row| {
+                    builder.push_projected(0, row.distribution, row.projection, row.source_nll);
+                },
+            )
+            .unwrap();
+        builder.finish().unwrap();
+    }
+    let rate = positions as f64 / started.elapsed().as_secs_f64();
+    eprintln!("{rate:.0} positions/s, {} source tokens", source_end.len());
 }

@@ -106,15 +106,12 @@ fn command_lines_use_options_that_exist() {
     let text = readme();
     let mut helps: BTreeMap<&str, String> = BTreeMap::new();
     let mut seen = 0;
-    for line in fenced(&text, "sh").iter().flat_map(|block| block.lines()) {
+    for line in fenced(&text, "sh").into_iter().flat_map(str::lines) {
         let line = line.split(" #").next().unwrap_or_default();
-        let arguments = match line.split_once("fuselm ") {
-            Some(("", rest)) => rest,
-            _ => match line.split_once("cargo run --release -- ") {
-                Some(("", rest)) => rest,
-                _ => continue,
-            },
-        };
+        let arguments = line
+            .strip_prefix("fuselm ")
+            .or_else(|| line.strip_prefix("cargo run --release -- "));
+        let Some(arguments) = arguments else { continue };
         let mut words = arguments.split_whitespace();
         let command = words.next().unwrap();
         let help = helps.entry(command).or_insert_with(|| {

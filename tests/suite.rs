@@ -2,4 +2,5 @@
 
 mod suite {
     pub mod layers;
+    pub mod readme;
 }

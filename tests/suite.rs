@@ -8,7 +8,14 @@
 )]
 
 mod suite {
+    pub mod bad_input;
+    pub mod bad_weights;
+    pub mod command_line;
+    pub mod full_disk;
+    pub mod killed;
     pub mod layers;
     pub mod pipeline;
     pub mod program;
+    pub mod readable;
+    pub mod rows;
 }

@@ -31,7 +31,13 @@ fn a_run_leaves_every_artifact_and_does_not_repeat_itself() {
     for kind in [Kind::Alignment, Kind::TokenMap, Kind::Projected] {
         assert_eq!(run.list(kind).unwrap(), [["atlas"], ["market"]]);
     }
-    let checkpoints = ["clm", "merged", "target-atlas", "target-market", "target-twin"];
+    let checkpoints = [
+        "clm",
+        "merged",
+        "target-atlas",
+        "target-market",
+        "target-twin",
+    ];
     for name in checkpoints {
         for file in ["config.json", "model.safetensors", "tokenizer.json"] {
             assert!(run.checkpoint(name).join(file).is_file(), "{name} {file}");
@@ -42,7 +48,10 @@ fn a_run_leaves_every_artifact_and_does_not_repeat_itself() {
         .fuselm("sql --run run --name eval_scoreboard --format json")
         .exits(0);
     let rows: Vec<serde_json::Value> = serde_json::from_str(&board.stdout).unwrap();
-    let mut models: Vec<&str> = rows.iter().filter_map(|row| row["model"].as_str()).collect();
+    let mut models: Vec<&str> = rows
+        .iter()
+        .filter_map(|row| row["model"].as_str())
+        .collect();
     models.sort_unstable();
     models.dedup();
     let mut expected = vec!["atlas", "market", "pivot", "twin"];
@@ -72,7 +81,12 @@ fn only_what_depends_on_a_changed_option_is_done_again() {
     workshop.edit("recipe.yml", "top_k: 8", "top_k: 6");
     let again = workshop.fuselm("run recipe.yml").exits(0);
     // Four scores, two projections, three fusions; the models are not reevaluated but trained.
-    assert_eq!(steps_done(&again), 4 + 2 + 3 + 3 + 1 + 4, "{}", again.stderr);
+    assert_eq!(
+        steps_done(&again),
+        4 + 2 + 3 + 3 + 1 + 4,
+        "{}",
+        again.stderr
+    );
     workshop.has_no_leftovers();
 
     // What is damaged or lost is made again, and nothing else.
@@ -87,7 +101,13 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let workshop = Workshop::new();
     let before = files(&workshop.path(""));
     let plan = workshop.fuselm("run recipe.yml --dry-run").exits(0);
-    for word in ["pivot", "score market", "train target-twin", "merge merged", "to do"] {
+    for word in [
+        "pivot",
+        "score market",
+        "train target-twin",
+        "merge merged",
+        "to do",
+    ] {
         assert!(plan.stdout.contains(word), "no `{word}` in {}", plan.stdout);
     }
     assert_eq!(files(&workshop.path("")), before);

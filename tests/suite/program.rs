@@ -111,12 +111,15 @@ impl Workshop {
         .enumerate()
         {
             let dir = workshop.path("models").join(name);
-            tiny_model(&data_samples().join("models").join(sample), layers)
-                .save(&dir, seed as u64);
+            tiny_model(&data_samples().join("models").join(sample), layers).save(&dir, seed as u64);
         }
         let chat = data_samples().join("chat");
         copy_lines(&chat.join("train.jsonl"), &workshop.path("chat.jsonl"), 24);
-        copy_lines(&chat.join("sql-valid.jsonl"), &workshop.path("valid.jsonl"), 6);
+        copy_lines(
+            &chat.join("sql-valid.jsonl"),
+            &workshop.path("valid.jsonl"),
+            6,
+        );
         workshop.write("recipe.yml", RECIPE);
         workshop
     }
@@ -233,6 +236,15 @@ pub fn tiny_model(folder: &Path, layers: usize) -> TinyModel {
 }
 
 impl TinyModel {
+    /// The same with another number of dimensions, and four times as many inside.
+    pub fn widened(mut self, dimensions: usize) -> Self {
+        let mut raw = self.config.raw;
+        raw.insert("hidden_size".to_owned(), json!(dimensions));
+        raw.insert("intermediate_size".to_owned(), json!(4 * dimensions));
+        self.config = Config::from_json(raw, &self.tokenizer).expect("a valid configuration");
+        self
+    }
+
     /// Draws weights and writes the model's folder.
     pub fn save(self, dir: &Path, seed: u64) {
         let options = LoadOptions {

@@ -2,7 +2,6 @@
 //! long work, and nothing half-written.
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -93,27 +92,27 @@ fn recipes_with_mistakes() {
         (
             "sources:",
             "source:",
-            ["line 7", "`source`", "did you mean `sources`?"],
+            ["line 8", "`source`", "did you mean `sources`?"],
         ),
         (
             "lambda",
             "lamda",
-            ["line 14", "`lamda`", "did you mean `lambda`?"],
+            ["line 15", "`lamda`", "did you mean `lambda`?"],
         ),
         (
             "rule: mince",
             "rule: mince, levle: token",
-            ["line 13", "`levle`", "did you mean `level`?"],
+            ["line 14", "`levle`", "did you mean `level`?"],
         ),
         (
             "mode: pairwise",
             "mode: pairwize",
-            ["line 13", "`pairwize`", "did you mean `pairwise`?"],
+            ["line 14", "`pairwize`", "did you mean `pairwise`?"],
         ),
         (
             "max_steps: 3",
             "max_steps: many",
-            ["line 14", "`train`", "many"],
+            ["line 15", "`train`", "many"],
         ),
         (
             "lambda: 0.5",
@@ -144,7 +143,7 @@ fn recipes_with_mistakes() {
         (
             "task: perplexity",
             "tsk: perplexity",
-            ["line 18", "`tsk`", "did you mean `task`?"],
+            ["line 19", "`tsk`", "did you mean `task`?"],
         ),
         ("seed: 7", "seed: [7", ["recipe.yml", "line", ""]),
     ] {
@@ -253,7 +252,8 @@ fn damaged_artifacts() {
     let part = "run/topk/teacher=market/part-00001.parquet";
     let whole = fs::read(workshop.path(part)).unwrap();
     let fuse = "fuse --run run --member pivot --member market --name x";
-    let project = "project --run run --teacher market --model models/market --pivot models/pivot";
+    let project =
+        "project --run run --teacher market --model models/market --pivot-model models/pivot";
     let project = format!("{project} --out x");
     // Without its end, with a wrong footer, with damaged pages, and empty.
     let mut footer = whole.clone();
@@ -381,16 +381,16 @@ fn a_merge_configuration_with_mistakes() {
         workshop.write("merge.yml", text);
         refused(&workshop, "merge merge.yml out", 2, &words);
     }
-    // Models of different shapes cannot be merged.
-    let models = "merge_method: linear\nmodels: [{ model: models/pivot }, { model: models/market }]\n\
-        parameters: { weight: 0.5 }\n";
-    workshop.write("merge.yml", models);
-    refused(
-        &workshop,
-        "merge merge.yml out",
-        1,
-        &["models/", "embed_tokens"],
-    );
-    let empty = |dir: &Path| fs::read_dir(dir).is_err();
-    assert!(empty(&workshop.path("out")));
+    // Models of different architectures or shapes cannot be merged.
+    for (other, words) in [
+        ("market", ["models/market/config.json", "one architecture"]),
+        ("twin", ["models/twin", "layers"]),
+    ] {
+        let models = format!("[{{ model: models/pivot }}, {{ model: models/{other} }}]");
+        let text =
+            format!("merge_method: linear\nmodels: {models}\nparameters: {{ weight: 0.5 }}\n");
+        workshop.write("merge.yml", &text);
+        refused(&workshop, "merge merge.yml out", 1, &words);
+    }
+    assert!(!workshop.path("out").exists());
 }

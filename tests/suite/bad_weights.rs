@@ -138,7 +138,7 @@ fn weights_that_are_no_numbers_stop_scoring_and_name_the_sample() {
         let workshop = Workshop::new();
         poison(&workshop, "atlas", value);
         let finished = workshop.fuselm("run recipe.yml").exits(1);
-        let finished = finished.says(&["models/atlas", "sample "]);
+        let finished = finished.says(&["model `atlas`, sample "]);
         assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
         // What other models gave is kept, nothing of this one.
         assert!(workshop.path("run/topk/teacher=market").exists());

@@ -18,4 +18,5 @@ mod suite {
     pub mod program;
     pub mod readable;
     pub mod rows;
+    pub mod shared_models;
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fuselm::artifact::{Kind, RunDir};
 
 use super::program::{Workshop, copy_lines, data_samples, files, tiny_model};
-use super::rows::rows;
+use super::rows::assert_equal_runs;
 
 /// Moments to strike at, in microseconds: the same in every run of the tests, without a pattern.
 struct Moments(u64);
@@ -35,26 +35,6 @@ fn long_run() -> Workshop {
     workshop.edit("recipe.yml", "max_steps: 3", steps);
     workshop.edit("recipe.yml", "epochs: 1", "epochs: 4");
     workshop
-}
-
-/// Fails the test unless two runs have equal rows and equal checkpoint bytes.
-fn assert_equal_runs(a: &Path, b: &Path) {
-    let names = |root: &Path| -> Vec<String> {
-        let names = files(root).into_iter().map(|path| {
-            let name = path.strip_prefix(root).expect("a file of the run");
-            name.to_string_lossy().into_owned()
-        });
-        names.filter(|name| !name.starts_with("stages/")).collect()
-    };
-    assert_eq!(names(a), names(b));
-    for name in names(a) {
-        let (a, b) = (a.join(&name), b.join(&name));
-        let equal = match name.ends_with(".parquet") {
-            true => rows(&a) == rows(&b),
-            false => fs::read(a).unwrap() == fs::read(b).unwrap(),
-        };
-        assert!(equal, "{name} differs");
-    }
 }
 
 /// Waits until `path` is there or the process has ended.
@@ -133,6 +113,37 @@ fn a_run_killed_at_random_moments_gives_equal_results() {
 }
 
 #[test]
+fn what_a_killed_run_left_does_not_enter_one_of_other_options() {
+    let workshop = long_run();
+    let run = workshop.path("run");
+    for place in [
+        "topk/teacher=market/part-00001.parquet",
+        "checkpoints/target-atlas.state/state.safetensors",
+        "checkpoints/.merged.merging",
+    ] {
+        let mut child = workshop.command("run recipe.yml").spawn().unwrap();
+        wait_for(&run.join(place), &mut child);
+        kill(child);
+        workshop.edit("recipe.yml", "max_tokens: 256", "max_tokens: 128");
+        workshop.edit("recipe.yml", "lambda: 0.5", "lambda: 0.25");
+        workshop.edit("recipe.yml", "select_topk: 0.5", "select_topk: 0.7");
+        workshop.fuselm("run recipe.yml").exits(0);
+        let after = workshop.path("after");
+        fs::rename(&run, &after).unwrap();
+        workshop.fuselm("run recipe.yml").exits(0);
+        assert_equal_runs(&run, &after);
+        workshop.has_no_leftovers();
+
+        for folder in [run.as_path(), &after] {
+            fs::remove_dir_all(folder).unwrap();
+        }
+        workshop.edit("recipe.yml", "max_tokens: 128", "max_tokens: 256");
+        workshop.edit("recipe.yml", "lambda: 0.25", "lambda: 0.5");
+        workshop.edit("recipe.yml", "select_topk: 0.7", "select_topk: 0.5");
+    }
+}
+
+#[test]
 fn a_killed_merge_continues() {
     let workshop = Workshop::new();
     let sample = data_samples().join("models/pivot");
@@ -173,6 +184,7 @@ parameters: { select_topk: 0.3 }
 #[test]
 fn an_interrupt_keeps_what_is_complete() {
     let workshop = long_run();
+    workshop.edit("recipe.yml", "max_steps: 12", "max_steps: 50");
     let run = workshop.path("run");
     workshop.fuselm("run recipe.yml").exits(0);
     let undisturbed = workshop.path("undisturbed");

@@ -3,6 +3,7 @@
 use fuselm::artifact::{Artifact, Kind, RunDir};
 
 use super::program::{Finished, Workshop, files};
+use super::rows::assert_equal_runs;
 
 fn steps_done(finished: &Finished) -> u64 {
     finished.number_before(" steps done")
@@ -94,6 +95,16 @@ fn only_what_depends_on_a_changed_option_is_done_again() {
     std::fs::remove_file(workshop.path(part)).unwrap();
     let again = workshop.fuselm("run recipe.yml").exits(0);
     assert_eq!(steps_done(&again), 1, "{}", again.stderr);
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml --threads 1").exits(0);
+    let one = workshop.path("one");
+    std::fs::rename(workshop.path("run"), &one).unwrap();
+    workshop.fuselm("run recipe.yml --threads 3").exits(0);
+    assert_equal_runs(&one, &workshop.path("run"));
 }
 
 #[test]

@@ -177,6 +177,68 @@ fn a_broken_line_of_json_is_named() {
 }
 
 #[test]
+fn held_out_files_are_read_before_any_work() {
+    let workshop = Workshop::new();
+    let good = fs::read_to_string(workshop.path("valid.jsonl")).unwrap();
+    workshop.write("valid.jsonl", &format!("{good}{{\"messages\": \n"));
+    run_refused(&workshop, 1, &["valid.jsonl line 7", "JSON"]);
+    workshop.write("valid.jsonl", &good);
+
+    workshop.edit(
+        "recipe.yml",
+        "max_steps: 3",
+        "max_steps: 3, valid: held.jsonl",
+    );
+    run_refused(&workshop, 1, &["held.jsonl", "No such file"]);
+    workshop.write("held.jsonl", &format!("{good}\n[]\n"));
+    run_refused(&workshop, 1, &["held.jsonl line 8", "object"]);
+    workshop.write("held.jsonl", &good);
+
+    // A base model cannot read a chat by itself.
+    let config = workshop.path("models/atlas/tokenizer_config.json");
+    fs::remove_file(&config).unwrap();
+    run_refused(
+        &workshop,
+        1,
+        &["valid.jsonl line 1", "`atlas`", "chat template"],
+    );
+    workshop.write("valid.jsonl", "{\"text\": \"Penicia to Rollira: 5.\"}\n");
+    workshop.fuselm("run recipe.yml").exits(0);
+}
+
+#[test]
+fn a_broken_configuration_is_named() {
+    for (file, text, words) in [
+        ("config.json", "{", ["models/atlas/config.json", "JSON"]),
+        ("config.json", "[]", ["models/atlas/config.json", "object"]),
+        (
+            "tokenizer.json",
+            "{",
+            ["models/atlas/tokenizer.json", "JSON"],
+        ),
+        (
+            "tokenizer.json",
+            "{}",
+            ["models/atlas/tokenizer.json", "tokenizer"],
+        ),
+        (
+            "tokenizer_config.json",
+            "{",
+            ["models/atlas/tokenizer_config.json", "JSON"],
+        ),
+        (
+            "chat_template.jinja",
+            "{% for x %}",
+            ["models/atlas/chat_template.jinja", "line 1"],
+        ),
+    ] {
+        let workshop = Workshop::new();
+        fs::write(workshop.path("models/atlas").join(file), text).unwrap();
+        run_refused(&workshop, 1, &words);
+    }
+}
+
+#[test]
 fn a_sample_longer_than_a_context() {
     let workshop = Workshop::new();
     workshop.configure("market", "max_position_embeddings", json!(70));

@@ -1,6 +1,23 @@
 //! Tests of the whole: the layering of the source, and the real binary on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+
 mod suite {
+    pub mod bad_input;
+    pub mod bad_weights;
+    pub mod command_line;
+    pub mod full_disk;
+    pub mod killed;
     pub mod layers;
+    pub mod pipeline;
+    pub mod program;
+    pub mod readable;
     pub mod readme;
+    pub mod rows;
+    pub mod shared_models;
 }

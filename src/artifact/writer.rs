@@ -154,11 +154,12 @@ impl PartWriter {
         let Self {
             path,
             pending,
-            writer,
+            mut writer,
             ..
         } = self;
-        let file = writer.into_inner().map_err(storage_full).at(&path)?;
-        pending.commit(&file)
+        // Not `into_inner`: it makes a text of an I/O error.
+        writer.finish().map_err(storage_full).at(&path)?;
+        pending.commit(writer.inner())
     }
 
     /// Rows written so far.

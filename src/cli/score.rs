@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::artifact::{Kind, check_name};
+use fuselm::artifact::{Artifact, Kind, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::note;
@@ -103,6 +103,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
     };
+    // With explicit paths, the tokens may be anyone's.
+    let vocabulary = Tokenizer::load(&inputs.model)?;
+    Artifact::open(&inputs.tokens, Kind::Tokens)?
+        .check_vocabulary(&vocabulary.vocabulary().digest)?;
     let summary = score(&inputs, &command.options, command.force.existing())?;
     note(match summary.samples {
         0 => format!("{} is up to date", inputs.topk.display()),

@@ -39,6 +39,7 @@ pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
 pub use predict::{PredictOptions, Predictions, predict};
 pub use save::copy_companions;
+pub use weights::check_weights;
 
 use candle_core::{DType, Device};
 

@@ -90,6 +90,14 @@ pub(crate) fn load(
     Ok(params)
 }
 
+/// Compares the tensors of the checkpoint in `dir` with its configuration; reads headers only.
+///
+/// # Errors
+/// Missing, unknown or wrongly shaped tensors, a dtype that cannot be read, a truncated file.
+pub fn check_weights(dir: &Path, config: &Config) -> Result<()> {
+    check(dir, &open(dir)?, config, &config.tensors()).map(drop)
+}
+
 /// Maps the checkpoint's files and reads their headers.
 fn open(dir: &Path) -> Result<Vec<Shard>> {
     let single = dir.join(SINGLE);

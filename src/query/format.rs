@@ -119,8 +119,8 @@ pub fn save_parquet(batches: Batches, path: &Path) -> Result<u64> {
         rows += batch.num_rows() as u64;
         writer.write(&batch).at(path)?;
     }
-    let file = writer.into_inner().at(path)?;
-    pending.commit(&file)?;
+    writer.finish().at(path)?;
+    pending.commit(writer.inner())?;
     Ok(rows)
 }
 

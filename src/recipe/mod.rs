@@ -23,6 +23,7 @@ pub use step::{Item, Record, Status, Step};
 use crate::artifact::{RunDir, atomic};
 use crate::error::{Context, Error, Result};
 use crate::progress::{check_interrupt, note};
+use crate::text;
 use crate::units::{Bytes, Count, Elapsed};
 
 /// A run that is ready to start: models opened, steps laid out.
@@ -54,9 +55,31 @@ pub fn plan(recipe: Recipe, dir: RunDir, device: Device) -> Result<Plan> {
     for task in &recipe.eval {
         std::fs::metadata(&task.data).at(&task.data)?;
     }
+    if let Some(valid) = recipe.train.as_ref().and_then(|train| train.valid.as_ref()) {
+        std::fs::metadata(valid).at(valid)?;
+    }
     let run = Run::open(recipe, dir, device)?;
+    check_tasks(&run)?;
     let steps = plan::steps(&run)?;
     Ok(Plan { run, steps })
+}
+
+/// Reads what the models will be evaluated on, so that a mistake in it shows before any work.
+fn check_tasks(run: &Run) -> Result<()> {
+    let mut models = run.models.iter();
+    let plain = models.find(|model| model.tokenizer.template().is_none());
+    for task in &run.recipe.eval {
+        for record in text::read(&task.data, task.format)? {
+            let record = record?;
+            if let (Some(model), false) = (plain, record.is_text()) {
+                let problem = format!("a chat, but `{}` has no chat template", model.name());
+                return Err(Error::input(&record.place, problem).remedy(
+                    "add a `chat_template.jinja` to the model's folder, or evaluate on plain `text`",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The file that says whose run a folder is.

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use super::schema::{ModelSpec, Recipe};
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
-use crate::model::{Config, locate};
+use crate::model::{Config, check_weights, locate};
 use crate::vocab::Tokenizer;
 
 /// A model of the run.
@@ -58,6 +58,9 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
                 format!("model `{}` has no `*.safetensors` file", spec.name),
             )
             .remedy("only a pivot without sources can be trained from scratch"));
+        }
+        if has_weights {
+            check_weights(&dir, &config)?;
         }
         models.push(Model {
             spec: spec.clone(),

@@ -156,6 +156,14 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     steps.push(models_step(run));
     steps.push(corpus_step(run));
+    if run
+        .recipe
+        .train
+        .as_ref()
+        .is_some_and(|train| train.valid.is_some())
+    {
+        steps.push(valid_step(run)?);
+    }
     vocabulary_steps(run, &mut steps);
     if !run.sources().is_empty() {
         for index in 0..run.models.len() {
@@ -169,14 +177,6 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
         fuse_steps(run, &mut steps);
     }
     let targets = run.targets();
-    if run
-        .recipe
-        .train
-        .as_ref()
-        .is_some_and(|train| train.valid.is_some())
-    {
-        steps.push(valid_step(run)?);
-    }
     for target in &targets {
         steps.push(train_step(run, target));
     }

@@ -174,6 +174,7 @@ pub fn run(
         let part = &tokens.parts()[index];
         let bytes = content_bytes(&transcripts.parts()[index])?;
         let scored = ScoredPart {
+            name: &inputs.name,
             decoder: &decoder,
             vocabulary: &vocabulary,
             options,
@@ -201,8 +202,25 @@ fn content_bytes(part: &Part) -> Result<Vec<u32>> {
         .collect()
 }
 
+/// Adds the model to an error that names a sample.
+fn of_model(name: &str, error: Error) -> Error {
+    match error {
+        Error::Input {
+            subject,
+            problem,
+            remedy,
+        } => Error::Input {
+            subject: format!("model `{name}`, {subject}"),
+            problem,
+            remedy,
+        },
+        other => other,
+    }
+}
+
 /// What the parts of one scoring share.
 struct ScoredPart<'a> {
+    name: &'a str,
     decoder: &'a Decoder,
     vocabulary: &'a Vocabulary,
     options: &'a ScoreOptions,
@@ -233,7 +251,8 @@ impl ScoredPart<'_> {
                 }
                 self.bar.advance(1);
                 Ok(())
-            })?;
+            })
+            .map_err(|error| of_model(self.name, error))?;
             let found = found.into_inner().unwrap_or_default();
             for ((sample, predictions), bytes) in window.iter().zip(&found).zip(bytes) {
                 push_rows(&mut rows, sample, predictions);

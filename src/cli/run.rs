@@ -58,5 +58,8 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         summary.skipped,
         Elapsed(std::time::Duration::from_secs_f64(summary.seconds))
     ));
+    if only.is_none() {
+        print(&recipe::scoreboard(plan.dir())?)?;
+    }
     Ok(())
 }

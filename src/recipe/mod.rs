@@ -6,6 +6,7 @@
 mod models;
 mod plan;
 mod schema;
+mod scoreboard;
 mod step;
 
 use std::fmt::Write as _;
@@ -18,11 +19,12 @@ use candle_core::Device;
 pub use models::Model;
 pub use plan::Run;
 pub use schema::{Baseline, Dtype, ModelSpec, Recipe};
+pub use scoreboard::scoreboard;
 pub use step::{Item, Record, Status, Step};
 
 use crate::artifact::{RunDir, atomic};
 use crate::error::{Context, Error, Result};
-use crate::progress::{check_interrupt, note};
+use crate::progress::{check_interrupt, note, warn};
 use crate::text;
 use crate::units::{Bytes, Count, Elapsed};
 
@@ -222,16 +224,26 @@ impl Plan {
             .map(|step| step.name().len())
             .max()
             .unwrap_or(0);
+        // Whether a source teaches anything is known, and said, before the long training.
+        let mut projected = false;
         for step in &self.steps {
             if only.is_some_and(|only| only != step.stage) {
                 continue;
             }
             check_interrupt()?;
+            if projected && step.stage != "project" && step.stage != "align" && step.stage != "map"
+            {
+                projected = false;
+                for warning in scoreboard::projection_warnings(&self.run.dir)? {
+                    warn(warning);
+                }
+            }
             match step.status(&stages)? {
                 Status::UpToDate => summary.skipped += 1,
                 Status::Ready => {
                     let record = step.perform(&stages)?;
                     summary.done += 1;
+                    projected |= step.stage == "project";
                     note(format!(
                         "{:width$}  {:>9}  {:>10}  {}",
                         step.name(),

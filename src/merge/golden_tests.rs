@@ -170,8 +170,12 @@ fn differs(
                     let bits = |x: f32| i64::from(x.to_bits() as i32 >> 16);
                     (bits(*a) - bits(Dtype::BF16.round(*b as f32))).abs() > ulps
                 }
-                (_, Tolerance::Values(factor, _)) => !(difference <= factor * 1e-6 * largest),
-                (_, Tolerance::Magnitude(share)) => !(difference <= share * largest),
+                (_, Tolerance::Values(factor, _)) => {
+                    difference.is_nan() || difference > factor * 1e-6 * largest
+                }
+                (_, Tolerance::Magnitude(share)) => {
+                    difference.is_nan() || difference > share * largest
+                }
                 (_, Tolerance::Update(_)) => false,
             });
         }
@@ -185,7 +189,7 @@ fn differs(
     }
     let ratio = (distance / f64::max(update, 1e-30)).sqrt();
     if let Tolerance::Update(share) = tolerance
-        && !(ratio <= share)
+        && (ratio.is_nan() || ratio > share)
     {
         problems.push(format!("L2 {ratio:.4}"));
     }

@@ -90,8 +90,10 @@ fn links(pivot: &SampleTokens, source_ids: &[TokenId], source_end: &[u32]) -> Re
     rows.finish().unwrap()
 }
 
-/// Rows of a source: position, target, listed probabilities; the rest is the tail.
-fn source_rows(rows: &[(u32, TokenId, Vec<(TokenId, f32)>)]) -> RecordBatch {
+/// Position, next token, and listed probabilities of a row; the rest is the tail.
+type Row = (u32, TokenId, Vec<(TokenId, f32)>);
+
+fn source_rows(rows: &[Row]) -> RecordBatch {
     let mut builder = DistributionBuilder::topk();
     for (pos, target_id, list) in rows {
         let ids: Vec<TokenId> = list.iter().map(|entry| entry.0).collect();

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use arrow::datatypes::Float64Type;
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 
 use crate::artifact::RunDir;
-use crate::artifact::rows::{numbers, strings};
-use crate::error::Result;
+use crate::artifact::rows::numbers;
+use crate::error::{Context, Error, Result};
 use crate::query::{Params, Session, SessionOptions};
 
 /// Bits per byte of every evaluated model, the best first: one line a model, one column a task.
@@ -21,9 +23,9 @@ pub fn scoreboard(run: &RunDir) -> Result<String> {
     let mut tasks: Vec<String> = Vec::new();
     let mut values: BTreeMap<(String, String), f64> = BTreeMap::new();
     for batch in session.named("eval_scoreboard", &Params::new())? {
-        let (model, task) = (strings(&batch, "model")?, strings(&batch, "task")?);
+        let (model, task) = (texts(&batch, "model")?, texts(&batch, "task")?);
         let (metric, value) = (
-            strings(&batch, "metric")?,
+            texts(&batch, "metric")?,
             numbers::<Float64Type>(&batch, "value")?,
         );
         for row in (0..batch.num_rows()).filter(|&row| metric.value(row) == "bpb") {
@@ -70,13 +72,22 @@ pub fn scoreboard(run: &RunDir) -> Result<String> {
     Ok(text)
 }
 
+/// A column of a query's result as strings, however the engine holds them.
+fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray> {
+    let column = batch
+        .column_by_name(name)
+        .ok_or_else(|| Error::input(format!("column `{name}`"), "is missing"))?;
+    let text = cast(column, &DataType::Utf8).during(|| format!("reading column `{name}`"))?;
+    Ok(text.as_string::<i32>().clone())
+}
+
 /// What the check `projection_helps` says: sources whose projected distributions teach the pivot
 /// nothing.
 pub fn projection_warnings(run: &RunDir) -> Result<Vec<String>> {
     let session = Session::open(run, &SessionOptions::default())?;
     let mut warnings = Vec::new();
     for batch in session.named("projection_helps", &Params::new())? {
-        let (artifact, detail) = (strings(&batch, "artifact")?, strings(&batch, "detail")?);
+        let (artifact, detail) = (texts(&batch, "artifact")?, texts(&batch, "detail")?);
         warnings.extend(
             (0..batch.num_rows())
                 .map(|row| format!("{}: {}", artifact.value(row), detail.value(row))),

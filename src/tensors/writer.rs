@@ -159,7 +159,7 @@ fn header<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> (Vec<u8>, u64) {
         offset = end;
     }
     let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
-    while json.len() % 8 != 0 {
+    while !json.len().is_multiple_of(8) {
         json.push(b' ');
     }
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();

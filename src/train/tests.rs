@@ -113,7 +113,7 @@ fn fixture(tied: bool) -> Fixture {
     let path = |name: &str| dir.path().join(name);
     write_tokens(&path("tokens"), "", &PARTS);
     write_targets(&path("targets"), "v", &PARTS, 0);
-    write_tokens(&path("valid"), "", &[0..4]);
+    write_tokens(&path("valid"), "", std::slice::from_ref(&(0..4)));
     std::fs::create_dir(path("base")).unwrap();
     let inputs = TrainInputs {
         pivot: Init::Random {
@@ -208,7 +208,7 @@ fn a_tiny_model_learns_its_samples_by_heart() {
     f.inputs.targets = None;
     f.inputs.valid_tokens = None;
     f.inputs.tokens = f.dir.path().join("few");
-    write_tokens(&f.inputs.tokens, "", &[0..4]);
+    write_tokens(&f.inputs.tokens, "", std::slice::from_ref(&(0..4)));
     let options = TrainOptions {
         epochs: 150,
         lr: 1e-2,

@@ -283,7 +283,7 @@ fn write_canonical(value: &Value, skip_vocab: bool, out: &mut Vec<u8>) {
         Value::Object(map) => {
             let mut members: Vec<_> = map
                 .iter()
-                .filter(|(key, value)| !value.is_null() && !(skip_vocab && *key == "vocab"))
+                .filter(|(key, value)| !(value.is_null() || skip_vocab && *key == "vocab"))
                 .collect();
             members.sort_by_key(|(key, _)| *key);
             out.push(b'{');

@@ -52,7 +52,7 @@ pub(super) fn read(
             .into_iter()
             .flatten()
             .find_map(|file| spelling(file.get(key)?))
-            .and_then(|text| id(text))
+            .and_then(&id)
     };
     let mut roles = HashMap::new();
     let mut set = |role, id: Option<u32>| {

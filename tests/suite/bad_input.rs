@@ -81,7 +81,7 @@ fn forbidden_paths() {
     use std::os::unix::fs::PermissionsExt;
     let workshop = Workshop::new();
     let weights = workshop.path("models/market/model.safetensors");
-    fs::set_permissions(&weights, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&weights).is_ok() {
         eprintln!("skipped: this user may read everything");
         return;

@@ -2,7 +2,7 @@
 
 use fuselm::artifact::{Artifact, Kind, RunDir};
 
-use super::program::{Finished, Workshop, files};
+use super::program::{Finished, Workshop, data_samples, files};
 use super::rows::assert_equal_runs;
 
 fn steps_done(finished: &Finished) -> u64 {
@@ -170,4 +170,23 @@ fn joint_fusion_by_mean_trains_one_target() {
     let second = workshop.fuselm("run recipe.yml").exits(0);
     assert_eq!(steps_done(&second), 0);
     workshop.has_no_leftovers();
+}
+
+#[test]
+fn the_quick_start_is_ready_to_run() {
+    let workshop = Workshop::new();
+    let recipe = data_samples().join("quickstart.yml");
+    if !data_samples()
+        .join("models/pivot/model.safetensors")
+        .exists()
+    {
+        eprintln!("skipped: the sample models have no weights yet");
+        return;
+    }
+    let recipe = recipe.to_string_lossy();
+    let plan = workshop.fuselm(&format!("run {recipe} --run-dir x --dry-run"));
+    let plan = plan.exits(0).stdout;
+    for word in ["market", "atlas", "sql", "merge merged", "eval merged"] {
+        assert!(plan.contains(word), "no `{word}` in {plan}");
+    }
 }

@@ -17,6 +17,7 @@ mod suite {
     pub mod pipeline;
     pub mod program;
     pub mod readable;
+    pub mod readme;
     pub mod rows;
     pub mod shared_models;
 }

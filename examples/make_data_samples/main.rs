@@ -70,6 +70,9 @@ struct Args {
 
 /// Samples of each subject in the corpus that the models are fused on.
 const TRAIN: usize = 400;
+/// Samples of `train` that the quick start fuses on: so few that a model which learns from the
+/// text alone soon knows them by heart.
+const QUICKSTART: usize = 300;
 /// Samples of each subject that the scoreboard uses, and that settings are tuned on.
 const HELD_OUT: usize = 90;
 /// Samples of its own subject that a specialist's tokenizer sees; a quarter of it of each other.
@@ -190,6 +193,10 @@ fn main() -> Result<()> {
     let mut mixed: Vec<Sample> = train.concat();
     Rng::named("train/order").shuffle(&mut mixed);
     files.insert("chat/train.jsonl".to_owned(), lines(&mixed)?);
+    files.insert(
+        "chat/quickstart.jsonl".to_owned(),
+        lines(&mixed[..QUICKSTART])?,
+    );
 
     let mut own = Vec::new();
     for subject in &subjects {

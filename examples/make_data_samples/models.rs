@@ -90,7 +90,7 @@ impl Shape {
             "bos_token_id": tokenizer.bos,
             "eos_token_id": tokenizer.eos,
             "pad_token_id": tokenizer.pad,
-            "torch_dtype": "bfloat16",
+            "torch_dtype": "float16",
         });
         match model_type {
             "llama" => {

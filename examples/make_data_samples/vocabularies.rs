@@ -174,7 +174,7 @@ pub fn sentencepiece_bpe(texts: &[String], size: usize) -> Result<TokenizerFolde
     folder(
         &names,
         &specials,
-        "LlamaTokenizerFast",
+        "PreTrainedTokenizerFast",
         &chatml(true),
         json!({
             "normalizer": {"type": "Sequence", "normalizers": [

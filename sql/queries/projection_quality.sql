@@ -1,13 +1,14 @@
 -- about: whether projected distributions know more about the next pivot token than the pivot itself
--- reads: projected, topk, models
--- returns: teacher, projection, positions, share (of the teacher's positions), in_list (share whose list has the true token), top1 (share where it is the most probable), projected_ce, pivot_ce (nats, at the same positions), gain (pivot_ce - projected_ce)
+-- reads: projected, topk, sequence_metrics, models
+-- returns: teacher, better (whether the teacher has fewer bits per byte on the sample than the pivot), projection, positions, share (of the teacher's positions), in_list (share whose list has the true token), top1 (share where it is the most probable), projected_ce, pivot_ce (nats, at the same positions), gain (pivot_ce - projected_ce)
 -- param: floor = 1e-6 — the least probability that a true token outside the list counts with
 -- Where the list lacks the true token, the projected distribution counts with all its
 -- probability outside the list (an upper bound, and at least the floor). one_hot rows name the
--- true token, so their cross-entropy of 0 says nothing. Where gain is not above 0, training on
--- the projected distributions makes the pivot worse.
+-- true token, so their cross-entropy of 0 says nothing. MinCE takes a teacher's distributions
+-- where `better` is true: where gain is not above 0 there, training on them makes the pivot worse.
 SELECT
     teacher,
+    better,
     projection,
     COUNT(*) AS positions,
     CAST(COUNT(*) AS DOUBLE) / SUM(COUNT(*)) OVER (PARTITION BY teacher) AS share,
@@ -19,6 +20,7 @@ SELECT
 FROM (
     SELECT
         p.teacher,
+        COALESCE(own.nll * pivot.bytes < pivot.nll * own.bytes, true) AS better,
         p.projection,
         array_has(p.ids, p.target_id) AS in_list,
         COALESCE(p.ids[1] = p.target_id, false) AS top1,
@@ -30,6 +32,13 @@ FROM (
         FROM topk
         WHERE teacher IN (SELECT name FROM models WHERE role = 'pivot')
     ) AS t ON t.sample_id = p.sample_id AND t.pos = p.pos
+    LEFT JOIN sequence_metrics AS own
+        ON own.teacher = p.teacher AND own.sample_id = p.sample_id
+    LEFT JOIN (
+        SELECT sample_id, nll, bytes
+        FROM sequence_metrics
+        WHERE teacher IN (SELECT name FROM models WHERE role = 'pivot')
+    ) AS pivot ON pivot.sample_id = p.sample_id
 )
-GROUP BY teacher, projection
-ORDER BY teacher, positions DESC, projection;
+GROUP BY teacher, better, projection
+ORDER BY teacher, better DESC, positions DESC, projection;

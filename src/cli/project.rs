@@ -6,7 +6,7 @@ use clap::Args;
 use fuselm::artifact::Kind;
 use fuselm::error::Result;
 use fuselm::model::locate;
-use fuselm::progress::{note, warn};
+use fuselm::progress::note;
 use fuselm::project::{ProjectInputs, ProjectOptions, run as project};
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
@@ -83,9 +83,14 @@ pub fn run(command: &Command) -> Result<()> {
     };
     let out = at.artifact("out", &command.out, Kind::Projected, &[teacher])?;
     let summary = project(&inputs, &out, &command.options, command.force.existing())?;
-    note(format!("{} positions", Count(summary.positions)));
-    if let Some(warning) = summary.warning() {
-        warn(format!("{teacher}: {warning}"));
-    }
+    note(match summary.cross_entropies() {
+        Some((projected, own)) => format!(
+            "{} positions, cross-entropy {projected:.3} nats, the pivot's own {own:.3} \
+             (`fuselm sql --name projection_quality` has the samples apart where the source is \
+             the better model)",
+            Count(summary.positions)
+        ),
+        None => format!("{} positions", Count(summary.positions)),
+    });
     Ok(())
 }

@@ -19,7 +19,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use options::{FuseOptions, Level, Metric, Mode, Rule, Weights};
+pub use options::{FuseOptions, Level, Metric, Mode, PivotWins, Rule, Weights};
 
 use std::path::PathBuf;
 

@@ -64,6 +64,18 @@ pub enum Weights {
     Published,
 }
 
+/// What is learnt where MinCE chooses the pivot itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum PivotWins {
+    /// Its own distribution, as in the papers: what it says already, which holds it back.
+    #[default]
+    Own,
+    /// Certainty about the token that follows in the text.
+    Text,
+}
+
 /// Options of the stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -83,6 +95,9 @@ pub struct FuseOptions {
     /// Whether the pivot is a member, the first (default true).
     #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL", hide_default_value = true)]
     pub use_pivot: bool,
+    /// What is learnt where `mince` chooses the pivot itself (default `own`).
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().pivot_wins, hide_default_value = true)]
+    pub pivot_wins: PivotWins,
     /// Weights of the mean (default `softmax`).
     #[arg(long, value_enum, default_value_t = FuseOptions::default().weights, hide_default_value = true)]
     pub weights: Weights,
@@ -99,6 +114,7 @@ impl Default for FuseOptions {
             level: Level::default(),
             metric: Metric::default(),
             use_pivot: true,
+            pivot_wins: PivotWins::default(),
             weights: Weights::default(),
             top_k: None,
         }

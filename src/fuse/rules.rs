@@ -1,6 +1,6 @@
 //! MinCE and AvgCE over the rows of one sample.
 
-use super::{FuseOptions, Level, Rule, Weights};
+use super::{FuseOptions, Level, PivotWins, Rule, Weights};
 use crate::artifact::distribution::{Distribution, Distributions};
 use crate::artifact::targets::Target;
 use crate::units::TokenId;
@@ -90,6 +90,16 @@ impl<'a> Fuser<'a> {
                 write(None, None);
                 continue;
             }
+            if let Some(next) = single.and_then(|single| self.text(members, single)) {
+                let target = Target {
+                    pos,
+                    ids: &[next],
+                    probs: &[1.0],
+                    tail: 0.0,
+                };
+                write(Some(target), single.map(|(member, _)| member));
+                continue;
+            }
             let tail = self.gather(members, pos)?;
             let target = Target {
                 pos,
@@ -137,6 +147,18 @@ impl<'a> Fuser<'a> {
             });
         }
         Ok(Some(pos))
+    }
+
+    /// The token that follows, where it is to be learnt instead of the pivot's own distribution.
+    fn text(
+        &self,
+        members: &[Option<Distributions<'_>>],
+        (member, row): (usize, usize),
+    ) -> Option<TokenId> {
+        let options = self.options;
+        let replaced = options.use_pivot && options.pivot_wins == PivotWins::Text && member == 0;
+        let rows = members.first()?.as_ref().filter(|_| replaced)?;
+        Some(rows.row(row).target_id)
     }
 
     /// The row that stands for a member: its own, or the pivot's where it is left to it.

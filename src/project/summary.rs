@@ -100,16 +100,4 @@ impl Summary {
         };
         Some((mean(|case| case.compared_nll), mean(|case| case.pivot_nll)))
     }
-
-    /// What to tell the user where the source's knowledge does not arrive.
-    pub fn warning(&self) -> Option<String> {
-        let (projected, own) = self.cross_entropies()?;
-        (projected >= own).then(|| {
-            format!(
-                "the projected distributions have a cross-entropy of {projected:.3} nats on the \
-                 true next token, which is not below the pivot's own {own:.3}: training on them \
-                 makes the pivot worse; try another `map` method, or a stronger source"
-            )
-        })
-    }
 }

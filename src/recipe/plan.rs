@@ -517,9 +517,6 @@ fn project_source(run: &Run, index: usize) -> Result<String> {
         &run.recipe.project,
         Existing::Replace,
     )?;
-    if let Some(warning) = summary.warning() {
-        warn(format!("{}: {warning}", model.name()));
-    }
     Ok(match summary.cross_entropies() {
         Some((projected, own)) => format!(
             "{} positions, cross-entropy {projected:.3} nats, the pivot's own {own:.3}",

@@ -78,8 +78,7 @@ fn queries_over_the_fixture() {
         assert_eq!(
             named(s, "projection_quality", &[]),
             [
-                "s same_end 2 0.666667 0.5 0.5 0.836988 1.03972 0.202733",
-                "s one_hot 1 0.333333 1 1 0 1.38629 1.38629",
+                "s true same_end 1 0.333333 1 1 0 0 0",
             ]
         );
         let mappings = [

@@ -98,6 +98,16 @@ fn only_what_depends_on_a_changed_option_is_done_again() {
 }
 
 #[test]
+fn another_seed_trains_other_models_from_the_same_targets() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    workshop.edit("recipe.yml", "seed: 7", "seed: 8");
+    let again = workshop.fuselm("run recipe.yml").exits(0);
+    // Three targets and the baseline are trained, the targets merged, all evaluated.
+    assert_eq!(steps_done(&again), 4 + 1 + 5, "{}", again.stderr);
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let workshop = Workshop::new();
     workshop.fuselm("run recipe.yml --threads 1").exits(0);

@@ -77,9 +77,7 @@ fn queries_over_the_fixture() {
     with_run(|s| {
         assert_eq!(
             named(s, "projection_quality", &[]),
-            [
-                "s true same_end 1 0.333333 1 1 0 0 0",
-            ]
+            ["s true same_end 1 0.333333 1 1 0 0 0",]
         );
         let mappings = [
             "s 1 ab 1 a 6 0.75 counted",

@@ -10,6 +10,7 @@ mod scoreboard;
 mod step;
 
 use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -118,6 +119,20 @@ fn check_folder(recipe: &Recipe, dir: &RunDir) -> Result<()> {
     Ok(())
 }
 
+/// Holds a run folder until the file is dropped; two runs would remove each other's files.
+fn lock(stages: &Path) -> Result<File> {
+    let path = stages.join("lock");
+    let file = File::create(&path).at(&path)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::file(&path, "another process works on this run")
+                .remedy("wait for it, or choose another folder with `--run-dir`"))
+        }
+        // File systems without locks: go on without.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 fn canonical(path: &Path) -> String {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     path.to_string_lossy().into_owned()
@@ -216,6 +231,7 @@ impl Plan {
         let stages = self.run.dir.stages();
         let owner = serde_json::json!({ "recipe": canonical(&self.recipe().path) });
         atomic::write(&stages.join(OWNER), format!("{owner}\n").as_bytes())?;
+        let _lock = lock(&stages)?;
         let started = Instant::now();
         let mut summary = RunSummary::default();
         let width = self

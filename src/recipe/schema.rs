@@ -143,6 +143,8 @@ impl Recipe {
             return Err(file.unknown_key(None, key, KEYS.into_iter()));
         }
         let baselines = file.section(&mut map, "baselines")?.unwrap_or_default();
+        // Before `seed` is taken out.
+        let train = with_seed(&mut map, &file)?;
         let mut recipe = Self {
             path: path.to_path_buf(),
             run: file.section(&mut map, "run")?,
@@ -155,7 +157,7 @@ impl Recipe {
             map: file.section(&mut map, "map")?.unwrap_or_default(),
             project: file.section(&mut map, "project")?.unwrap_or_default(),
             fuse: file.section(&mut map, "fuse")?.unwrap_or_default(),
-            train: with_seed(&mut map, &file)?,
+            train,
             baselines,
             merge: file.section(&mut map, "merge")?,
             eval: file.section(&mut map, "eval")?.unwrap_or_default(),
@@ -407,8 +409,8 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
             "r.yml line 6: `train` has no key `lamda`; did you mean `lambda`?"
         );
         assert_eq!(
-            problem(&GOOD.replace("merge:", "merging:")),
-            "r.yml line 7: unknown key `merging`; did you mean `merge`?"
+            problem(&GOOD.replace("merge:", "merges:")),
+            "r.yml line 7: unknown key `merges`; did you mean `merge`?"
         );
         assert!(problem(&GOOD.replace("bf16", "bf61")).contains("did you mean `bf16`?"));
         assert_eq!(

@@ -144,6 +144,22 @@ fn what_a_killed_run_left_does_not_enter_one_of_other_options() {
 }
 
 #[test]
+fn two_runs_do_not_share_a_folder() {
+    let workshop = long_run();
+    let mut first = workshop.command("run recipe.yml").spawn().unwrap();
+    wait_for(&workshop.path("run/topk/teacher=pivot"), &mut first);
+    workshop
+        .fuselm("run recipe.yml")
+        .exits(1)
+        .says(&["another process works on this run", "--run-dir"]);
+    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    workshop
+        .fuselm("run recipe.yml")
+        .exits(0)
+        .says(&["0 steps done"]);
+}
+
+#[test]
 fn a_killed_merge_continues() {
     let workshop = Workshop::new();
     let sample = data_samples().join("models/pivot");

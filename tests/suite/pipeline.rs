@@ -2,7 +2,7 @@
 
 use fuselm::artifact::{Artifact, Kind, RunDir};
 
-use super::program::{Finished, Workshop, files};
+use super::program::{Finished, Workshop, data_samples, files};
 use super::rows::assert_equal_runs;
 
 fn steps_done(finished: &Finished) -> u64 {
@@ -98,6 +98,16 @@ fn only_what_depends_on_a_changed_option_is_done_again() {
 }
 
 #[test]
+fn another_seed_trains_other_models_from_the_same_targets() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    workshop.edit("recipe.yml", "seed: 7", "seed: 8");
+    let again = workshop.fuselm("run recipe.yml").exits(0);
+    // Three targets and the baseline are trained, the targets merged, all evaluated.
+    assert_eq!(steps_done(&again), 4 + 1 + 5, "{}", again.stderr);
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let workshop = Workshop::new();
     workshop.fuselm("run recipe.yml --threads 1").exits(0);
@@ -170,4 +180,23 @@ fn joint_fusion_by_mean_trains_one_target() {
     let second = workshop.fuselm("run recipe.yml").exits(0);
     assert_eq!(steps_done(&second), 0);
     workshop.has_no_leftovers();
+}
+
+#[test]
+fn the_quick_start_is_ready_to_run() {
+    let workshop = Workshop::new();
+    let recipe = data_samples().join("quickstart.yml");
+    if !data_samples()
+        .join("models/pivot/model.safetensors")
+        .exists()
+    {
+        eprintln!("skipped: the sample models have no weights yet");
+        return;
+    }
+    let recipe = recipe.to_string_lossy();
+    let plan = workshop.fuselm(&format!("run {recipe} --run-dir x --dry-run"));
+    let plan = plan.exits(0).stdout;
+    for word in ["market", "atlas", "sql", "merge merged", "eval merged"] {
+        assert!(plan.contains(word), "no `{word}` in {plan}");
+    }
 }

@@ -91,9 +91,9 @@ fn links(pivot: &SampleTokens, source_ids: &[TokenId], source_end: &[u32]) -> Re
 }
 
 /// Position, next token, and listed probabilities of a row; the rest is the tail.
-type Row = (u32, TokenId, Vec<(TokenId, f32)>);
+type SourceRow = (u32, TokenId, Vec<(TokenId, f32)>);
 
-fn source_rows(rows: &[Row]) -> RecordBatch {
+fn source_rows(rows: &[SourceRow]) -> RecordBatch {
     let mut builder = DistributionBuilder::topk();
     for (pos, target_id, list) in rows {
         let ids: Vec<TokenId> = list.iter().map(|entry| entry.0).collect();

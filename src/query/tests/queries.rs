@@ -77,7 +77,10 @@ fn queries_over_the_fixture() {
     with_run(|s| {
         assert_eq!(
             named(s, "projection_quality", &[]),
-            ["s true same_end 1 0.333333 1 1 0 0 0",]
+            [
+                "s true same_end 2 0.666667 0.5 0.5 0.836988 1.03972 0.202733",
+                "s false one_hot 1 0.333333 1 1 0 1.38629 1.38629",
+            ]
         );
         let mappings = [
             "s 1 ab 1 a 6 0.75 counted",

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`run`] reads the files twice: once to find whatever is wrong with them (a broken line, a
-//! piece too long for some model) before anything is written, once to write. [`tokenise`] then
+//! piece too long for some model) before anything is written, once to write. [`tokenise()`] then
 //! makes the tokens of every other vocabulary from the transcripts, and [`transcribe`] the
 //! transcripts of other templates.
 

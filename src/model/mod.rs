@@ -8,8 +8,8 @@
 //! * [`Decoder`] holds the parameters and runs the layers; `ops` and `attention` are the fused
 //!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
-//!   of a whole batch, [`predict`] does so for a set of samples; [`generate`] samples with a [`Cache`].
-//! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate`]
+//!   of a whole batch, [`predict()`] does so for a set of samples; [`generate()`] samples with a [`Cache`].
+//! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate()`]
 //!   finds them.
 
 mod attach;

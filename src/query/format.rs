@@ -58,7 +58,7 @@ impl FromStr for Format {
 }
 
 impl Session {
-    /// Runs one statement and writes its result to `out`; see [`print`].
+    /// Runs one statement and writes its result to `out`; see [`print()`].
     pub fn print(
         &self,
         sql: &str,

@@ -1,7 +1,7 @@
 //! Chat and text files, chat templates, and transcripts.
 //!
 //! [`read`] yields the records of a file in any of the usual shapes, [`ChatTemplate`] renders
-//! the messages of one as a model's own template does, and [`transcript`] finds each message in
+//! the messages of one as a model's own template does, and [`transcript()`] finds each message in
 //! the rendering again, so that the parts from which a model learns are known by their bytes.
 
 mod formats;

@@ -24,7 +24,7 @@ pub struct MicroGradient {
 /// Runs the decoder forward and backward.
 ///
 /// The gradient of the loss at the head is computed first, without a graph; it then seeds one
-/// backward pass of the decoder. (Gradient checkpointing replaces [`backward`] alone.)
+/// backward pass of the decoder. (Gradient checkpointing replaces `backward` alone.)
 ///
 /// # Errors
 /// A loss that is infinite or NaN, naming `step` (from 0) and the samples.

@@ -1,0 +1,169 @@
+//! Steps that prepare what is learnt from: models, corpus, vocabularies.
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::{Run, action, model_item};
+use crate::artifact::{Existing, Kind, RunDir};
+use crate::corpus::{self, CorpusOptions};
+use crate::error::{Error, Result};
+use crate::recipe::models;
+use crate::recipe::step::{Item, Step};
+use crate::units::Count;
+
+pub(super) fn models_step(run: &Rc<Run>) -> Step {
+    let places: Vec<Value> = run
+        .models
+        .iter()
+        .map(|model| json!([model.name(), model.dir, model.vocab]))
+        .collect();
+    Step {
+        stage: "models",
+        subject: String::new(),
+        inputs: run.models.iter().map(model_item).collect(),
+        outputs: vec![run.artifact(Kind::Models, &[])],
+        options: json!(places),
+        action: action(run, |run| {
+            models::write(&run.models, &run.dir.artifact(Kind::Models, &[]))?;
+            Ok(format!("{} models", run.models.len()))
+        }),
+    }
+}
+
+pub(super) fn corpus_step(run: &Rc<Run>) -> Step {
+    let outputs = vec![
+        run.artifact(Kind::Samples, &[]),
+        run.transcripts(),
+        run.tokens(&run.pivot().vocab),
+    ];
+    let out = corpus::Outputs::in_run(&run.dir, run.template(), &run.pivot().vocab);
+    corpus_like(run, "samples", &run.recipe.corpus, out, outputs)
+}
+
+/// The held-out file of `train.valid`, as a small corpus of its own.
+pub(super) fn valid_step(run: &Rc<Run>) -> Result<Step> {
+    let valid = run
+        .recipe
+        .train
+        .as_ref()
+        .and_then(|train| train.valid.clone());
+    let valid = valid.ok_or_else(|| Error::usage("`train.valid` is not set"))?;
+    let options = CorpusOptions {
+        inputs: vec![valid],
+        split: "valid".to_owned(),
+        ..run.recipe.corpus.clone()
+    };
+    let dir = valid_dir(run);
+    let out = corpus::Outputs::in_run(&dir, run.template(), &run.pivot().vocab);
+    let outputs = vec![
+        Item::Artifact(Kind::Samples, out.samples.clone()),
+        Item::Artifact(Kind::Transcripts, out.transcripts.clone()),
+        Item::Artifact(Kind::Tokens, out.tokens.clone()),
+    ];
+    Ok(corpus_like(run, "valid", &options, out, outputs))
+}
+
+pub(super) fn valid_dir(run: &Run) -> RunDir {
+    RunDir::new(run.dir.root().join("variants").join("valid"))
+}
+
+fn corpus_like(
+    run: &Rc<Run>,
+    subject: &str,
+    options: &CorpusOptions,
+    out: corpus::Outputs,
+    outputs: Vec<Item>,
+) -> Step {
+    let mut inputs: Vec<Item> = options.inputs.iter().cloned().map(Item::File).collect();
+    inputs.extend(
+        run.models
+            .iter()
+            .map(|model| Item::Tokenizer(model.dir.clone())),
+    );
+    let contexts: Vec<usize> = run
+        .models
+        .iter()
+        .map(|model| model.config.max_position_embeddings)
+        .collect();
+    let mut recorded = json!({ "corpus": options, "contexts": contexts });
+    recorded["corpus"]["inputs"] = Value::Null;
+    let options = options.clone();
+    Step {
+        stage: "corpus",
+        subject: subject.to_owned(),
+        inputs,
+        outputs,
+        options: recorded,
+        action: action(run, move |run| {
+            let models: Vec<corpus::Model<'_>> = run
+                .models
+                .iter()
+                .map(|model| corpus::Model {
+                    name: model.name(),
+                    tokenizer: &model.tokenizer,
+                    context: Some(model.config.max_position_embeddings),
+                    rows: model.config.vocab_size,
+                })
+                .collect();
+            let summary = corpus::run(&options, &models[0], &models[1..], &out, Existing::Replace)?;
+            Ok(format!(
+                "{} samples, {} tokens, {} supervised",
+                Count(summary.samples),
+                Count(summary.tokens),
+                Count(summary.supervised)
+            ))
+        }),
+    }
+}
+
+/// For each distinct vocabulary: itself, and the tokens of the corpus in it.
+pub(super) fn vocabulary_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
+    for (index, model) in run.models.iter().enumerate() {
+        if model.vocab != model.name() {
+            continue;
+        }
+        let vocab = model.vocab.clone();
+        steps.push(Step {
+            stage: "corpus",
+            subject: format!("vocab {vocab}"),
+            inputs: vec![Item::Tokenizer(model.dir.clone())],
+            outputs: vec![run.artifact(Kind::Vocab, &[&vocab])],
+            options: Value::Null,
+            action: action(run, move |run| {
+                let model = &run.models[index];
+                let vocabulary = model.tokenizer.vocabulary();
+                vocabulary.write(
+                    &run.dir.artifact(Kind::Vocab, &[&model.vocab]),
+                    Existing::Replace,
+                )?;
+                Ok(format!("{} ids", Count(vocabulary.len() as u64)))
+            }),
+        });
+        if index == 0 {
+            continue;
+        }
+        steps.push(Step {
+            stage: "corpus",
+            subject: format!("tokens {vocab}"),
+            inputs: vec![
+                run.transcripts(),
+                Item::Tokenizer(model.dir.clone()),
+                Item::Tokenizer(run.pivot().dir.clone()),
+            ],
+            outputs: vec![run.tokens(&vocab)],
+            options: Value::Null,
+            action: action(run, move |run| {
+                let model = &run.models[index];
+                let summary = corpus::tokenise(
+                    run.transcripts().path(),
+                    &model.tokenizer,
+                    Some(&run.pivot().tokenizer),
+                    run.tokens(&model.vocab).path(),
+                    Existing::Replace,
+                )?;
+                Ok(format!("{} tokens", Count(summary.tokens)))
+            }),
+        });
+    }
+}

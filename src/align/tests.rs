@@ -195,39 +195,3 @@ fn two_token_artifacts_become_an_alignment() {
             .all(|f| !f.file_name().to_string_lossy().contains("00000"))
     );
 }
-
-/// Aligned pivot tokens per second on one core, rows included.
-#[test]
-#[ignore = "a measurement"]
-fn offsets_speed() {
-    let mut state = 1u32;
-    let mut ends = |widest: u32| -> Vec<u32> {
-        let mut end = 0;
-        std::iter::once(0)
-            .chain((0..2048).map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                end += (state >> 16) % widest + 1;
-                end
-            }))
-            .collect()
-    };
-    let (ours, theirs) = (ends(7), ends(7));
-    let sample = |ends: &[u32]| sample(0, &vec![1; ends.len()], ends);
-    let (pivot, source) = (sample(&ours), sample(&theirs));
-    let (mut rows, mut summary) = (AlignmentBuilder::default(), Summary::default());
-    let started = std::time::Instant::now();
-    for at in 0..2000 {
-        align_sample(
-            &pivot,
-            &source,
-            &AlignOptions::default(),
-            &mut rows,
-            &mut summary,
-        );
-        if at % 16 == 15 {
-            rows.finish().unwrap();
-        }
-    }
-    let rate = summary.pivot_tokens as f64 / started.elapsed().as_secs_f64();
-    eprintln!("{rate:.0} tokens/s");
-}

@@ -312,28 +312,3 @@ fn maps_between_real_vocabularies_are_complete() {
         }
     }
 }
-
-/// Time of the map by edit distance between two vocabularies of the usual sizes.
-#[test]
-#[ignore = "a measurement"]
-fn mined_on_large_vocabularies() {
-    let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());
-    let load = |name: &str| {
-        let dir = Path::new(&shared).join("assets/tokenizers").join(name);
-        crate::vocab::Tokenizer::load(&dir).unwrap()
-    };
-    let (source, pivot) = (load("llama-3"), load("llama-2"));
-    let inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &|bytes| pivot.first_token(bytes),
-        alignment: None,
-    };
-    for method in [Method::Prefix, Method::Mined] {
-        let started = std::time::Instant::now();
-        let options = MapOptions { method, width: 1 };
-        let rows = map(&inputs, &options, Vec::new()).unwrap();
-        let summary = summary(inputs.source, &rows);
-        eprintln!("{method:?}: {:?}, {summary:?}", started.elapsed());
-    }
-}

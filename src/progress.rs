@@ -122,11 +122,6 @@ impl Bar {
     pub fn message(&self, text: String) {
         self.bar.set_message(text);
     }
-
-    /// Units per second since the bar was made.
-    pub fn rate(&self) -> f64 {
-        self.bar.position() as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
-    }
 }
 
 impl Drop for Bar {

@@ -6,7 +6,7 @@
 //! rounded: `nll` is the sum over supervised tokens that are content (not special), `bytes` the
 //! supervised content of the transcript, which is the same for every model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -105,23 +105,41 @@ pub struct ScoreSummary {
     pub bytes: u64,
 }
 
-/// What `topk` and `sequence_metrics` are made from.
-fn provenance(kind: Kind, inputs: &ScoreInputs, options: &ScoreOptions) -> Result<Provenance> {
-    let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
-    let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
-    tokens.check_same_samples(&transcripts)?;
-    let vocabulary = Vocabulary::read(&inputs.vocab)?;
-    tokens.check_vocabulary(&vocabulary.digest)?;
-    let mut changing = serde_json::json!({ "dtype": inputs.dtype.as_str() });
-    if kind == Kind::Topk {
-        changing["top_k"] = options.top_k.into();
+/// The opened inputs, which belong together.
+struct Opened {
+    tokens: Artifact,
+    transcripts: Artifact,
+    vocabulary: Vocabulary,
+}
+
+impl Opened {
+    fn open(inputs: &ScoreInputs) -> Result<Self> {
+        let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
+        let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
+        tokens.check_same_samples(&transcripts)?;
+        let vocabulary = Vocabulary::read(&inputs.vocab)?;
+        tokens.check_vocabulary(&vocabulary.digest)?;
+        Ok(Self {
+            tokens,
+            transcripts,
+            vocabulary,
+        })
     }
-    Ok(Provenance::new(kind)
-        .vocabulary(vocabulary.digest)
-        .model(digest::model(&inputs.model)?)
-        .options(changing)
-        .input("tokens", tokens.identity())
-        .input("transcripts", transcripts.identity()))
+
+    /// What an output of `kind` is made from; `changing` are the options that change its rows.
+    fn provenance(
+        &self,
+        kind: Kind,
+        inputs: &ScoreInputs,
+        changing: serde_json::Value,
+    ) -> Result<Provenance> {
+        Ok(Provenance::new(kind)
+            .vocabulary(&self.vocabulary.digest)
+            .model(digest::model(&inputs.model)?)
+            .options(changing)
+            .input("tokens", self.tokens.identity())
+            .input("transcripts", self.transcripts.identity()))
+    }
 }
 
 /// Scores the corpus with one model, part by part; parts that are there are kept.
@@ -140,19 +158,19 @@ pub fn run(
     existing: Existing,
 ) -> Result<ScoreSummary> {
     options.validate()?;
-    let topk = Writer::create(
-        &inputs.topk,
-        provenance(Kind::Topk, inputs, options)?,
-        existing,
-    )?;
-    let metrics = Writer::create(
-        &inputs.sequence_metrics,
-        provenance(Kind::SequenceMetrics, inputs, options)?,
-        existing,
-    )?;
-    let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
-    let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
-    let vocabulary = Vocabulary::read(&inputs.vocab)?;
+    let opened = Opened::open(inputs)?;
+    let dtype = inputs.dtype.as_str();
+    let changing = serde_json::json!({ "dtype": dtype, "top_k": options.top_k });
+    let topk = opened.provenance(Kind::Topk, inputs, changing)?;
+    let topk = Writer::create(&inputs.topk, topk, existing)?;
+    let changing = serde_json::json!({ "dtype": dtype });
+    let metrics = opened.provenance(Kind::SequenceMetrics, inputs, changing)?;
+    let metrics = Writer::create(&inputs.sequence_metrics, metrics, existing)?;
+    let Opened {
+        tokens,
+        transcripts,
+        vocabulary,
+    } = opened;
     let todo: Vec<usize> = (0..tokens.parts().len())
         .filter(|&index| !(topk.is_done(index as u32) && metrics.is_done(index as u32)))
         .collect();
@@ -170,16 +188,16 @@ pub fn run(
     )?;
     let samples: u64 = todo.iter().map(|&i| tokens.parts()[i].info().samples).sum();
     let bar = Bar::new(format!("score {}", inputs.name), samples, "samples");
+    let scored = ScoredPart {
+        name: &inputs.name,
+        decoder: &decoder,
+        vocabulary: &vocabulary,
+        options,
+        bar: &bar,
+    };
     for index in todo {
         let part = &tokens.parts()[index];
         let bytes = content_bytes(&transcripts.parts()[index])?;
-        let scored = ScoredPart {
-            name: &inputs.name,
-            decoder: &decoder,
-            vocabulary: &vocabulary,
-            options,
-            bar: &bar,
-        };
         scored.write(
             &read_part(part)?,
             &bytes,
@@ -337,22 +355,4 @@ fn content_nll(vocabulary: &Vocabulary, found: &Predictions) -> (f64, u32) {
     content.fold((0.0, 0), |(nll, tokens), (_, logprob)| {
         (nll - f64::from(*logprob), tokens + 1)
     })
-}
-
-/// The identities that the outputs of scoring would have, without loading the model.
-pub fn identities(inputs: &ScoreInputs, options: &ScoreOptions) -> Result<[String; 2]> {
-    Ok([
-        provenance(Kind::Topk, inputs, options)?.identity(),
-        provenance(Kind::SequenceMetrics, inputs, options)?.identity(),
-    ])
-}
-
-/// Whether both outputs are complete and up to date.
-pub fn is_done(inputs: &ScoreInputs, options: &ScoreOptions) -> Result<bool> {
-    let [topk, metrics] = identities(inputs, options)?;
-    let has = |dir: &Path, kind, identity: &str| {
-        Artifact::open(dir, kind).is_ok_and(|artifact| artifact.identity() == identity)
-    };
-    Ok(has(&inputs.topk, Kind::Topk, &topk)
-        && has(&inputs.sequence_metrics, Kind::SequenceMetrics, &metrics))
 }

@@ -45,6 +45,9 @@ pub(super) fn score_step(run: &Rc<Run>, index: usize) -> Step {
         options: json!([run.recipe.score.top_k, inputs.dtype.as_str()]),
         action: action(run, move |run| {
             let summary = score::run(&inputs, &run.recipe.score, Existing::Replace)?;
+            if summary.samples == 0 {
+                return Ok("was complete".to_owned());
+            }
             Ok(format!(
                 "{} distributions, {:.4} bits per byte",
                 Count(summary.rows),

@@ -214,6 +214,14 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32]
     }
 }
 
+/// `cap * tanh(x / cap)`, elementwise, within 2e-7 of `cap`.
+pub fn softcap(x: &[f32], cap: f32, out: &mut [f32]) {
+    let inverse = 2.0 / cap;
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = cap - 2.0 * cap / (1.0 + exp(x * inverse));
+    }
+}
+
 /// The causal window of query position `position`: `begin..end` of the keys that it sees.
 #[inline]
 pub fn visible(position: usize, window: Option<usize>) -> std::ops::Range<usize> {
@@ -246,9 +254,13 @@ pub fn softmax_row_backward(p: &[f32], out: &mut [f32], scale: f32) {
     }
 }
 
-/// Rotates the pairs `(i, i + half)` of `x` into `out`; `sign` -1 rotates backwards.
+/// Rotates the pairs `(i, i + half)` of `x` into `out`, `half` being the number of angles, and
+/// copies what is after them; `sign` -1 rotates backwards.
 pub fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
-    let half = x.len() / 2;
+    let half = cos.len();
+    let (x, rest) = x.split_at(2 * half);
+    let (out, out_rest) = out.split_at_mut(2 * half);
+    out_rest.copy_from_slice(rest);
     let (a, b) = x.split_at(half);
     let (out_a, out_b) = out.split_at_mut(half);
     let outputs = out_a.iter_mut().zip(out_b);

@@ -38,7 +38,7 @@ mod save;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use attach::{attach1, attach2};
 pub use cache::Cache;

@@ -20,9 +20,9 @@ pub(crate) fn tiny(changes: Value) -> Map<String, Value> {
     map.clone()
 }
 
-/// One configuration for each family.
-pub(crate) fn families() -> Vec<(&'static str, Config)> {
-    let all = [
+/// For each family, the changes to a Llama's `config.json` that make one of it.
+pub(crate) fn families() -> Vec<(&'static str, Value)> {
+    vec![
         ("llama", json!({})),
         (
             "mistral",
@@ -51,11 +51,10 @@ pub(crate) fn families() -> Vec<(&'static str, Config)> {
                 "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
         ),
         ("mpt", mpt(json!({}))),
-    ];
-    all.into_iter().map(read).collect()
+    ]
 }
 
-/// The families, and settings that they may have.
+/// All families, and settings that they may have.
 pub(crate) fn variants() -> Vec<(&'static str, Config)> {
     let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 500.0});
@@ -89,9 +88,8 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
                 "attn_config": {"clip_qkv": 0.8, "softmax_scale": 0.3, "alibi_bias_max": 4}})),
         ),
     ];
-    let mut all = families();
-    all.extend(settings.into_iter().map(read));
-    all
+    let all = families().into_iter().chain(settings);
+    all.map(read).collect()
 }
 
 fn gemma2() -> Value {

@@ -33,11 +33,16 @@ pub struct LoadOptions {
     pub mode: Mode,
 }
 
-/// Positions, and their rotation angles, for a range of positions; computed once per batch, shared by all layers.
+/// How the positions of a batch enter attention; computed once per batch, shared by all layers.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    /// Cosines and sines, f32 (len, rotated dimensions / 2); none for a model without them.
+    /// Cosines and sines, f32 (len, rotated dimensions / 2), or (batch · len, ..) where rows are
+    /// packed; none for a model that does not rotate.
     pub(crate) tables: Option<(Tensor, Tensor)>,
+    /// Penalties on distance, f32 (heads), for a model that has them.
+    pub(crate) slopes: Option<Tensor>,
+    /// Where rows are packed: the first token of each token's sample, u32 (batch, len).
+    pub(crate) starts: Option<Tensor>,
     /// Position of the first token.
     pub(crate) offset: usize,
     /// Number of tokens.
@@ -52,6 +57,7 @@ pub struct Decoder {
     mode: Mode,
     params: BTreeMap<String, Var>,
     frequencies: Vec<f32>,
+    slopes: Option<Tensor>,
     embedding: Tensor,
     embedding_scale: f64,
     layers: Vec<Layer>,
@@ -136,7 +142,13 @@ impl Decoder {
                     .to_scalar()
             })
             .during(|| "rounding the embeddings' scale".to_owned())?;
+        let slopes = config.alibi_slopes();
+        let slopes = slopes
+            .map(|slopes| Tensor::new(slopes, &options.device))
+            .transpose()
+            .during(|| "computing the slopes of ALiBi".to_owned())?;
         Ok(Self {
+            slopes,
             embedding_scale: scale,
             frequencies: config.rope.as_ref().map_or(Vec::new(), Rope::frequencies),
             norm,
@@ -195,15 +207,54 @@ impl Decoder {
                 "a sequence of {end} tokens does not fit the model's context of {limit} tokens"
             )));
         }
+        Ok(Rotary {
+            tables: self.angles(offset..end)?,
+            slopes: self.slopes.clone(),
+            starts: None,
+            offset,
+            len,
+        })
+    }
+
+    /// Angles for rows of `len` tokens that hold several samples: `starts` (rows · len) is the
+    /// place in its row at which each token's sample begins. Positions count from there.
+    ///
+    /// # Errors
+    /// A start is after its token; a sample is longer than `max_position_embeddings`.
+    pub fn rotary_packed(&self, starts: &[u32], len: usize) -> Result<Rotary> {
+        let limit = self.config.max_position_embeddings;
+        let mut positions = Vec::with_capacity(starts.len());
+        for (index, &start) in starts.iter().enumerate() {
+            match (index % len.max(1)).checked_sub(start as usize) {
+                Some(position) if position < limit => positions.push(position),
+                _ => {
+                    return Err(Error::usage(format!(
+                        "token {} of a packed row, in a sample from {start} on, does not fit \
+                         the model's context of {limit} tokens",
+                        index % len.max(1)
+                    )));
+                }
+            }
+        }
+        let rows = starts.len() / len.max(1);
+        let starts = Tensor::from_slice(starts, (rows, len), &self.device)
+            .during(|| "preparing packed rows".to_owned())?;
+        Ok(Rotary {
+            tables: self.angles(positions.into_iter())?,
+            slopes: self.slopes.clone(),
+            starts: Some(starts),
+            offset: 0,
+            len,
+        })
+    }
+
+    /// Cosines and sines (positions, rotated dimensions / 2), if the model rotates.
+    fn angles(&self, positions: impl Iterator<Item = usize>) -> Result<Option<(Tensor, Tensor)>> {
         let Some(rope) = &self.config.rope else {
-            return Ok(Rotary {
-                tables: None,
-                offset,
-                len,
-            });
+            return Ok(None);
         };
         let factor = rope.attention_factor();
-        let angles = (offset..end).flat_map(|position| {
+        let angles = positions.flat_map(|position| {
             let position = position as f32;
             self.frequencies
                 .iter()
@@ -212,15 +263,13 @@ impl Decoder {
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles
             .map(|angle| (angle.cos() * factor, angle.sin() * factor))
             .unzip();
-        let shape = (len, self.frequencies.len());
+        let count = cos.len() / self.frequencies.len().max(1);
+        let shape = (count, self.frequencies.len());
         let table = |values| Tensor::from_vec(values, shape, &self.device);
         let tables = table(cos).and_then(|cos| Ok((cos, table(sin)?)));
-        let tables = tables.during(|| "computing rotary angles".to_owned())?;
-        Ok(Rotary {
-            tables: Some(tables),
-            offset,
-            len,
-        })
+        tables
+            .map(Some)
+            .during(|| "computing rotary angles".to_owned())
     }
 
     /// Embeddings of `ids` (batch, len) u32, scaled if the model does so: (batch, len, hidden).
@@ -293,10 +342,17 @@ impl Decoder {
     /// An id is not below `vocab_size`, or `len` is beyond the model's context.
     pub fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
         let (_, len) = ids.dims2().during(|| "reading token ids".to_owned())?;
-        let rotary = self.rotary(len)?;
+        self.hidden_at(ids, &self.rotary(len)?)
+    }
+
+    /// [`Decoder::hidden`] at the positions of `rotary`.
+    ///
+    /// # Errors
+    /// An id is not below `vocab_size`, or `rotary` is for another shape.
+    pub fn hidden_at(&self, ids: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for index in 0..self.layers.len() {
-            x = self.layer(index, &x, &rotary)?;
+            x = self.layer(index, &x, rotary)?;
         }
         self.final_norm(&x)
     }

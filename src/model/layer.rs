@@ -1,8 +1,7 @@
 //! One layer of the decoder.
 //!
 //! Everything is flattened to two-dimensional matrix products (a broadcast product of three
-//! dimensions by two is slow in candle, and its backward worse), and grouped queries are folded
-//! into the query length instead of repeating keys and values.
+//! dimensions by two is slow in candle, and its backward worse).
 
 use candle_core::Tensor;
 
@@ -148,26 +147,23 @@ impl Layer {
             let y = y.reshape((batch, len, heads, d))?;
             match &rotary.tables {
                 Some((cos, sin)) => ops::rotate_heads(&y, cos, sin),
-                None => y.transpose(1, 2)?.contiguous(),
+                None => y.transpose(1, 2),
             }
         };
         let query = place(query, heads, self.query_norm.as_ref())?;
         let key = place(key, groups, self.key_norm.as_ref())?;
-        let value = value.reshape((batch, len, groups, d))?;
-        let value = value.transpose(1, 2)?.contiguous()?;
+        let value = value.reshape((batch, len, groups, d))?.transpose(1, 2)?;
         let (key, value) = extend(key, value)?;
 
-        let query = query.reshape((batch, groups, heads / groups * len, d))?;
         let causal = Causal {
-            scale: c.attention_scale,
             offset: rotary.offset,
-            len,
             window: self.window,
+            starts: rotary.starts.clone(),
+            softcap: c.attention_softcap,
+            slopes: rotary.slopes.clone(),
+            scale: c.attention_scale,
         };
-        let mixed = attention(&query, &key, &value, causal)?
-            .reshape((batch, heads, len, d))?
-            .transpose(1, 2)?
-            .reshape((batch * len, heads * d))?;
+        let mixed = attention(&query, &key, &value, &causal)?.reshape((batch * len, heads * d))?;
         let mixed = normed(self.output.forward(&mixed)?, self.attention_norm.as_ref())?;
         let x = (x + mixed)?;
 

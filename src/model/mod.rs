@@ -32,6 +32,7 @@ mod names;
 mod norm;
 pub(crate) mod ops;
 mod predict;
+mod products;
 mod qkv;
 mod rope;
 mod save;

@@ -155,7 +155,8 @@ impl CustomOp1 for SoftCap {
         let width = layout.dims().last().copied().unwrap_or(1);
         let mut out = vec![0f32; x.len()];
         kernels::for_rows(&mut out, width, |row, out| {
-            kernels::softcap(&x[row * width..][..width], self.cap as f32, out);
+            out.copy_from_slice(&x[row * width..][..width]);
+            kernels::softcap_row(out, self.cap as f32);
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -205,22 +206,24 @@ impl Rotate {
         let mut out = vec![0f32; batch * len * heads * d];
         with_values(&self.cos, |cos| {
             with_values(&self.sin, |sin| {
-                if cos.len() != len * half || sin.len() != len * half || 2 * half > d {
-                    bail!(
-                        "rotary table {:?} for {len} positions of width {d}",
-                        self.cos.shape()
-                    );
+                // One row for each position, or for each position of each sequence.
+                let table = cos.len() / half.max(1);
+                let fits = table == len || table == batch * len;
+                if !fits || sin.len() != cos.len() || 2 * half > d {
+                    let shape = self.cos.shape();
+                    bail!("rotary table {shape:?} for {batch} times {len} positions of width {d}");
                 }
                 kernels::for_rows(&mut out, d, |row, out| {
-                    let (position, from) = if self.backwards {
+                    let (b, position, from) = if self.backwards {
                         // out (b, t, h), in (b, h, t)
                         let (b, t, h) = (row / (len * heads), row / heads % len, row % heads);
-                        (t, (b * heads + h) * len + t)
+                        (b, t, (b * heads + h) * len + t)
                     } else {
                         // out (b, h, t), in (b, t, h)
                         let (b, h, t) = (row / (len * heads), row / len % heads, row % len);
-                        (t, (b * len + t) * heads + h)
+                        (b, t, (b * len + t) * heads + h)
                     };
+                    let position = (b * len + position) % table;
                     let (cos, sin) = (
                         &cos[position * half..][..half],
                         &sin[position * half..][..half],
@@ -260,8 +263,9 @@ impl CustomOp1 for Rotate {
 
 /// Splits off the heads and rotates each by its position.
 ///
-/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, r / 2) in f32, of which the first r <= d
-/// dimensions of each head are rotated; the result is (batch, heads, len, d), contiguous.
+/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, r / 2) or (batch · len, r / 2) in f32,
+/// of which the first r <= d dimensions of each head are rotated; the result is (batch, heads, len,
+/// d), contiguous.
 pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let op = Rotate {

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::gguf::{Gguf, is_gguf};
 use crate::error::{Context, Error, Result};
 
 /// Architectures (`architectures[0]` of `config.json`) that the decoder implements.
@@ -188,12 +189,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and validates `dir/config.json`.
+    /// Reads and validates `dir/config.json`, or the settings in the GGUF file `dir`.
     ///
     /// # Errors
     /// The file is unreadable or not JSON, the architecture or a setting is not supported, a
     /// field is missing, of the wrong type or out of range (each names file and field).
     pub fn load(dir: &Path) -> Result<Self> {
+        if is_gguf(dir) {
+            return Gguf::open(dir)?.config();
+        }
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).at(&path)?;
         let value: Value = serde_json::from_str(&text)
@@ -308,7 +312,8 @@ impl Config {
         all
     }
 
-    fn outer_tensors(&self) -> Vec<TensorSpec> {
+    /// The parameters that belong to no layer.
+    pub(crate) fn outer_tensors(&self) -> Vec<TensorSpec> {
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
         let mut all = vec![
             TensorSpec::new(EMBEDDING, &[vocab, hidden], Init::Normal),
@@ -320,7 +325,8 @@ impl Config {
         all
     }
 
-    fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
+    /// The parameters of one layer.
+    pub(crate) fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let query = self.num_attention_heads.saturating_mul(self.head_dim);
         let key = self.num_key_value_heads.saturating_mul(self.head_dim);
@@ -369,6 +375,15 @@ impl TensorSpec {
             shape: shape.to_vec(),
             init,
         }
+    }
+
+    /// The token embedding of `config`.
+    pub(crate) fn embedding(config: &Config) -> Self {
+        Self::new(
+            EMBEDDING,
+            &[config.vocab_size, config.hidden_size],
+            Init::Normal,
+        )
     }
 
     /// Product of the dimensions, if it fits.

@@ -11,7 +11,7 @@ use super::decoder::LoadOptions;
 use super::gguf::is_gguf;
 use super::source::Source;
 use super::stream::Streamed;
-use super::{Config, Decoder, PredictOptions, Predictions, memory};
+use super::{Config, Decoder, PredictOptions, Predictions, offload};
 use crate::artifact::tokens::SampleTokens;
 use crate::error::{Context, Result};
 use crate::progress;
@@ -37,11 +37,11 @@ impl Predictor {
     /// that is free.
     pub fn open(model: &Path, options: &LoadOptions, offload: Option<u64>) -> Result<Self> {
         let source = Source::open(model)?;
-        let offload = offload.or(is_gguf(model).then_some(memory::DEFAULT_OFFLOAD));
+        let offload = offload.or(is_gguf(model).then_some(offload::DEFAULT_OFFLOAD));
         if let Some(budget) = offload {
             return Streamed::new(source, options.clone(), budget).map(Self::Streamed);
         }
-        memory::check_fits(model, source.config(), options)?;
+        offload::check_fits(model, source.config(), options)?;
         Decoder::from_source(&source, options).map(|decoder| Self::Memory(Box::new(decoder)))
     }
 

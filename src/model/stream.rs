@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::config::{EMBEDDING, TensorSpec};
 use super::decoder::{LoadOptions, Rotary};
 use super::layer::Layer;
-use super::memory::StreamMemory;
+use super::offload::StreamMemory;
 use super::predict::each;
 use super::source::Source;
 use super::{Config, Decoder, PredictOptions, Predictions};

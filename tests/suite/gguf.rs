@@ -108,7 +108,7 @@ fn files_of_plain_floats_give_the_logits_of_the_model() {
         let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
         for (dtype, tolerance) in [
             (GgmlDType::F32, 1e-5),
-            (GgmlDType::F16, 1e-3),
+            (GgmlDType::F16, 5e-3),
             (GgmlDType::BF16, 1e-2),
         ] {
             save(&decoder, dtype, &path);
@@ -277,7 +277,7 @@ fn a_gguf_source_in_a_recipe() {
 
     let shown = workshop.fuselm("inspect models/market.gguf").exits(0);
     assert!(
-        shown.stdout.contains("LlamaForCausalLM"),
+        shown.stdout.contains("Qwen2ForCausalLM"),
         "{}",
         shown.stdout
     );
@@ -339,15 +339,15 @@ fn what_a_gguf_file_cannot_be() {
     gguf.set("general.architecture", Value::String("mamba".to_owned()));
     gguf.write(&workshop.path("market.gguf"));
     good(&["`general.architecture`", "llama, qwen2, qwen3", "mamba"]);
-    gguf.set("general.architecture", Value::String("llama".to_owned()));
+    gguf.set("general.architecture", Value::String("qwen2".to_owned()));
 
-    let rope = "llama.rope.scaling.type";
+    let rope = "qwen2.rope.scaling.type";
     gguf.set(rope, Value::String("yarn".to_owned()));
     gguf.write(&workshop.path("market.gguf"));
     good(&["market.gguf", "yarn", "linear"]);
     gguf.set(rope, Value::String("none".to_owned()));
 
-    let eps = "llama.attention.layer_norm_rms_epsilon";
+    let eps = "qwen2.attention.layer_norm_rms_epsilon";
     let kept = gguf.metadata.remove(eps).unwrap();
     gguf.write(&workshop.path("market.gguf"));
     good(&["market.gguf", eps, "nothing"]);

@@ -2,9 +2,10 @@
 //!
 //! A file carries everything but the tokenizer in a form that we run: its metadata becomes a
 //! [`Config`], its tensors get their Hugging Face names, and a matrix is decoded to floats when
-//! it is needed. Matrix products are those of the decoder: they are exact for the stored weights
-//! (llama.cpp and candle round the activations to 8 bits as well), and for the many rows of
-//! scoring they are faster than products of quantised blocks.
+//! it is needed, which for the many rows of scoring costs little beside its product. Products are
+//! those of the decoder, and exact for the stored weights. llama.cpp and candle round the
+//! activations to 8 bits as well: for Q4_K, Q6_K and Q8_0 that takes 40 % of the time and changes
+//! products by up to 0.7 % of the largest; for the older types it takes five times as long.
 
 mod blocks;
 mod header;

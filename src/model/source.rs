@@ -7,9 +7,10 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use memmap2::Mmap;
 
-use super::config::{Config, EMBEDDING, TensorSpec};
+use super::config::{Config, TensorSpec};
 use super::decoder::LoadOptions;
 use super::gguf::{Gguf, is_gguf};
+use super::rope::Rope;
 use super::weights::Weights;
 use crate::error::{Context, Error, Result};
 
@@ -63,7 +64,8 @@ impl Source {
 
     /// Radians per position of the rotary embedding's pairs.
     pub fn frequencies(&self) -> Result<Vec<f32>> {
-        let mut frequencies = self.config.rope.frequencies(self.config.head_dim);
+        let rope = self.config.rope.as_ref();
+        let mut frequencies = rope.map_or(Vec::new(), Rope::frequencies);
         if let Files::Gguf(gguf) = &self.files
             && let Some(factors) = gguf.rope_factors(&self.config)?
         {
@@ -115,10 +117,10 @@ impl Source {
         }
         let width = self.config.hidden_size;
         let shape = (ids.len(), width);
-        let spec = TensorSpec::embedding(&self.config);
+        let spec = self.config.embedding_tensor();
         let tensor = match &self.files {
             Files::Safetensors(weights) => {
-                let (map, place, dtype) = weights.place(EMBEDDING).ok_or_else(|| lacks(&spec))?;
+                let (map, place, dtype) = weights.place(&spec.name).ok_or_else(|| lacks(&spec))?;
                 let (table, row) = (&map[place], width * dtype.size_in_bytes());
                 let bytes: Vec<u8> = ids
                     .iter()

@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 
 use super::batch::Batch;
-use super::config::{EMBEDDING, TensorSpec};
+use super::config::TensorSpec;
 use super::decoder::{LoadOptions, Rotary};
 use super::layer::Layer;
 use super::offload::StreamMemory;
@@ -139,7 +139,8 @@ impl Streamed {
     /// The parameters that are needed after the layers.
     fn outer_tensors(&self) -> Vec<TensorSpec> {
         let config = self.config();
-        let needed = |spec: &TensorSpec| spec.name != EMBEDDING || config.tie_word_embeddings;
+        let embedding = config.embedding_name();
+        let needed = |spec: &TensorSpec| spec.name != embedding || config.tie_word_embeddings;
         config.outer_tensors().into_iter().filter(needed).collect()
     }
 

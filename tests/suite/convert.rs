@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use fuselm::model::{Architecture, Config, Decoder, LoadOptions, Mode};
+use fuselm::model::{Architecture, Config, Decoder, LoadOptions, Mode, Rope, RopeScaling};
 use fuselm::vocab::Vocabulary;
 
 /// Everything in a GGUF file.
@@ -47,7 +47,7 @@ pub fn options(mode: Mode) -> LoadOptions {
 }
 
 /// Names of `llama.cpp` for the parts of a layer.
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 14] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -57,12 +57,28 @@ const PARTS: [(&str, &str); 11] = [
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("block_sparse_moe.gate", "ffn_gate_inp"),
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
 ];
 
-fn rename(name: &str) -> String {
+/// The same for the norms of Gemma 2.
+const GEMMA2: [(&str, &str); 4] = [
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+fn rename(family: &str, name: &str) -> String {
     let mut name = name.replace("model.layers.", "blk.");
+    if family == "gemma2" {
+        for (long, short) in GEMMA2 {
+            name = name.replace(&format!(".{long}."), &format!(".{short}."));
+        }
+    }
     for (long, short) in PARTS {
         name = name.replace(&format!(".{long}."), &format!(".{short}."));
     }
@@ -96,6 +112,9 @@ pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabula
     let family = match config.architecture {
         Architecture::Qwen2 => "qwen2",
         Architecture::Qwen3 => "qwen3",
+        Architecture::Gemma => "gemma",
+        Architecture::Gemma2 => "gemma2",
+        Architecture::Phi3 => "phi3",
         _ => "llama",
     };
     let mut tensors = BTreeMap::new();
@@ -107,7 +126,28 @@ pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabula
         if family == "llama" && name.contains("k_proj") {
             tensor = pair(&tensor, config.num_key_value_heads);
         }
-        tensors.insert(rename(name), quantised(&tensor, dtype));
+        if family.starts_with("gemma") && name.ends_with("norm.weight") {
+            tensor = (tensor + 1.0).unwrap();
+        }
+        if !name.contains(".experts.") {
+            tensors.insert(rename(family, name), quantised(&tensor, dtype));
+        }
+    }
+    let experts = config.experts.map_or(0, |experts| experts.count);
+    for layer in (0..config.num_hidden_layers).filter(|_| experts > 0) {
+        for (long, short) in [
+            ("w1", "ffn_gate_exps"),
+            ("w2", "ffn_down_exps"),
+            ("w3", "ffn_up_exps"),
+        ] {
+            let of = |expert: usize| {
+                let place = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}");
+                decoder.params()[&format!("{place}.{long}.weight")].as_detached_tensor()
+            };
+            let all: Vec<Tensor> = (0..experts).map(of).collect();
+            let stacked = quantised(&Tensor::stack(&all, 0).unwrap(), dtype);
+            tensors.insert(format!("blk.{layer}.{short}.weight"), stacked);
+        }
     }
     let mut gguf = Gguf {
         metadata: settings(family, config),
@@ -123,7 +163,8 @@ pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabula
 
 fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
     let size = |n: usize| Value::U32(n as u32);
-    let mut settings: BTreeMap<String, Value> = [
+    let rope = config.rope.as_ref().unwrap();
+    let mut settings = vec![
         ("embedding_length", size(config.hidden_size)),
         ("feed_forward_length", size(config.intermediate_size)),
         ("block_count", size(config.num_hidden_layers)),
@@ -131,16 +172,30 @@ fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
         ("attention.head_count_kv", size(config.num_key_value_heads)),
         ("attention.key_length", size(config.head_dim)),
         ("context_length", size(config.max_position_embeddings)),
-        ("rope.freq_base", Value::F32(config.rope.theta as f32)),
-        ("rope.dimension_count", size(config.head_dim)),
+        ("rope.freq_base", Value::F32(rope.theta as f32)),
+        ("rope.dimension_count", size(rope.dims)),
         (
             "attention.layer_norm_rms_epsilon",
-            Value::F32(config.rms_norm_eps as f32),
+            Value::F32(config.norm_eps as f32),
         ),
-    ]
-    .into_iter()
-    .map(|(name, value)| (format!("{family}.{name}"), value))
-    .collect();
+    ];
+    if let Some(experts) = config.experts {
+        settings.push(("expert_count", size(experts.count)));
+        settings.push(("expert_used_count", size(experts.per_token)));
+    }
+    if let Some(window) = config.windows.iter().flatten().next() {
+        settings.push(("attention.sliding_window", size(*window)));
+    }
+    for (name, cap) in [
+        ("attn_logit_softcapping", config.attention_softcap),
+        ("final_logit_softcapping", config.final_softcap),
+    ] {
+        settings.extend(cap.map(|cap| (name, Value::F32(cap as f32))));
+    }
+    let settings = settings.into_iter();
+    let mut settings: BTreeMap<String, Value> = settings
+        .map(|(name, value)| (format!("{family}.{name}"), value))
+        .collect();
     let architecture = Value::String(family.to_owned());
     settings.insert("general.architecture".to_owned(), architecture);
     settings
@@ -148,17 +203,17 @@ fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
 
 /// What llama.cpp's converter stores of Llama 3's scaling: the divisor of each frequency.
 pub fn rope_factors(config: &Config) -> QTensor {
-    let plain = fuselm::model::Rope {
-        scaling: fuselm::model::RopeScaling::Default,
-        ..config.rope
+    let rope = config.rope.clone().unwrap();
+    let plain = Rope {
+        scaling: RopeScaling::Default,
+        ..rope.clone()
     };
-    let scaled = config.rope.frequencies(config.head_dim);
-    let factors: Vec<f32> = plain
-        .frequencies(config.head_dim)
+    let (plain, scaled) = (plain.frequencies(), rope.frequencies());
+    let factors = plain
         .iter()
         .zip(&scaled)
-        .map(|(plain, scaled)| plain / scaled)
-        .collect();
+        .map(|(plain, scaled)| plain / scaled);
+    let factors: Vec<f32> = factors.collect();
     let tensor = Tensor::from_slice(&factors, factors.len(), &Device::Cpu).unwrap();
     quantised(&tensor, GgmlDType::F32)
 }

@@ -7,7 +7,9 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Tensor};
 use fuselm::artifact::tokens::SampleTokens;
-use fuselm::model::{Config, Decoder, Mode, PredictOptions, Predictions, Predictor, predict};
+use fuselm::model::{
+    Config, Decoder, Mode, PredictOptions, Predictions, Predictor, RopeScaling, predict,
+};
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value as Json, json};
 
@@ -59,6 +61,25 @@ fn variants() -> Vec<(&'static str, Decoder)> {
         ),
         ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
         ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
+        (
+            "mistral",
+            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 6}),
+        ),
+        (
+            "mixtral",
+            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+                "rope_theta": 1e4}),
+        ),
+        ("gemma", json!({"architectures": ["GemmaForCausalLM"]})),
+        (
+            "gemma2",
+            json!({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 6,
+                "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
+        ),
+        (
+            "phi3",
+            json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
+        ),
     ]
     .into_iter()
     .map(|(name, changes)| (name, random(changes)))
@@ -68,12 +89,12 @@ fn variants() -> Vec<(&'static str, Decoder)> {
 /// Writes a decoder as a GGUF file.
 fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
     let mut gguf = convert(decoder, dtype, None);
-    match decoder.config().rope.scaling {
-        fuselm::model::RopeScaling::Llama3 { .. } => {
+    match decoder.config().rope.as_ref().unwrap().scaling {
+        RopeScaling::Llama3 { .. } => {
             let factors = rope_factors(decoder.config());
             gguf.tensors.insert("rope_freqs.weight".to_owned(), factors);
         }
-        fuselm::model::RopeScaling::Linear { factor } => {
+        RopeScaling::Linear { factor } => {
             gguf.set(
                 "llama.rope.scaling.type",
                 Value::String("linear".to_owned()),

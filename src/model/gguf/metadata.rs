@@ -8,10 +8,11 @@ use super::header::{Header, Value};
 use crate::error::{Error, Result};
 
 /// Architectures by their GGUF names, with the Hugging Face class.
-const FAMILIES: [(&str, &str); 5] = [
+const FAMILIES: [(&str, &str); 6] = [
     ("llama", "LlamaForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
     ("qwen3", "Qwen3ForCausalLM"),
+    ("gemma", "GemmaForCausalLM"),
     ("gemma2", "Gemma2ForCausalLM"),
     ("phi3", "Phi3ForCausalLM"),
 ];
@@ -156,7 +157,6 @@ impl Metadata<'_> {
                 _ => self.required(&key("attention.key_length"))?,
             };
             set("query_pre_attn_scalar", json!(scale));
-            set("hidden_activation", json!("gelu_pytorch_tanh"));
             for (field, name, default) in [
                 ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
                 ("final_logit_softcapping", "final_logit_softcapping", 30.0),

@@ -252,7 +252,7 @@ impl Gguf {
         let Some((file, info)) = self.tensors.get(ROPE_FACTORS) else {
             return Ok(None);
         };
-        let half = config.head_dim / 2;
+        let half = config.rope.as_ref().map_or(0, |rope| rope.dims / 2);
         if info.shape != [half] {
             return Err(Error::file(
                 self.path(),

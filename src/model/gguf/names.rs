@@ -63,7 +63,6 @@ const EXPERT: [(&str, &str); 3] = [
 /// Where the parameter `name` lies in a file of architecture `family`.
 pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin> {
     let (place, kind) = name.rsplit_once('.')?;
-    let gemma = family == "gemma2";
     let is_norm = place.ends_with("norm");
     let change = |place: &str| match place {
         "self_attn.q_proj" if family == "llama" => Change::Paired {
@@ -72,7 +71,7 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
         "self_attn.k_proj" if family == "llama" => Change::Paired {
             heads: config.num_key_value_heads,
         },
-        _ if gemma && is_norm => Change::PlusOne,
+        _ if family.starts_with("gemma") && is_norm => Change::PlusOne,
         _ => Change::None,
     };
     let plain = |name: String, change| Origin {
@@ -99,7 +98,7 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
             change: Change::None,
         });
     }
-    let special: &[(&str, &str)] = if gemma { &GEMMA2 } else { &[] };
+    let special: &[(&str, &str)] = if family == "gemma2" { &GEMMA2 } else { &[] };
     let (_, short) = special
         .iter()
         .chain(&LAYER)

@@ -10,8 +10,8 @@ use crate::artifact::tokens::SampleTokens;
 use crate::error::{Context, Error, Result};
 use crate::units::TokenId;
 
-/// Full batches in a window: enough that few tokens are padding.
-const WINDOW_BATCHES: usize = 16;
+/// Full batches in a window: enough that about 5 % of the tokens are padding.
+const WINDOW_BATCHES: usize = 32;
 
 /// What a model predicts at the predicted positions of one sample; `n` is their number.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -205,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_consecutive_and_hold_sixteen_batches() {
+    fn windows_are_consecutive_and_of_thirty_two_batches() {
         let samples = samples(&[10, 100, 60, 900, 1, 1]);
-        assert_eq!(windows(&samples, 10), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(windows(&samples, 10), [0..3, 3..4, 4..6]);
         assert_eq!(windows(&samples[..1], 10), [0..1]);
         assert!(windows(&[], 10).is_empty());
     }

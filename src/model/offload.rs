@@ -7,6 +7,7 @@ use candle_core::Device;
 
 use super::config::TensorSpec;
 use super::decoder::LoadOptions;
+use super::source::Source;
 use super::{Config, PredictOptions};
 use crate::error::{Error, Result};
 use crate::units::{Bytes, Count};
@@ -18,7 +19,8 @@ pub const DEFAULT_OFFLOAD: u64 = 4 << 30;
 ///
 /// * a pass: for each token, padding included, its hidden state (`hidden_size` numbers) and its
 ///   predictions (20 + 8 · k);
-/// * the largest of the layers and the head, and its largest matrix in f32 while it is read;
+/// * the larger one of a layer and the head, and, of a model folder, its largest matrix in f32
+///   while it is read;
 /// * for each thread the activations of one batch (4 · hidden + 3 · intermediate numbers a token)
 ///   and 128 MiB of attention scores and logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,13 +28,14 @@ pub(super) struct StreamMemory {
     budget: u64,
     token: u64,
     parameters: u64,
-    matrix: u64,
+    reading: u64,
     work: u64,
     threads: u64,
 }
 
 impl StreamMemory {
     pub fn new(config: &Config, load: &LoadOptions, options: &PredictOptions, budget: u64) -> Self {
+        let config = source.config();
         let size = load.dtype.size_in_bytes() as u64;
         let elements =
             |specs: &[TensorSpec]| -> u64 { specs.iter().filter_map(TensorSpec::elements).sum() };
@@ -48,7 +51,7 @@ impl StreamMemory {
             budget,
             token: config.hidden_size as u64 * size + options.bytes(),
             parameters: elements(&layer).max(head) * size,
-            matrix: largest.unwrap_or(0).max(head) * 4,
+            reading: source.overhead(largest.unwrap_or(0).max(head)),
             work: options.batch_tokens as u64 * numbers * size + (128 << 20),
             threads,
         }
@@ -61,7 +64,7 @@ impl StreamMemory {
 
     /// Everything together.
     pub fn total(&self) -> u64 {
-        self.budget + self.parameters + self.matrix + self.threads * self.work
+        self.budget + self.parameters + self.reading + self.threads * self.work
     }
 }
 
@@ -76,7 +79,7 @@ impl fmt::Display for StreamMemory {
             Bytes(self.budget),
             Bytes(self.token),
             Bytes(self.parameters),
-            Bytes(self.matrix),
+            Bytes(self.reading),
             self.threads,
             Bytes(self.work),
             Bytes(self.total())
@@ -121,7 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::Mode;
+    use crate::model::{Decoder, Mode};
 
     /// 12 wide, 20 inside, two layers, 19 tokens; queries 24 × 12, keys and values 12 × 12.
     fn model() -> (Config, LoadOptions) {
@@ -142,17 +145,22 @@ mod tests {
     #[test]
     fn the_formula_by_hand() {
         let (config, load) = model();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        let decoder = Decoder::random(config, &load, 1).unwrap();
+        decoder.save(&path, dir.path(), DType::F32).unwrap();
         let options = PredictOptions {
             vocab_len: 19,
             k: 10,
             batch_tokens: 100,
         };
-        let memory = StreamMemory::new(&config, &load, &options, 14_800);
+        let source = Source::open(&path).unwrap();
+        let memory = StreamMemory::new(&source, &load, &options, 14_800);
         assert_eq!(memory.token, 12 * 4 + 100);
         assert_eq!(memory.pass_tokens(), 100);
         let layer = 24 * 12 + 2 * 12 * 12 + 12 * 24 + 3 * 12 * 20 + 2 * 12;
         assert_eq!(memory.parameters, layer * 4);
-        assert_eq!(memory.matrix, 24 * 12 * 4);
+        assert_eq!(memory.reading, 24 * 12 * 4);
         assert_eq!(memory.work, 100 * (48 + 60) * 4 + (128 << 20));
     }
 

@@ -71,7 +71,7 @@ impl Predictor {
 ///
 /// # Memory
 /// For each thread the activations of one batch and 64 MiB of logits; the predictions of about
-/// 16 batches; for a model that is read layer by layer, what [`Predictor::memory`] says.
+/// 32 batches; for a model that is read layer by layer, what [`Predictor::memory`] says.
 pub fn predict(
     predictor: &Predictor,
     samples: &[SampleTokens],

@@ -53,6 +53,14 @@ impl Source {
         &self.config
     }
 
+    /// Bytes that reading a parameter of `elements` takes beside the parameter itself, at most.
+    pub fn overhead(&self, elements: u64) -> u64 {
+        match self.files {
+            Files::Safetensors(_) => elements.saturating_mul(4),
+            Files::Gguf(_) => 0,
+        }
+    }
+
     /// Fails for a checkpoint that can only be scored.
     pub fn check_trainable(&self) -> Result<()> {
         match &self.files {
@@ -94,10 +102,7 @@ impl Source {
                 let (map, place, dtype) = weights.place(&spec.name).ok_or_else(|| lacks(spec))?;
                 Tensor::from_raw_buffer(&map[place], dtype, &spec.shape, &Device::Cpu)
             }
-            Files::Gguf(gguf) => {
-                let values = gguf.read(&self.config, spec)?;
-                Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)
-            }
+            Files::Gguf(gguf) => Ok(gguf.read(&self.config, spec, options.dtype)?),
         };
         tensor
             .and_then(|tensor| tensor.to_dtype(options.dtype)?.to_device(&options.device))

@@ -49,7 +49,7 @@ impl Streamed {
 
     /// What is in memory at one time.
     pub(super) fn memory(&self, options: &PredictOptions) -> StreamMemory {
-        StreamMemory::new(self.config(), &self.options, options, self.budget)
+        StreamMemory::new(&self.source, &self.options, options, self.budget)
     }
 
     /// How many of the next batches fit in the budget; at least one.

@@ -75,13 +75,14 @@ pub(super) fn row_bytes(dtype: GgmlDType, width: usize) -> usize {
     width / dtype.block_size() * dtype.type_size()
 }
 
-/// Decodes rows of `width` elements: row `i` of `out` is row `order(i)` of `bytes`.
-pub(super) fn decode(
+/// Decodes rows of `width` elements: row `i` of `out` is row `order(i)` of `bytes`, converted.
+pub(super) fn decode<T: Send>(
     dtype: GgmlDType,
     bytes: &[u8],
     width: usize,
     order: impl Fn(usize) -> usize + Sync,
-    out: &mut [f32],
+    convert: impl Fn(f32) -> T + Sync,
+    out: &mut [T],
 ) -> Result<()> {
     if !width.is_multiple_of(dtype.block_size()) {
         bail!("rows of {width} are not whole blocks of {}", name(dtype));
@@ -95,7 +96,11 @@ pub(super) fn decode(
         };
         let blocks = dtype.from_data(Cow::Borrowed(raw));
         match blocks.dequantize(width)? {
-            CpuStorage::F32(values) => out.copy_from_slice(&values),
+            CpuStorage::F32(values) => {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = convert(value);
+                }
+            }
             _ => bail!("expected f32"),
         }
         Ok(())

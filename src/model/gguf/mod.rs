@@ -17,6 +17,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::{Map, Value as Json};
 
@@ -208,31 +210,48 @@ impl Gguf {
         Ok((&self.files[file].map, bytes))
     }
 
-    /// The values of a parameter that [`Gguf::check`] has seen, as Hugging Face stores it.
-    pub fn read(&self, config: &Config, spec: &TensorSpec) -> Result<Vec<f32>> {
+    /// A parameter that [`Gguf::check`] has seen, as Hugging Face stores it, in `dtype` on the CPU.
+    pub fn read(&self, config: &Config, spec: &TensorSpec, dtype: DType) -> Result<Tensor> {
+        match dtype {
+            DType::BF16 => self.read_as(config, spec, bf16::from_f32),
+            DType::F16 => self.read_as(config, spec, f16::from_f32),
+            _ => self.read_as(config, spec, |value| value),
+        }
+    }
+
+    fn read_as<T: WithDType + Default>(
+        &self,
+        config: &Config,
+        spec: &TensorSpec,
+        convert: impl Fn(f32) -> T + Sync,
+    ) -> Result<Tensor> {
         let count = spec.shape.iter().product();
-        let width = spec.shape[spec.shape.len() - 1];
+        let mut width = spec.shape[spec.shape.len() - 1];
         let (origin, _, info) = self.find(config, &spec.name)?;
         let (map, place) = self.place(config, &spec.name)?;
         let bytes = &map[place];
-        let mut values = vec![0f32; count];
+        let mut values = vec![T::default(); count];
         let decoded = match origin.change {
+            Change::None => {
+                blocks::decode(info.dtype, bytes, width, |row| row, convert, &mut values)
+            }
+            Change::PlusOne => {
+                let convert = |value| convert(value - 1.0);
+                blocks::decode(info.dtype, bytes, width, |row| row, convert, &mut values)
+            }
             Change::Paired { heads } => {
                 let rows = spec.shape[0];
-                // A bias is a column.
-                let width = if spec.shape.len() == 1 { 1 } else { width };
+                if spec.shape.len() == 1 {
+                    // A bias is a column.
+                    width = 1;
+                }
                 let order = |row| names::paired_row(row, rows, heads);
-                blocks::decode(info.dtype, bytes, width, order, &mut values)
+                blocks::decode(info.dtype, bytes, width, order, convert, &mut values)
             }
-            _ => blocks::decode(info.dtype, bytes, width, |row| row, &mut values),
         };
-        decoded.during(|| format!("decoding tensor `{}`", origin.name))?;
-        if origin.change == Change::PlusOne {
-            for value in &mut values {
-                *value -= 1.0;
-            }
-        }
-        Ok(values)
+        decoded
+            .and_then(|()| Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu))
+            .during(|| format!("decoding tensor `{}`", origin.name))
     }
 
     /// Rows of a matrix that [`Gguf::check`] has seen: (rows, width), one after the other.
@@ -242,7 +261,7 @@ impl Gguf {
         let (map, place) = self.place(config, &spec.name)?;
         let mut values = vec![0f32; rows.len() * width];
         let order = |row: usize| rows[row] as usize;
-        blocks::decode(info.dtype, &map[place], width, order, &mut values)
+        blocks::decode(info.dtype, &map[place], width, order, |x| x, &mut values)
             .during(|| format!("decoding rows of `{}`", origin.name))?;
         Ok(values)
     }
@@ -264,7 +283,7 @@ impl Gguf {
         }
         let mut factors = vec![0f32; half];
         let bytes = &self.files[*file].map[info.bytes.clone()];
-        blocks::decode(info.dtype, bytes, half, |row| row, &mut factors)
+        blocks::decode(info.dtype, bytes, half, |row| row, |x| x, &mut factors)
             .during(|| format!("decoding tensor `{ROPE_FACTORS}`"))?;
         if factors
             .iter()

@@ -11,9 +11,12 @@ mod suite {
     pub mod bad_input;
     pub mod bad_weights;
     pub mod command_line;
+    pub mod convert;
     pub mod full_disk;
+    pub mod gguf;
     pub mod killed;
     pub mod layers;
+    pub mod offload;
     pub mod pipeline;
     pub mod program;
     pub mod readable;

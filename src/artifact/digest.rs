@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 
 use super::atomic;
 use crate::error::{Context, Error, Result};
+use crate::model::{gguf_files, is_gguf};
 
 /// Files below this size are not worth a cache entry.
 const CACHE_FROM: u64 = 1 << 20;
@@ -51,8 +52,15 @@ pub fn file(path: &Path) -> Result<String> {
 }
 
 /// Digest of a model folder: its `config.json`, weights and weight index, whatever else it
-/// holds.
+/// holds; or of a GGUF model: all its files.
 pub fn model(dir: &Path) -> Result<String> {
+    if is_gguf(dir) {
+        let mut all = String::new();
+        for part in gguf_files(dir) {
+            all += &format!("{}\n", file(&part)?);
+        }
+        return Ok(text(&all));
+    }
     let mut names: Vec<String> = fs::read_dir(dir)
         .at(dir)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -64,8 +72,9 @@ pub fn model(dir: &Path) -> Result<String> {
         .collect();
     names.sort();
     if !names.iter().any(|name| name.ends_with(".safetensors")) {
-        return Err(Error::file(dir, "no `*.safetensors` file here")
-            .remedy("give a Hugging Face model folder with safetensors weights"));
+        return Err(Error::file(dir, "no `*.safetensors` file here").remedy(
+            "give a Hugging Face model folder with safetensors weights, or a `.gguf` file",
+        ));
     }
     let mut all = String::new();
     for name in names {

@@ -48,7 +48,7 @@ fn open(argument: &str) -> Result<Opened> {
     let dir = locate(model)?;
     Ok(Opened {
         name: name.to_owned(),
-        tokenizer: Tokenizer::load(&dir)?,
+        tokenizer: Tokenizer::of_model(&dir)?,
         config: Config::load(&dir)?,
     })
 }

@@ -20,7 +20,7 @@ use super::{Force, Global, print};
 pub struct Command {
     #[command(flatten)]
     run: RunArg,
-    /// Model folder or hub id
+    /// Model folder, GGUF file or hub id
     #[arg(long)]
     model: String,
     /// Name of the model on the scoreboard [default: the folder's name]
@@ -35,6 +35,9 @@ pub struct Command {
     /// Most tokens in one batch, padding included
     #[arg(long, default_value_t = 8192)]
     batch_tokens: usize,
+    /// Leave the model on disk and read it layer by layer
+    #[arg(long)]
+    offload: bool,
     /// What `strftime_now` returns in chat templates, as YYYY-MM-DD
     #[arg(long)]
     date: Option<NaiveDate>,
@@ -72,11 +75,13 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     let model = model::locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),
-        None => model
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        None => match model::is_gguf(&model) {
+            true => model.file_stem(),
+            false => model.file_name(),
+        }
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned(),
     };
     check_name("model", &name)?;
     let temporary = tempfile_dir();
@@ -89,6 +94,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let inputs = EvalInputs {
         name: name.clone(),
+        tokenizer: model::tokenizer_dir(&model, None)?,
         model,
         tasks: command
             .data
@@ -97,6 +103,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             .collect::<Result<_>>()?,
         out,
         batch_tokens: command.batch_tokens,
+        offload: command.offload.then_some(model::DEFAULT_OFFLOAD),
         dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
         date: command.date,

@@ -20,7 +20,7 @@ use super::Global;
     after_help = "Example:\n  fuselm generate --model runs/demo/checkpoints/merged --prompt \"How far is Grugfell?\""
 )]
 pub struct Command {
-    /// Model folder or hub id
+    /// Model folder, GGUF file or hub id
     #[arg(long)]
     model: String,
     /// The user's message
@@ -60,7 +60,7 @@ struct Chat {
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     let dir = model::locate(&command.model)?;
     let dtype: DType = model::dtype(&command.dtype)?;
-    let tokenizer = Tokenizer::load(&dir)?;
+    let tokenizer = Tokenizer::of_model(&dir)?;
     let raw = command.raw || tokenizer.template().is_none();
     if raw && !command.raw {
         note("this model has no chat template; continuing the prompt as plain text");

@@ -14,7 +14,7 @@ use super::print;
 #[derive(Args)]
 #[command(after_help = "Example:\n  fuselm inspect runs/demo/topk/teacher=math")]
 pub struct Command {
-    /// Run folder, artifact, part, model folder or safetensors file
+    /// Run folder, artifact, part, model folder, safetensors or GGUF file
     path: PathBuf,
     /// Print it as JSON
     #[arg(long)]

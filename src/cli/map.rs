@@ -44,8 +44,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::load(&locate(&command.model)?)?;
-    let pivot = Tokenizer::load(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
     let teacher = command.teacher.as_str();
     let alignment = command
         .run

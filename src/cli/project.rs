@@ -59,8 +59,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::load(&locate(&command.model)?)?;
-    let pivot = Tokenizer::load(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
     let at = &command.run;
     let (name, teacher) = (command.pivot.as_str(), command.teacher.as_str());
     let pivot_topk = at

@@ -23,7 +23,7 @@ pub struct Command {
     /// Name of the model in the run
     #[arg(long)]
     name: String,
-    /// Model folder or hub id
+    /// Model folder, GGUF file or hub id
     #[arg(long)]
     model: String,
     /// Template of the transcripts to score [default: the only one]
@@ -59,7 +59,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     let vocab = match (&command.vocab, &command.tokens) {
         (Some(_), Some(_)) => command.name.clone(),
         _ => {
-            let found = command.run.vocabulary(&Tokenizer::load(&model)?)?;
+            let found = command.run.vocabulary(&Tokenizer::of_model(&model)?)?;
             found.ok_or_else(|| {
                 Error::usage(format!(
                     "the corpus has no tokens in the vocabulary of `{}`",
@@ -104,7 +104,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         device: model::device(&global.device)?,
     };
     // With explicit paths, the tokens may be anyone's.
-    let vocabulary = Tokenizer::load(&inputs.model)?;
+    let vocabulary = Tokenizer::of_model(&inputs.model)?;
     Artifact::open(&inputs.tokens, Kind::Tokens)?
         .check_vocabulary(&vocabulary.vocabulary().digest)?;
     let summary = score(&inputs, &command.options, command.force.existing())?;

@@ -11,7 +11,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
 use arrow::datatypes::DataType;
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::tokens::SampleTokens;
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
-use crate::model::{Decoder, LoadOptions, Mode, PredictOptions, predict};
+use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
 use crate::progress::{self, Bar};
 use crate::text::{self, ChatTemplate, Format, Transcript};
 use crate::units::bits_per_byte;
@@ -58,14 +57,18 @@ pub struct Task {
 pub struct EvalInputs {
     /// Name of the model on the scoreboard.
     pub name: String,
-    /// Hugging Face model folder.
+    /// Hugging Face model folder, or GGUF file.
     pub model: PathBuf,
+    /// Folder of its tokenizer and chat template.
+    pub tokenizer: PathBuf,
     /// The tasks; their names differ.
     pub tasks: Vec<Task>,
     /// Folder of the `eval_items` to write.
     pub out: PathBuf,
     /// Most tokens in one batch, padding included.
     pub batch_tokens: usize,
+    /// Bytes for one pass over a model that stays on disk; see [`Predictor::open`].
+    pub offload: Option<u64>,
     /// Floating-point type of weights and activations.
     pub dtype: DType,
     /// Device to compute on.
@@ -131,10 +134,11 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     for task in &inputs.tasks {
         provenance = provenance.input(format!("task {}", task.name), digest::file(&task.data)?);
     }
-    let tokenizer = Tokenizer::load(&inputs.model)?;
+    let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
+    check_tokens(&inputs.model, tokenizer.vocabulary())?;
     provenance = provenance.vocabulary(&tokenizer.vocabulary().digest);
     let writer = Writer::create(&inputs.out, provenance, existing)?;
-    let mut template = ChatTemplate::load(&inputs.model)?;
+    let mut template = ChatTemplate::load(&inputs.tokenizer)?;
     if let (Some(template), Some(date)) = (&mut template, inputs.date) {
         template.set_date(date);
     }
@@ -142,22 +146,29 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     for task in &inputs.tasks {
         tasks.push((task, read_task(task, &tokenizer, template.as_ref())?));
     }
-    let decoder = Decoder::load(
+    let predictor = Predictor::open(
         &inputs.model,
         &LoadOptions {
             device: inputs.device.clone(),
             dtype: inputs.dtype,
             mode: Mode::Inference,
         },
+        inputs.offload,
     )?;
-    tokenizer.fits(&inputs.name, decoder.config().vocab_size)?;
+    tokenizer.fits(&inputs.name, predictor.config().vocab_size)?;
     let total = tasks.iter().map(|(_, items)| items.len() as u64).sum();
     let bar = Bar::new(format!("eval {}", inputs.name), total, "items");
     let mut rows = Rows::default();
     let mut results = Vec::new();
     tasks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     for (task, mut items) in tasks {
-        score(&decoder, &tokenizer, inputs.batch_tokens, &mut items, &bar)?;
+        score(
+            &predictor,
+            &tokenizer,
+            inputs.batch_tokens,
+            &mut items,
+            &bar,
+        )?;
         for item in &items {
             rows.push(&task.name, item);
         }
@@ -234,13 +245,13 @@ fn read_task(
 
 /// Fills in `nll` and `content_tokens`.
 fn score(
-    decoder: &Decoder,
+    predictor: &Predictor,
     tokenizer: &Tokenizer,
     batch_tokens: usize,
     items: &mut [Item],
     bar: &Bar,
 ) -> Result<()> {
-    let context = decoder.config().max_position_embeddings;
+    let context = predictor.config().max_position_embeddings;
     let mut owners = Vec::new();
     let mut pieces = Vec::new();
     for (index, item) in items.iter().enumerate() {
@@ -253,33 +264,28 @@ fn score(
         vocab_len: tokenizer
             .vocabulary()
             .len()
-            .min(decoder.config().vocab_size),
+            .min(predictor.config().vocab_size),
         k: 0,
         batch_tokens,
     };
-    // One sum for each piece, added up in order below, so that threads do not change it.
-    let sums = Mutex::new(vec![(0.0f64, 0u64); pieces.len()]);
-    predict(decoder, &pieces, &options, |index, found| {
-        let mut sum = (0.0, 0);
-        for (id, logprob) in found.target_id.iter().zip(&found.target_logprob) {
-            let special = tokenizer
-                .vocabulary()
-                .token(*id)
-                .is_some_and(|token| token.special);
-            if !special {
-                sum.0 -= f64::from(*logprob);
-                sum.1 += 1;
+    predict(predictor, &pieces, &options, &|_| (), |first, found| {
+        for (owner, found) in owners[first..].iter().zip(found) {
+            let mut sum = (0.0, 0);
+            for (id, logprob) in found.target_id.iter().zip(&found.target_logprob) {
+                let special = tokenizer
+                    .vocabulary()
+                    .token(*id)
+                    .is_some_and(|token| token.special);
+                if !special {
+                    sum.0 -= f64::from(*logprob);
+                    sum.1 += 1;
+                }
             }
-        }
-        if let Ok(mut sums) = sums.lock() {
-            sums[index] = sum;
+            items[*owner].nll += sum.0;
+            items[*owner].content_tokens += sum.1;
         }
         Ok(())
     })?;
-    for (owner, (nll, tokens)) in owners.iter().zip(sums.into_inner().unwrap_or_default()) {
-        items[*owner].nll += nll;
-        items[*owner].content_tokens += tokens;
-    }
     bar.advance(items.len() as u64);
     Ok(())
 }

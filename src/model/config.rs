@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::families;
 use super::fields::Fields;
+use super::gguf::{Gguf, is_gguf};
 use super::names::{FeedForwardNames, HEAD_NORMS, Names, QkvNames};
 use super::rope::Rope;
 use crate::error::{Context, Error, Result};
@@ -186,12 +187,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and validates `dir/config.json`.
+    /// Reads and validates `dir/config.json`, or the settings in the GGUF file `dir`.
     ///
     /// # Errors
     /// The file is unreadable or not JSON, the architecture or a setting is not supported, a
     /// field is missing, of the wrong type or out of range (each names file and field).
     pub fn load(dir: &Path) -> Result<Self> {
+        if is_gguf(dir) {
+            return Gguf::open(dir)?.config();
+        }
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).at(&path)?;
         let value: Value = serde_json::from_str(&text)
@@ -276,11 +280,18 @@ impl Config {
         Some(all.take(self.num_attention_heads).collect())
     }
 
-    fn outer_tensors(&self) -> Vec<TensorSpec> {
+    /// The parameter that looks up tokens.
+    pub(crate) fn embedding_tensor(&self) -> TensorSpec {
+        let shape = [self.vocab_size, self.hidden_size];
+        TensorSpec::new(self.embedding_name(), &shape, Init::Normal)
+    }
+
+    /// The parameters that belong to no layer.
+    pub(crate) fn outer_tensors(&self) -> Vec<TensorSpec> {
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
         let names = self.names();
         let mut all = vec![
-            TensorSpec::new(names.embedding, &[vocab, hidden], Init::Normal),
+            self.embedding_tensor(),
             TensorSpec::new(names.final_norm, &[hidden], self.norm_init()),
         ];
         if !self.tie_word_embeddings {
@@ -296,7 +307,8 @@ impl Config {
         }
     }
 
-    fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
+    /// The parameters of one layer.
+    pub(crate) fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let query = self.num_attention_heads.saturating_mul(self.head_dim);
         let key = self.num_key_value_heads.saturating_mul(self.head_dim);

@@ -10,7 +10,7 @@ use super::layer::{KeyValue, Layer};
 use super::norm::Norm;
 use super::ops;
 use super::rope::Rope;
-use super::weights;
+use super::source::Source;
 use crate::error::{Context, Error, Result};
 
 /// Whether gradients are wanted.
@@ -66,18 +66,28 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads `config.json` and the safetensors file or shards of a Hugging Face model folder.
+    /// Loads `config.json` and the safetensors file or shards of a Hugging Face model folder, or
+    /// a GGUF file.
     ///
     /// All headers are checked against the configuration before any weight is read. Memory: the
     /// parameters in `options.dtype`, plus one tensor.
     ///
     /// # Errors
     /// Those of [`Config::load`]; missing, unknown or wrongly shaped tensors (names tensor,
-    /// expected and found); a truncated file; an index that points outside of the folder.
+    /// expected and found); a truncated file; an index that points outside of the folder; a GGUF
+    /// file for training.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
-        let config = Config::load(dir)?;
-        let params = weights::load(dir, &config, options)?;
-        Self::assemble(config, params, options)
+        Self::from_source(&Source::open(dir)?, options)
+    }
+
+    /// [`Decoder::load`] of a checkpoint that is already open.
+    pub(crate) fn from_source(source: &Source, options: &LoadOptions) -> Result<Self> {
+        if options.mode == Mode::Training {
+            source.check_trainable()?;
+        }
+        let params = source.load(options)?;
+        let frequencies = source.frequencies()?;
+        Self::assemble(source.config().clone(), params, frequencies, options)
     }
 
     /// A model initialised as Hugging Face does: normal weights with standard deviation
@@ -109,12 +119,14 @@ impl Decoder {
                 .during(|| format!("initialising tensor `{}`", spec.name))?;
             params.insert(spec.name, var);
         }
-        Self::assemble(config, params, options)
+        let frequencies = config.rope.as_ref().map_or(Vec::new(), Rope::frequencies);
+        Self::assemble(config, params, frequencies, options)
     }
 
     fn assemble(
         config: Config,
         params: BTreeMap<String, Var>,
+        frequencies: Vec<f32>,
         options: &LoadOptions,
     ) -> Result<Self> {
         let find = |name: &str| {
@@ -123,12 +135,28 @@ impl Decoder {
                 Mode::Inference => var.as_detached_tensor(),
             })
         };
-        let get = |name: &str| {
-            find(name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
-        };
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::assemble(&config, index, find))
             .collect::<Result<_>>()?;
+        let outer = Self::without_layers(config.clone(), frequencies, options, find)?;
+        Ok(Self {
+            layers,
+            params,
+            ..outer
+        })
+    }
+
+    /// What is left of a model when its layers are taken away; `find` knows the parameters that
+    /// belong to no layer.
+    pub(crate) fn without_layers(
+        config: Config,
+        frequencies: Vec<f32>,
+        options: &LoadOptions,
+        find: impl Fn(&str) -> Option<Tensor>,
+    ) -> Result<Self> {
+        let get = |name: &str| {
+            find(name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
+        };
         let norm = Norm {
             weight: get(config.names().final_norm)?,
             eps: config.norm_eps,
@@ -150,7 +178,7 @@ impl Decoder {
         Ok(Self {
             slopes,
             embedding_scale: scale,
-            frequencies: config.rope.as_ref().map_or(Vec::new(), Rope::frequencies),
+            frequencies,
             norm,
             embedding: get(config.embedding_name())?,
             head: get(config.head_name())?,
@@ -158,8 +186,8 @@ impl Decoder {
             device: options.device.clone(),
             dtype: options.dtype,
             mode: options.mode,
-            layers,
-            params,
+            params: BTreeMap::new(),
+            layers: Vec::new(),
         })
     }
 

@@ -6,9 +6,12 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
 use serde_json::Value;
 
+use super::gguf::is_gguf;
 use super::weights::{INDEX, SINGLE};
 use crate::error::{Error, Result};
 use crate::progress;
+
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Files that are fetched if the repository has them, besides config and weights.
 const OPTIONAL: [&str; 9] = [
@@ -23,7 +26,8 @@ const OPTIONAL: [&str; 9] = [
     "generation_config.json",
 ];
 
-/// The folder of the model `name`: an existing folder, or a Hugging Face hub id (`owner/name`).
+/// The folder of the model `name`: an existing folder, or a Hugging Face hub id (`owner/name`);
+/// or a GGUF file.
 ///
 /// A hub id is looked up in the local cache (`HF_HOME`) first and downloaded into it if it is not
 /// there whole: configuration, tokenizer and safetensors files. `HF_HUB_OFFLINE=1` forbids that.
@@ -31,13 +35,53 @@ const OPTIONAL: [&str; 9] = [
 /// # Errors
 /// `name` is neither; the download failed, or is forbidden.
 pub fn locate(name: &str) -> Result<PathBuf> {
+    find(name, Wanted::Model)
+}
+
+/// The folder of the tokenizer of `model` (as [`locate()`] returns it): of the one called `given`
+/// (a folder or a hub id), or else the model's own folder.
+///
+/// # Errors
+/// Those of [`locate()`]; a GGUF file without a `tokenizer.json` beside it.
+pub fn tokenizer_dir(model: &Path, given: Option<&str>) -> Result<PathBuf> {
+    if let Some(name) = given {
+        return find(name, Wanted::Tokenizer);
+    }
+    if !is_gguf(model) {
+        return Ok(model.to_owned());
+    }
+    let dir = match model.parent() {
+        Some(dir) if dir != Path::new("") => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    match dir.join(TOKENIZER).is_file() {
+        true => Ok(dir),
+        false => Err(
+            Error::file(model, format!("no `{TOKENIZER}` beside this file")).remedy(
+                "copy `tokenizer.json` and `tokenizer_config.json` of the model that it was made \
+             from there, or name their folder (in a recipe, as `tokenizer`)",
+            ),
+        ),
+    }
+}
+
+/// What is looked for under a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Configuration, tokenizer and weights.
+    Model,
+    /// No more than the files that are not weights.
+    Tokenizer,
+}
+
+fn find(name: &str, wanted: Wanted) -> Result<PathBuf> {
     let path = Path::new(name);
-    if path.is_dir() {
+    if path.is_dir() || (wanted == Wanted::Model && is_gguf(path)) {
         return Ok(path.to_owned());
     }
     if path.exists() {
         return Err(Error::file(path, "expected a model folder, found a file")
-            .remedy("give the folder that holds `config.json`"));
+            .remedy("give the folder that holds `config.json`, or a `.gguf` file"));
     }
     if !is_hub_id(name) {
         return Err(Error::usage(format!(
@@ -45,7 +89,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
         )));
     }
     let repo = Repo::model(name.to_owned());
-    if let Some(dir) = cached(&Cache::from_env(), &repo) {
+    if let Some(dir) = cached(&Cache::from_env(), &repo, wanted) {
         return Ok(dir);
     }
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
@@ -54,7 +98,7 @@ pub fn locate(name: &str) -> Result<PathBuf> {
         ))
         .remedy("unset `HF_HUB_OFFLINE` to download it"));
     }
-    download(name, repo)
+    download(name, repo, wanted)
 }
 
 fn is_hub_id(name: &str) -> bool {
@@ -70,9 +114,12 @@ fn is_hub_id(name: &str) -> bool {
         .is_some_and(|(owner, model)| plain(owner) && plain(model))
 }
 
-/// The snapshot in the cache, if configuration and weights are there whole.
-fn cached(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+/// The snapshot in the cache, if what is wanted is there whole.
+fn cached(cache: &Cache, repo: &Repo, wanted: Wanted) -> Option<PathBuf> {
     let files = cache.repo(repo.clone());
+    if wanted == Wanted::Tokenizer {
+        return Some(files.get(TOKENIZER)?.parent()?.to_owned());
+    }
     let dir = files.get("config.json")?.parent()?.to_owned();
     let complete = match files.get(SINGLE) {
         Some(_) => true,
@@ -97,7 +144,7 @@ fn shards(index: &Path) -> Option<Vec<String>> {
     Some(files)
 }
 
-fn download(name: &str, repo: Repo) -> Result<PathBuf> {
+fn download(name: &str, repo: Repo, wanted: Wanted) -> Result<PathBuf> {
     let failed = |error: hf_hub::api::sync::ApiError| {
         Error::usage(format!(
             "model `{name}`: no such folder, and it could not be downloaded from the Hugging Face hub: {error}"
@@ -122,11 +169,16 @@ fn download(name: &str, repo: Repo) -> Result<PathBuf> {
         progress::note(format!("downloading {name}: {file}"));
         files.get(file).map_err(failed)
     };
-    let config = fetch("config.json")?;
+    let first = match wanted {
+        Wanted::Model => fetch("config.json")?,
+        Wanted::Tokenizer => fetch(TOKENIZER)?,
+    };
     for file in OPTIONAL.iter().filter(|file| has(file)) {
         fetch(file)?;
     }
-    if has(SINGLE) {
+    if wanted == Wanted::Tokenizer {
+        // Weights are not wanted.
+    } else if has(SINGLE) {
         fetch(SINGLE)?;
     } else if has(INDEX) {
         let index = fetch(INDEX)?;
@@ -140,9 +192,9 @@ fn download(name: &str, repo: Repo) -> Result<PathBuf> {
             "model `{name}` has no safetensors files on the Hugging Face hub"
         )));
     }
-    match config.parent() {
+    match first.parent() {
         Some(dir) => Ok(dir.to_owned()),
-        None => Err(Error::file(&config, "not inside a folder")),
+        None => Err(Error::file(&first, "not inside a folder")),
     }
 }
 
@@ -169,6 +221,28 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = locate(file.to_str().unwrap()).unwrap_err().to_string();
         assert!(error.contains("found a file"), "{error}");
+        let gguf = dir.path().join("x.gguf");
+        std::fs::write(&gguf, "").unwrap();
+        assert_eq!(locate(gguf.to_str().unwrap()).unwrap(), gguf);
+    }
+
+    #[test]
+    fn a_gguf_file_needs_a_tokenizer() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let gguf = dir.path().join("x.gguf");
+        std::fs::write(&gguf, "").unwrap();
+        let error = tokenizer_dir(&gguf, None).unwrap_err().to_string();
+        assert!(
+            error.contains("x.gguf") && error.contains("tokenizer.json"),
+            "{error}"
+        );
+        let given = other.path().to_str().unwrap();
+        assert_eq!(tokenizer_dir(&gguf, Some(given)).unwrap(), other.path());
+        assert!(tokenizer_dir(&gguf, Some("./missing")).is_err());
+        std::fs::write(dir.path().join(TOKENIZER), "").unwrap();
+        assert_eq!(tokenizer_dir(&gguf, None).unwrap(), dir.path());
+        assert_eq!(tokenizer_dir(dir.path(), None).unwrap(), dir.path());
     }
 
     #[test]
@@ -187,6 +261,7 @@ mod tests {
             cached(
                 &Cache::new(home.path().to_owned()),
                 &Repo::model("o/m".to_owned()),
+                Wanted::Model,
             )
         };
         assert_eq!(find(), None);

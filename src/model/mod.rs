@@ -11,10 +11,12 @@
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
 //!   of a whole batch, [`predict()`] does so for a set of samples; [`generate()`] samples with a [`Cache`].
 //! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate()`]
-//!   finds them.
+//!   finds them. GGUF files are read as well; a [`Predictor`] reads them, and models that are
+//!   larger than memory, layer by layer.
 
 mod attach;
 mod attention;
+mod batch;
 mod cache;
 mod config;
 mod decoder;
@@ -23,6 +25,7 @@ mod families;
 mod feed_forward;
 mod fields;
 mod generate;
+mod gguf;
 mod kernels;
 mod layer;
 mod linear;
@@ -30,27 +33,34 @@ mod locate;
 mod logprobs;
 mod names;
 mod norm;
+mod offload;
 pub(crate) mod ops;
 mod predict;
 mod products;
 mod qkv;
 mod rope;
 mod save;
+mod source;
+mod stream;
 mod weights;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use attach::{attach1, attach2};
+pub use batch::{PredictOptions, Predictions};
 pub use cache::Cache;
 pub use config::{Activation, Architecture, Config, Experts, Init, NormKind, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use generate::{GenerateOptions, generate};
-pub use locate::locate;
+pub use gguf::{GgufSummary, check_tokens, files as gguf_files, is_gguf, summary as gguf_summary};
+pub use locate::{locate, tokenizer_dir};
 pub use logprobs::{NextToken, next_token};
-pub use predict::{PredictOptions, Predictions, predict};
+pub use offload::DEFAULT_OFFLOAD;
+pub use predict::{Predictor, predict};
 pub use rope::{Rope, RopeScaling};
 pub use save::copy_companions;
+pub use stream::Streamed;
 pub use weights::check_weights;
 
 use candle_core::{DType, Device};

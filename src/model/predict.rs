@@ -1,175 +1,161 @@
 //! Next-token predictions for a set of samples: batches by length, one pass, any order inside,
 //! the caller's order outside.
 
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::Decoder;
-use super::logprobs::next_token;
+use super::batch::{Batch, batches, windows};
+use super::decoder::LoadOptions;
+use super::gguf::is_gguf;
+use super::source::Source;
+use super::stream::Streamed;
+use super::{Config, Decoder, PredictOptions, Predictions, offload};
 use crate::artifact::tokens::SampleTokens;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::progress;
-use crate::units::TokenId;
 
-/// What a model predicts at the predicted positions of one sample; `n` is their number.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Predictions {
-    /// (n) Positions, rising; row `pos` is the distribution of token `pos + 1`.
-    pub pos: Vec<u32>,
-    /// (n) The tokens that follow.
-    pub target_id: Vec<TokenId>,
-    /// (n) Their log-probabilities, in nats.
-    pub target_logprob: Vec<f32>,
-    /// (n) Log of the probability outside the list, in nats.
-    pub tail_logprob: Vec<f32>,
-    /// Entries in each list.
-    pub k: usize,
-    /// (n × k) The most probable tokens of each position, by falling probability.
-    pub ids: Vec<TokenId>,
-    /// (n × k) Their log-probabilities, in nats.
-    pub logprobs: Vec<f32>,
+/// A model that is ready to predict.
+pub enum Predictor {
+    /// All of its parameters are in memory.
+    Memory(Box<Decoder>),
+    /// Its layers are read one after the other.
+    Streamed(Streamed),
 }
 
-/// How samples are batched and what is kept of the distributions.
-#[derive(Clone, Copy, Debug)]
-pub struct PredictOptions {
-    /// Ids below this exist; the head's rows beyond them are padding and are masked out.
-    pub vocab_len: usize,
-    /// Entries to keep of each distribution; 0 keeps only the target's log-probability.
-    pub k: usize,
-    /// Most tokens in one batch, padding included; a longer sample is a batch of its own.
-    pub batch_tokens: usize,
+impl Predictor {
+    /// Opens a model folder or a GGUF file.
+    ///
+    /// With `offload`, a number of bytes, the model stays on disk, and its layers are read one
+    /// after the other over as many samples as fit in these bytes. Results are the same to the
+    /// bit. The layers of a GGUF file are always read so, since they are several times larger
+    /// decoded than on disk.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::load`]; without `offload`, a model that does not fit in the memory
+    /// that is free.
+    pub fn open(model: &Path, options: &LoadOptions, offload: Option<u64>) -> Result<Self> {
+        let source = Source::open(model)?;
+        let offload = offload.or(is_gguf(model).then_some(offload::DEFAULT_OFFLOAD));
+        if let Some(budget) = offload {
+            return Streamed::new(source, options.clone(), budget).map(Self::Streamed);
+        }
+        offload::check_fits(model, source.config(), options)?;
+        Decoder::from_source(&source, options).map(|decoder| Self::Memory(Box::new(decoder)))
+    }
+
+    /// The model's shape and settings.
+    pub fn config(&self) -> &Config {
+        match self {
+            Self::Memory(decoder) => decoder.config(),
+            Self::Streamed(streamed) => streamed.config(),
+        }
+    }
+
+    /// For a model whose layers are read one after the other: what will be in memory at one time.
+    pub fn memory(&self, options: &PredictOptions) -> Option<String> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Streamed(streamed) => Some(streamed.memory(options).to_string()),
+        }
+    }
 }
 
-/// Runs `decoder` over `samples` and calls `sink(index, predictions)` once for each, as batches
-/// finish; samples without predicted positions get empty predictions.
+/// Predicts `samples` and calls `sink(first, predictions)` for runs of consecutive samples, in
+/// order; samples without predicted positions get empty predictions. `advance` is told how many
+/// samples are finished, from any thread.
 ///
 /// # Errors
 /// A logit that is NaN or infinite, naming sample and position; what `sink` returns.
 ///
 /// # Memory
-/// The activations of one batch for each thread, 64 MiB of logits each, and its predictions.
+/// For each thread the activations of one batch and 64 MiB of logits; the predictions of about
+/// 32 batches; for a model that is read layer by layer, what [`Predictor::memory`] says.
 pub fn predict(
-    decoder: &Decoder,
+    predictor: &Predictor,
     samples: &[SampleTokens],
     options: &PredictOptions,
-    sink: impl Fn(usize, Predictions) -> Result<()> + Sync,
+    advance: &(dyn Fn(usize) + Sync),
+    mut sink: impl FnMut(usize, Vec<Predictions>) -> Result<()>,
 ) -> Result<()> {
-    let batches = batches(samples, options.batch_tokens);
-    let run = |batch: &Vec<usize>| -> Result<()> {
-        progress::check_interrupt()?;
-        predict_batch(decoder, samples, batch, options, &sink)
-    };
-    // Small models leave cores idle inside one batch; on a GPU batches queue up anyway.
-    match decoder.device() {
-        Device::Cpu => batches.par_iter().try_for_each(run),
-        _ => batches.iter().try_for_each(run),
+    let windows = windows(samples, options.batch_tokens);
+    let mut all: Vec<Vec<usize>> = Vec::new();
+    // Of each window: the number of batches up to its end.
+    let mut ends = Vec::new();
+    for window in &windows {
+        all.extend(batches(samples, window.clone(), options.batch_tokens));
+        ends.push(all.len());
     }
-}
-
-/// Indices of samples in batches of similar length, longest first, so that the memory needed
-/// shows at once.
-fn batches(samples: &[SampleTokens], batch_tokens: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..samples.len()).collect();
-    order.sort_by_key(|&index| (std::cmp::Reverse(samples[index].ids.len()), index));
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    for index in order {
-        match batches.last_mut() {
-            Some(batch) if (batch.len() + 1) * samples[batch[0]].ids.len() <= batch_tokens => {
-                batch.push(index);
+    let mut found = vec![Predictions::default(); samples.len()];
+    let (mut done, mut sunk) = (0, 0);
+    while done < all.len() {
+        let end = match predictor {
+            Predictor::Memory(_) => ends[sunk],
+            Predictor::Streamed(streamed) => {
+                done + streamed.fitting(&all[done..], samples, options)
             }
-            _ => batches.push(vec![index]),
+        };
+        let chosen: Vec<Batch> = all[done..end]
+            .iter()
+            .map(|chosen| Batch::new(samples, chosen))
+            .collect();
+        let results = match predictor {
+            Predictor::Memory(decoder) => {
+                each(decoder.device(), chosen.iter().collect(), |batch| {
+                    let results = in_memory(decoder, batch, samples, options)?;
+                    advance(batch.samples.len());
+                    Ok(results)
+                })
+            }
+            Predictor::Streamed(streamed) => streamed.run(&chosen, samples, options, advance),
+        }?;
+        for (batch, results) in chosen.iter().zip(results) {
+            for (index, predictions) in batch.samples.iter().zip(results) {
+                found[*index] = predictions;
+            }
         }
-    }
-    batches
-}
-
-fn predict_batch(
-    decoder: &Decoder,
-    samples: &[SampleTokens],
-    batch: &[usize],
-    options: &PredictOptions,
-    sink: &(impl Fn(usize, Predictions) -> Result<()> + Sync),
-) -> Result<()> {
-    let width = samples[batch[0]].ids.len();
-    let mut ids = vec![0u32; batch.len() * width];
-    let mut rows = Vec::new();
-    let mut targets = Vec::new();
-    // Of each row: its sample within the batch.
-    let mut owners = Vec::new();
-    for (place, &index) in batch.iter().enumerate() {
-        let sample = &samples[index];
-        ids[place * width..][..sample.ids.len()].copy_from_slice(&sample.ids);
-        for pos in sample.predicted() {
-            rows.push((place * width + pos) as u32);
-            targets.push(sample.ids[pos + 1]);
-            owners.push(place);
+        done = end;
+        while sunk < windows.len() && ends[sunk] <= done {
+            let window = windows[sunk].clone();
+            let first = window.start;
+            let predictions = found[window].iter_mut().map(std::mem::take).collect();
+            sink(first, predictions)?;
+            sunk += 1;
         }
-    }
-    let mut found: Vec<Predictions> = vec![Predictions::default(); batch.len()];
-    if !rows.is_empty() {
-        let device = decoder.device();
-        let hidden = Tensor::from_vec(ids, (batch.len(), width), device)
-            .during(|| "copying a batch".into())
-            .and_then(|ids| decoder.hidden(&ids))?;
-        let picked = Tensor::from_slice(&rows, rows.len(), device)
-            .and_then(|rows| hidden.flatten(0, 1)?.index_select(&rows, 0))
-            .during(|| "picking the predicted positions".into())?;
-        drop(hidden);
-        let mut reached = 0;
-        let done = next_token(
-            decoder,
-            &picked,
-            &targets,
-            options.vocab_len,
-            options.k,
-            |row, next| {
-                reached = row + 1;
-                let predictions = &mut found[owners[row]];
-                predictions.pos.push(rows[row] % width as u32);
-                predictions.target_id.push(targets[row]);
-                predictions.target_logprob.push(next.target_logprob);
-                predictions.tail_logprob.push(next.tail_logprob);
-                predictions.k = next.ids.len();
-                predictions.ids.extend_from_slice(next.ids);
-                predictions.logprobs.extend_from_slice(next.logprobs);
-                Ok(())
-            },
-        );
-        if let Err(error) = done {
-            // `next_token` knows rows only; a broken row is the first one not delivered.
-            return Err(match error {
-                Error::Input { problem, .. } if reached < rows.len() => Error::input(
-                    format!(
-                        "sample {} position {}",
-                        samples[batch[owners[reached]]].sample_id,
-                        rows[reached] % width as u32
-                    ),
-                    problem,
-                )
-                .remedy("the model is broken or overflows in this dtype; try `dtype: f32`"),
-                other => other,
-            });
-        }
-    }
-    for (place, predictions) in found.into_iter().enumerate() {
-        sink(batch[place], predictions)?;
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn in_memory(
+    decoder: &Decoder,
+    batch: &Batch,
+    samples: &[SampleTokens],
+    options: &PredictOptions,
+) -> Result<Vec<Predictions>> {
+    if batch.is_idle() {
+        return Ok(vec![Predictions::default(); batch.samples.len()]);
+    }
+    let shape = (batch.samples.len(), batch.width);
+    let hidden = Tensor::from_slice(&batch.ids, shape, decoder.device())
+        .during(|| "copying a batch".into())
+        .and_then(|ids| decoder.hidden(&ids))?;
+    batch.predictions(decoder, &hidden, samples, options)
+}
 
-    #[test]
-    fn batches_hold_like_lengths_within_the_budget() {
-        let sample = |len| SampleTokens {
-            ids: vec![0; len],
-            ..Default::default()
-        };
-        let samples: Vec<_> = [3, 10, 4, 50, 9].map(sample).into();
-        assert_eq!(batches(&samples, 20), [vec![3], vec![1, 4], vec![2, 0]]);
-        assert!(batches(&[], 20).is_empty());
+/// Calls `work` on each item. Small models leave cores idle inside one batch, so that batches
+/// run side by side on a CPU; on a GPU they queue up anyway.
+pub(super) fn each<T: Send, R: Send>(
+    device: &Device,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<R> + Sync + Send,
+) -> Result<Vec<R>> {
+    let work = |item| {
+        progress::check_interrupt()?;
+        work(item)
+    };
+    match device {
+        Device::Cpu => items.into_par_iter().map(work).collect(),
+        _ => items.into_iter().map(work).collect(),
     }
 }

@@ -2,20 +2,21 @@
 //!
 //! The folder has `model.safetensors`, or `model.safetensors.index.json` and the shards that it
 //! names. The headers alone decide whether the checkpoint fits the configuration; only then are
-//! weights read, from a memory map, one tensor at a time.
+//! weights read, from a memory map.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::DType;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::config::{Config, TensorSpec};
-use super::decoder::LoadOptions;
+use super::gguf::{Gguf, is_gguf};
 use crate::error::{Context, Error, Result};
 
 /// Name of the file of an unsharded checkpoint.
@@ -61,33 +62,45 @@ impl Shard {
         })
     }
 
-    fn bytes(&self, info: &TensorInfo) -> Option<&[u8]> {
+    fn place(&self, info: &TensorInfo) -> Option<Range<usize>> {
         let (begin, end) = info.data_offsets;
-        self.map
-            .get(self.data.checked_add(begin)?..self.data.checked_add(end)?)
+        let place = self.data.checked_add(begin)?..self.data.checked_add(end)?;
+        self.map.get(place.clone()).map(|_| place)
     }
 }
 
-/// Loads every parameter of `config` from `dir`.
-pub(crate) fn load(
-    dir: &Path,
-    config: &Config,
-    options: &LoadOptions,
-) -> Result<BTreeMap<String, Var>> {
-    let shards = open(dir)?;
-    let specs = config.tensors();
-    let places = check(dir, &shards, config, &specs)?;
-    let mut params = BTreeMap::new();
-    for (spec, (shard, info, dtype)) in specs.into_iter().zip(places) {
-        let damaged = || Error::file(&shard.path, format!("tensor `{}` is damaged", spec.name));
-        let bytes = shard.bytes(info).ok_or_else(damaged)?;
-        let var = Tensor::from_raw_buffer(bytes, dtype, &spec.shape, &candle_core::Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(options.dtype)?.to_device(&options.device))
-            .and_then(|tensor| Var::from_tensor(&tensor))
-            .during(|| format!("loading tensor `{}`", spec.name))?;
-        params.insert(spec.name, var);
+/// The parameters of a model folder, mapped and checked against its configuration.
+pub(crate) struct Weights {
+    shards: Vec<Shard>,
+    /// Of each parameter: its shard, bytes and type.
+    places: HashMap<String, (usize, Range<usize>, DType)>,
+}
+
+impl Weights {
+    /// Maps the files in `dir` and checks their headers.
+    ///
+    /// # Errors
+    /// Those of [`check_weights`].
+    pub fn open(dir: &Path, config: &Config) -> Result<Self> {
+        let shards = open(dir)?;
+        let specs = config.tensors();
+        let mut places = HashMap::new();
+        for (spec, (shard, info, dtype)) in specs.iter().zip(check(dir, &shards, config, &specs)?) {
+            let damaged = || Error::file(&shard.path, format!("tensor `{}` is damaged", spec.name));
+            let place = shard.place(info).ok_or_else(damaged)?;
+            let index = shards.iter().position(|other| std::ptr::eq(other, shard));
+            let index = index.ok_or_else(damaged)?;
+            places.insert(spec.name.clone(), (index, place, dtype));
+        }
+        Ok(Self { shards, places })
     }
-    Ok(params)
+
+    /// Where a parameter of the configuration lies: the map of its file, its bytes in it, and
+    /// their type.
+    pub fn place(&self, name: &str) -> Option<(&Mmap, Range<usize>, DType)> {
+        let (shard, place, dtype) = self.places.get(name)?;
+        Some((&self.shards[*shard].map, place.clone(), *dtype))
+    }
 }
 
 /// Compares the tensors of the checkpoint in `dir` with its configuration; reads headers only.
@@ -95,6 +108,9 @@ pub(crate) fn load(
 /// # Errors
 /// Missing, unknown or wrongly shaped tensors, a dtype that cannot be read, a truncated file.
 pub fn check_weights(dir: &Path, config: &Config) -> Result<()> {
+    if is_gguf(dir) {
+        return Gguf::open(dir)?.check(config);
+    }
     check(dir, &open(dir)?, config, &config.tensors()).map(drop)
 }
 

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 pub enum Inspection {
     /// An artifact, or one part of it.
     Artifact(Box<ArtifactReport>),
-    /// A Hugging Face model folder.
+    /// A Hugging Face model folder or a GGUF file.
     Checkpoint(CheckpointReport),
     /// A run folder.
     Run(RunReport),
@@ -38,8 +38,8 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// Says what `path` is: a Parquet part, an artifact's folder, a safetensors file, a model
-/// folder, or a run folder. Reads footers and headers only, never rows or weights.
+/// Says what `path` is: a Parquet part, an artifact's folder, a safetensors or GGUF file, a
+/// model folder, or a run folder. Reads footers and headers only, never rows or weights.
 ///
 /// # Errors
 /// If it is none of these, or it is damaged.
@@ -51,6 +51,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     if path.is_file() {
         return match extension {
             Some("parquet") => Ok(Inspection::Artifact(Box::new(artifact::of_part(path)?))),
+            Some("gguf") => Ok(Inspection::Checkpoint(checkpoint::of_gguf(path)?)),
             Some("safetensors") => Ok(Inspection::Checkpoint(checkpoint::of_file(path)?)),
             _ => Err(unknown(path)),
         };

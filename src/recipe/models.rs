@@ -9,15 +9,17 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use super::schema::{ModelSpec, Recipe};
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
-use crate::model::{Config, check_weights, locate};
+use crate::model::{Config, check_tokens, check_weights, is_gguf, locate, tokenizer_dir};
 use crate::vocab::Tokenizer;
 
 /// A model of the run.
 pub struct Model {
     /// What the recipe says of it.
     pub spec: ModelSpec,
-    /// Its folder.
+    /// Its folder, or its GGUF file.
     pub dir: PathBuf,
+    /// The folder of its tokenizer and chat template.
+    pub tokenizer_dir: PathBuf,
     /// Its `config.json`.
     pub config: Config,
     /// Its tokenizer; models with the same tokenizer files share one.
@@ -44,8 +46,14 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
     let mut models: Vec<Model> = Vec::new();
     for spec in recipe.models() {
         let dir = locate(&spec.model)?;
+        if models.is_empty() && is_gguf(&dir) {
+            return Err(Error::file(&dir, "the pivot cannot be a GGUF file")
+                .remedy("give the folder of the model that it was made from"));
+        }
         let config = Config::load(&dir)?;
-        let tokenizer = Rc::new(Tokenizer::load(&dir)?);
+        let tokenizer_dir = tokenizer_dir(&dir, spec.tokenizer.as_deref())?;
+        let tokenizer = Rc::new(Tokenizer::load(&tokenizer_dir)?);
+        check_tokens(&dir, tokenizer.vocabulary())?;
         tokenizer.fits(&spec.name, config.vocab_size)?;
         let same = models
             .iter()
@@ -65,6 +73,7 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
         models.push(Model {
             spec: spec.clone(),
             dir,
+            tokenizer_dir,
             config,
             tokenizer,
             vocab,

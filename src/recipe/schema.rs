@@ -17,6 +17,7 @@ use crate::error::{Context, Error, Result, did_you_mean};
 use crate::eval::Task;
 use crate::fuse::FuseOptions;
 use crate::mapping::MapOptions;
+use crate::model::is_gguf;
 use crate::project::ProjectOptions;
 use crate::score::ScoreOptions;
 use crate::train::TrainOptions;
@@ -48,8 +49,11 @@ const RESERVED: [&str; 4] = ["clm", "clm-merged", "merged", "mean"];
 pub struct ModelSpec {
     /// Its name in the run.
     pub name: String,
-    /// Hugging Face model folder (relative to the recipe's) or hub id.
+    /// Hugging Face model folder (relative to the recipe's) or hub id; for a source, a GGUF file.
     pub model: String,
+    /// Folder or hub id with its tokenizer; the model's own unless given.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
     /// Type of weights and activations when it is scored.
     #[serde(default)]
     pub dtype: Dtype,
@@ -193,10 +197,12 @@ impl Recipe {
             *valid = dir.join(&valid);
         }
         for spec in std::iter::once(&mut self.pivot).chain(&mut self.sources) {
-            // What is no folder beside the recipe is a hub id.
-            let beside = dir.join(&spec.model);
-            if beside.is_dir() {
-                spec.model = beside.to_string_lossy().into_owned();
+            // What does not lie beside the recipe is a hub id.
+            for place in std::iter::once(&mut spec.model).chain(&mut spec.tokenizer) {
+                let beside = dir.join(&place);
+                if beside.is_dir() || is_gguf(&beside) {
+                    *place = beside.to_string_lossy().into_owned();
+                }
             }
         }
     }
@@ -210,6 +216,12 @@ impl Recipe {
         self.fuse.validate()?;
         if let Some(train) = &self.train {
             train.validate()?;
+        }
+        if self.pivot.tokenizer.is_some() {
+            return Err(
+                Error::usage("the pivot has a `tokenizer`, which only sources may have")
+                    .remedy("put the tokenizer's files into the pivot's folder"),
+            );
         }
         let mut names: Vec<&str> = self.models().map(|spec| spec.name.as_str()).collect();
         for name in &names {

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Artifact, Kind, atomic, digest};
 use crate::error::{Context, Error, Result};
+use crate::model::{gguf_files, is_gguf};
 
 /// Something that a step reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An artifact of the run.
     Artifact(Kind, PathBuf),
-    /// A model folder: configuration and weights.
+    /// A model folder (configuration and weights) or a GGUF file.
     Model(PathBuf),
     /// The files that determine tokenisation and chat template in a model folder.
     Tokenizer(PathBuf),
@@ -42,7 +43,7 @@ impl Item {
             Item::Artifact(kind, dir) => Ok(Artifact::open(dir, *kind)
                 .ok()
                 .map(|a| a.identity().to_owned())),
-            Item::Model(dir) if !dir.join("config.json").exists() => Ok(None),
+            Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
             Item::Model(dir) => digest::model(dir).map(Some),
             Item::Tokenizer(dir) => tokenizer_digest(dir).map(Some),
             Item::File(path) if !path.exists() => Ok(None),
@@ -53,7 +54,10 @@ impl Item {
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         match self {
-            Item::File(path) => fs::metadata(path).map_or(0, |m| m.len()),
+            Item::File(path) => file_bytes(path),
+            Item::Model(path) if is_gguf(path) => {
+                gguf_files(path).iter().map(|p| file_bytes(p)).sum()
+            }
             Item::Tokenizer(_) => 0,
             Item::Artifact(_, dir) | Item::Model(dir) => fs::read_dir(dir).map_or(0, |entries| {
                 let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
@@ -61,6 +65,10 @@ impl Item {
             }),
         }
     }
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| m.len())
 }
 
 /// Files beside the weights that tokenisation and templates depend on.

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use arrow::array::{ArrayRef, Float64Array, UInt32Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
@@ -19,13 +19,15 @@ use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
-use crate::model::{Decoder, LoadOptions, Mode, PredictOptions, Predictions, predict};
+use crate::model::{
+    DEFAULT_OFFLOAD, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
+};
 use crate::progress::{self, Bar};
 use crate::text;
 use crate::vocab::Vocabulary;
 
-/// Samples whose results are held at one time.
-const WINDOW: usize = 256;
+/// Runs of results that may wait for the thread that writes them.
+const WAITING: usize = 1;
 /// Rows collected before they are handed to the file.
 const FLUSH_ROWS: usize = 8192;
 
@@ -40,6 +42,14 @@ pub struct ScoreOptions {
     /// beyond rounding.
     #[arg(long, default_value_t = ScoreOptions::default().batch_tokens, hide_default_value = true)]
     pub batch_tokens: usize,
+    /// Leave the model on disk and read its layers one after the other over many samples: for
+    /// models that are larger than memory. Does not change results; GGUF files are always read
+    /// so.
+    #[arg(long)]
+    pub offload: bool,
+    /// GiB of hidden states and predictions for one pass over a model on disk (default 4).
+    #[arg(long, default_value_t = ScoreOptions::default().offload_memory, hide_default_value = true)]
+    pub offload_memory: f64,
 }
 
 impl Default for ScoreOptions {
@@ -47,6 +57,8 @@ impl Default for ScoreOptions {
         Self {
             top_k: 10,
             batch_tokens: 8192,
+            offload: false,
+            offload_memory: (DEFAULT_OFFLOAD >> 30) as f64,
         }
     }
 }
@@ -63,7 +75,19 @@ impl ScoreOptions {
         if self.batch_tokens == 0 {
             return Err(Error::usage("`batch_tokens`: expected at least 1, found 0"));
         }
+        if !(self.offload_memory > 0.0 && self.offload_memory < 1e6) {
+            return Err(Error::usage(format!(
+                "`offload_memory`: expected a positive number of GiB, found {}",
+                self.offload_memory
+            )));
+        }
         Ok(())
+    }
+
+    /// Bytes for one pass over the model, if it is to stay on disk.
+    pub fn offload(&self) -> Option<u64> {
+        self.offload
+            .then_some((self.offload_memory * f64::from(1 << 30)) as u64)
     }
 }
 
@@ -72,7 +96,7 @@ impl ScoreOptions {
 pub struct ScoreInputs {
     /// Name of the model, for messages.
     pub name: String,
-    /// Hugging Face model folder.
+    /// Hugging Face model folder, or GGUF file.
     pub model: PathBuf,
     /// `tokens` in the model's vocabulary.
     pub tokens: PathBuf,
@@ -149,9 +173,9 @@ impl Opened {
 /// logit, naming the sample.
 ///
 /// # Memory
-/// The model; for each thread the activations of `batch_tokens` tokens and 64 MiB of logits;
-/// tokens of one part (9 bytes each); the predictions of 256 samples ((20 + 8 · `top_k`) bytes
-/// a token).
+/// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
+/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
+/// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
 pub fn run(
     inputs: &ScoreInputs,
     options: &ScoreOptions,
@@ -178,21 +202,30 @@ pub fn run(
     if todo.is_empty() {
         return Ok(summary);
     }
-    let decoder = Decoder::load(
+    let predictor = Predictor::open(
         &inputs.model,
         &LoadOptions {
             device: inputs.device.clone(),
             dtype: inputs.dtype,
             mode: Mode::Inference,
         },
+        options.offload(),
     )?;
+    let predicting = PredictOptions {
+        vocab_len: vocabulary.len().min(predictor.config().vocab_size),
+        k: options.top_k,
+        batch_tokens: options.batch_tokens,
+    };
+    if let Some(memory) = predictor.memory(&predicting) {
+        progress::note(format!("score {}: {memory}", inputs.name));
+    }
     let samples: u64 = todo.iter().map(|&i| tokens.parts()[i].info().samples).sum();
     let bar = Bar::new(format!("score {}", inputs.name), samples, "samples");
     let scored = ScoredPart {
         name: &inputs.name,
-        decoder: &decoder,
+        predictor: &predictor,
         vocabulary: &vocabulary,
-        options,
+        options: &predicting,
         bar: &bar,
     };
     for index in todo {
@@ -239,49 +272,46 @@ fn of_model(name: &str, error: Error) -> Error {
 /// What the parts of one scoring share.
 struct ScoredPart<'a> {
     name: &'a str,
-    decoder: &'a Decoder,
+    predictor: &'a Predictor,
     vocabulary: &'a Vocabulary,
-    options: &'a ScoreOptions,
+    options: &'a PredictOptions,
     bar: &'a Bar,
 }
 
+/// Predictions of consecutive samples: the index of the first, and one for each.
+type Results = (usize, Vec<Predictions>);
+
 impl ScoredPart<'_> {
+    /// Scores a part, and writes what is done while the rest is computed.
     fn write(
         &self,
         samples: &[SampleTokens],
         bytes: &[u32],
-        mut topk: PartWriter,
+        topk: PartWriter,
         mut metrics: PartWriter,
         summary: &mut ScoreSummary,
     ) -> Result<()> {
-        let options = PredictOptions {
-            vocab_len: self.vocabulary.len().min(self.decoder.config().vocab_size),
-            k: self.options.top_k,
-            batch_tokens: self.options.batch_tokens,
+        let (sender, receiver) = sync_channel::<Results>(WAITING);
+        let stopped = || Error::Compute {
+            during: "writing the results".to_owned(),
+            source: "the thread that writes them has ended".into(),
         };
-        let mut rows = DistributionBuilder::topk();
-        let mut totals = Metrics::default();
-        for (window, bytes) in samples.chunks(WINDOW).zip(bytes.chunks(WINDOW)) {
-            let found = Mutex::new(vec![Predictions::default(); window.len()]);
-            predict(self.decoder, window, &options, |index, predictions| {
-                if let Ok(mut found) = found.lock() {
-                    found[index] = predictions;
-                }
-                self.bar.advance(1);
-                Ok(())
-            })
-            .map_err(|error| of_model(self.name, error))?;
-            let found = found.into_inner().unwrap_or_default();
-            for ((sample, predictions), bytes) in window.iter().zip(&found).zip(bytes) {
-                push_rows(&mut rows, sample, predictions);
-                totals.push(self.vocabulary, sample, predictions, *bytes);
-                if rows.rows() >= FLUSH_ROWS {
-                    topk.write(&rows.finish()?)?;
-                }
-            }
-            progress::check_interrupt()?;
-        }
-        topk.write(&rows.finish()?)?;
+        let (computed, written) = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.write_results(samples, bytes, receiver, topk));
+            let advance = |count: usize| self.bar.advance(count as u64);
+            let computed = predict(
+                self.predictor,
+                samples,
+                self.options,
+                &advance,
+                |first, found| sender.send((first, found)).map_err(|_| stopped()),
+            );
+            drop(sender);
+            (computed, writer.join())
+        });
+        // If writing fails, computing stops because of it.
+        let (topk, totals) = written.map_err(|_| stopped())??;
+        computed.map_err(|error| of_model(self.name, error))?;
         summary.samples += samples.len() as u64;
         summary.rows += topk.rows();
         summary.nll += totals.nll.iter().sum::<f64>();
@@ -290,6 +320,30 @@ impl ScoredPart<'_> {
         metrics.write(&totals.finish()?)?;
         topk.finish()?;
         metrics.finish()
+    }
+
+    /// Writes the rows of results as they come; returns the metrics of all.
+    fn write_results(
+        &self,
+        samples: &[SampleTokens],
+        bytes: &[u32],
+        results: Receiver<Results>,
+        mut topk: PartWriter,
+    ) -> Result<(PartWriter, Metrics)> {
+        let mut rows = DistributionBuilder::topk();
+        let mut totals = Metrics::default();
+        for (first, found) in results {
+            let known = samples[first..].iter().zip(&bytes[first..]);
+            for ((sample, bytes), predictions) in known.zip(&found) {
+                push_rows(&mut rows, sample, predictions);
+                totals.push(self.vocabulary, sample, predictions, *bytes);
+                if rows.rows() >= FLUSH_ROWS {
+                    topk.write(&rows.finish()?)?;
+                }
+            }
+        }
+        topk.write(&rows.finish()?)?;
+        Ok((topk, totals))
     }
 }
 

@@ -12,6 +12,7 @@ use tokenizers::{
 use super::pieces::{self, Scheme};
 use super::{Kind, Role, Vocabulary, roles, spans};
 use crate::error::{Context, Error, Result};
+use crate::model::{check_tokens, tokenizer_dir};
 use crate::text::ChatTemplate;
 
 /// A text as tokens.
@@ -54,6 +55,16 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model: of a model folder, or beside a GGUF file.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::load`]; tokens that are not those of the GGUF file.
+    pub fn of_model(model: &Path) -> Result<Self> {
+        let tokenizer = Self::load(&tokenizer_dir(model, None)?)?;
+        check_tokens(model, &tokenizer.vocabulary)?;
+        Ok(tokenizer)
+    }
+
     /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json`,
     /// `special_tokens_map.json` and the chat template of a model folder.
     ///

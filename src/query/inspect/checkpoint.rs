@@ -1,4 +1,4 @@
-//! What a model folder or a safetensors file is, from its headers.
+//! What a model folder, a safetensors file or a GGUF file is, from its headers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +10,7 @@ use safetensors::tensor::TensorInfo;
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
+use crate::model::gguf_summary;
 use crate::units::{Bytes, Count};
 
 /// The longest header that is read: the format's own limit.
@@ -80,10 +81,34 @@ pub(super) fn of_folder(dir: &Path) -> Result<CheckpointReport> {
     if path.is_file() {
         let text = fs::read_to_string(&path).at(&path)?;
         let config: serde_json::Value = serde_json::from_str(&text).at(&path)?;
+        report.describe(&config);
+    }
+    Ok(report)
+}
+
+pub(super) fn of_gguf(path: &Path) -> Result<CheckpointReport> {
+    let summary = gguf_summary(path)?;
+    let mut report = CheckpointReport {
+        path: path.to_path_buf(),
+        architecture: None,
+        sizes: BTreeMap::new(),
+        files: summary.files,
+        tensors: summary.tensors,
+        parameters: summary.elements.values().sum(),
+        dtypes: summary.elements,
+        bytes: summary.bytes,
+    };
+    report.describe(&summary.config.into());
+    Ok(report)
+}
+
+impl CheckpointReport {
+    /// Fills in what `config.json` says.
+    fn describe(&mut self, config: &serde_json::Value) {
         let named = config
             .pointer("/architectures/0")
             .or_else(|| config.get("model_type"));
-        report.architecture = named.and_then(|name| name.as_str()).map(str::to_owned);
+        self.architecture = named.and_then(|name| name.as_str()).map(str::to_owned);
         for key in [
             "hidden_size",
             "intermediate_size",
@@ -100,11 +125,10 @@ pub(super) fn of_folder(dir: &Path) -> Result<CheckpointReport> {
             "max_seq_len",
         ] {
             if let Some(value) = config.get(key).and_then(serde_json::Value::as_u64) {
-                report.sizes.insert(key.to_owned(), value);
+                self.sizes.insert(key.to_owned(), value);
             }
         }
     }
-    Ok(report)
 }
 
 pub(super) fn of_file(path: &Path) -> Result<CheckpointReport> {

@@ -123,18 +123,16 @@ pub(super) fn merge_step(
 
 pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
     let out = run.dir.artifact(Kind::EvalItems, &[&name]);
-    let mut inputs = vec![Item::Model(dir.clone()), Item::Tokenizer(dir.clone())];
+    let model = run.models.iter().find(|model| model.name() == name);
+    let tokenizer = model.map_or_else(|| dir.clone(), |model| model.tokenizer_dir.clone());
+    let mut inputs = vec![Item::Model(dir.clone()), Item::Tokenizer(tokenizer.clone())];
     inputs.extend(
         run.recipe
             .eval
             .iter()
             .map(|task| Item::File(task.data.clone())),
     );
-    let dtype = run
-        .models
-        .iter()
-        .find(|model| model.name() == name)
-        .map_or(run.pivot().spec.dtype, |model| model.spec.dtype);
+    let dtype = model.map_or(run.pivot().spec.dtype, |model| model.spec.dtype);
     let mut tasks = json!(run.recipe.eval);
     for task in tasks.as_array_mut().into_iter().flatten() {
         task["data"] = Value::Null;
@@ -149,9 +147,11 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
             let inputs = EvalInputs {
                 name: name.clone(),
                 model: dir.clone(),
+                tokenizer: tokenizer.clone(),
                 tasks: run.recipe.eval.clone(),
                 out: out.clone(),
                 batch_tokens: run.recipe.score.batch_tokens,
+                offload: run.recipe.score.offload(),
                 dtype: dtype.into(),
                 device: run.device.clone(),
                 date: Some(run.recipe.corpus.date()?),

@@ -90,7 +90,10 @@ pub(super) fn projection_steps(run: &Rc<Run>, index: usize, steps: &mut Vec<Step
             ))
         }),
     });
-    let mut inputs = vec![alignment.clone(), Item::Tokenizer(run.pivot().dir.clone())];
+    let mut inputs = vec![
+        alignment.clone(),
+        Item::Tokenizer(run.pivot().tokenizer_dir.clone()),
+    ];
     inputs.extend(vocabs.iter().cloned());
     steps.push(Step {
         stage: "map",

@@ -79,7 +79,7 @@ fn corpus_like(
     inputs.extend(
         run.models
             .iter()
-            .map(|model| Item::Tokenizer(model.dir.clone())),
+            .map(|model| Item::Tokenizer(model.tokenizer_dir.clone())),
     );
     let contexts: Vec<usize> = run
         .models
@@ -127,7 +127,7 @@ pub(super) fn vocabulary_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
         steps.push(Step {
             stage: "corpus",
             subject: format!("vocab {vocab}"),
-            inputs: vec![Item::Tokenizer(model.dir.clone())],
+            inputs: vec![Item::Tokenizer(model.tokenizer_dir.clone())],
             outputs: vec![run.artifact(Kind::Vocab, &[&vocab])],
             options: Value::Null,
             action: action(run, move |run| {
@@ -148,8 +148,8 @@ pub(super) fn vocabulary_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
             subject: format!("tokens {vocab}"),
             inputs: vec![
                 run.transcripts(),
-                Item::Tokenizer(model.dir.clone()),
-                Item::Tokenizer(run.pivot().dir.clone()),
+                Item::Tokenizer(model.tokenizer_dir.clone()),
+                Item::Tokenizer(run.pivot().tokenizer_dir.clone()),
             ],
             outputs: vec![run.tokens(&vocab)],
             options: Value::Null,

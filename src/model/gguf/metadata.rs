@@ -1,0 +1,201 @@
+//! The settings in a GGUF file, as the `config.json` that the model had before its conversion.
+
+use std::path::Path;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::header::{Header, Value};
+use crate::error::{Error, Result};
+
+/// Architectures by their GGUF names, with the Hugging Face class.
+const FAMILIES: [(&str, &str); 6] = [
+    ("llama", "LlamaForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("gemma", "GemmaForCausalLM"),
+    ("gemma2", "Gemma2ForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+];
+
+/// Reads single values of the metadata.
+pub(super) struct Metadata<'a> {
+    pub path: &'a Path,
+    pub header: &'a Header,
+}
+
+impl Metadata<'_> {
+    fn wrong(&self, key: &str, expected: &str) -> Error {
+        let found = match self.header.metadata.get(key) {
+            None => "nothing".to_owned(),
+            Some(Value::Array { count, .. }) => format!("a list of {count}"),
+            Some(value) => format!("{value:?}"),
+        };
+        Error::file(
+            self.path,
+            format!("metadata `{key}`: expected {expected}, found {found}"),
+        )
+    }
+
+    /// A number that is not negative.
+    fn size(&self, key: &str) -> Result<Option<u64>> {
+        match self.header.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Unsigned(size)) => Ok(Some(*size)),
+            Some(Value::Signed(size)) if *size >= 0 => Ok(Some(size.unsigned_abs())),
+            Some(_) => Err(self.wrong(key, "a number")),
+        }
+    }
+
+    fn required(&self, key: &str) -> Result<u64> {
+        self.size(key)?
+            .ok_or_else(|| self.wrong(key, "a positive number"))
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        match self.header.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Float(number)) => Ok(Some(*number)),
+            Some(_) => Err(self.wrong(key, "a fraction")),
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.header.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(key, "a text")),
+        }
+    }
+
+    /// `general.architecture`.
+    pub fn family(&self) -> Result<&'static str> {
+        let key = "general.architecture";
+        let found = self.text(key)?;
+        let known = FAMILIES.iter().find(|(name, _)| Some(*name) == found);
+        known.map(|(name, _)| *name).ok_or_else(|| {
+            let names = FAMILIES.map(|(name, _)| name).join(", ");
+            self.wrong(key, &format!("one of {names}"))
+        })
+    }
+
+    /// The fields of `config.json`.
+    pub fn config(&self) -> Result<Map<String, Json>> {
+        let family = self.family()?;
+        let key = |name: &str| format!("{family}.{name}");
+        let has = |name: &str| self.header.tensors.contains_key(name);
+        let mut config = Map::new();
+        let mut set = |field: &str, value: Json| {
+            config.insert(field.to_owned(), value);
+        };
+
+        let experts = self.size(&key("expert_count"))?.unwrap_or(0);
+        let window = self.size(&key("attention.sliding_window"))?.unwrap_or(0);
+        let class = match family {
+            "llama" if experts > 0 => "MixtralForCausalLM",
+            "llama" if window > 0 => "MistralForCausalLM",
+            _ => FAMILIES
+                .iter()
+                .find(|(name, _)| *name == family)
+                .map_or("", |(_, class)| class),
+        };
+        set("architectures", json!([class]));
+        for (field, name) in [
+            ("hidden_size", "embedding_length"),
+            ("intermediate_size", "feed_forward_length"),
+            ("num_hidden_layers", "block_count"),
+            ("num_attention_heads", "attention.head_count"),
+            ("max_position_embeddings", "context_length"),
+        ] {
+            set(field, json!(self.required(&key(name))?));
+        }
+        for (field, name) in [
+            ("num_key_value_heads", "attention.head_count_kv"),
+            ("head_dim", "attention.key_length"),
+        ] {
+            if let Some(size) = self.size(&key(name))? {
+                set(field, json!(size));
+            }
+        }
+        if experts > 0 {
+            set("num_local_experts", json!(experts));
+            let used = self.required(&key("expert_used_count"))?;
+            set("num_experts_per_tok", json!(used));
+        }
+        if window > 0 {
+            set("sliding_window", json!(window));
+        }
+        let eps = key("attention.layer_norm_rms_epsilon");
+        let eps = self
+            .float(&eps)?
+            .ok_or_else(|| self.wrong(&eps, "a fraction"))?;
+        set("rms_norm_eps", json!(eps));
+
+        let embedding = self.header.tensors.get("token_embd.weight");
+        let rows = embedding.and_then(|tensor| tensor.shape.first());
+        let rows = rows.ok_or_else(|| Error::file(self.path, "has no `token_embd.weight`"))?;
+        set("vocab_size", json!(rows));
+        set("tie_word_embeddings", json!(!has("output.weight")));
+        if matches!(family, "llama" | "qwen3") {
+            set("attention_bias", json!(has("blk.0.attn_q.bias")));
+            set("mlp_bias", json!(has("blk.0.ffn_gate.bias")));
+        }
+        for (field, name) in [
+            ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+            ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+        ] {
+            if let Some(id) = self.size(name)? {
+                set(field, json!(id));
+            }
+        }
+        if family == "gemma2" {
+            let layers = self.required(&key("block_count"))?;
+            let width = self.required(&key("embedding_length"))?;
+            let heads = self.required(&key("attention.head_count"))?;
+            // The file does not say how scores are scaled: by the head in all sizes but 27B.
+            let scale = match layers {
+                46 => width / heads.max(1),
+                _ => self.required(&key("attention.key_length"))?,
+            };
+            set("query_pre_attn_scalar", json!(scale));
+            for (field, name, default) in [
+                ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
+                ("final_logit_softcapping", "final_logit_softcapping", 30.0),
+            ] {
+                let cap = self.float(&key(name))?.unwrap_or(default);
+                set(field, json!(cap));
+            }
+        }
+        self.rope(family, &mut config)?;
+        Ok(config)
+    }
+
+    fn rope(&self, family: &str, config: &mut Map<String, Json>) -> Result<()> {
+        let key = |name: &str| format!("{family}.rope.{name}");
+        let theta = self.float(&key("freq_base"))?.unwrap_or(10_000.0);
+        config.insert("rope_theta".to_owned(), json!(theta));
+        if let Some(rotated) = self.size(&key("dimension_count"))? {
+            let size = |field: &str| config.get(field).and_then(Json::as_u64).unwrap_or(1);
+            let heads = size("num_attention_heads").max(1);
+            let whole = config
+                .get("head_dim")
+                .and_then(Json::as_u64)
+                .unwrap_or(size("hidden_size") / heads);
+            if rotated != whole {
+                let part = rotated as f64 / whole.max(1) as f64;
+                config.insert("partial_rotary_factor".to_owned(), json!(part));
+            }
+        }
+        let factor = match self.float(&key("scaling.factor"))? {
+            Some(factor) => Some(factor),
+            None => self.float(&key("scale_linear"))?,
+        };
+        let kind = match (self.text(&key("scaling.type"))?, factor) {
+            (None | Some("linear"), Some(factor)) if factor != 1.0 => "linear",
+            (None | Some("none" | "linear"), _) => return Ok(()),
+            (Some(other), _) => other,
+        };
+        let scaling = json!({ "rope_type": kind, "factor": factor });
+        config.insert("rope_scaling".to_owned(), scaling);
+        Ok(())
+    }
+}

@@ -1,0 +1,457 @@
+//! GGUF files as sources.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Value;
+use candle_core::{Device, Tensor};
+use fuselm::artifact::tokens::SampleTokens;
+use fuselm::model::{
+    Config, Decoder, Mode, PredictOptions, Predictions, Predictor, RopeScaling, predict,
+};
+use fuselm::vocab::Tokenizer;
+use serde_json::{Value as Json, json};
+
+use super::convert::{convert, options, quantised, rope_factors};
+use super::program::{Workshop, data_samples};
+use super::rows::all_rows;
+
+/// A model with whole blocks of every type, weights and norms drawn at random.
+fn random(changes: Json) -> Decoder {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 40, "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "initializer_range": 0.1,
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    let Json::Object(raw) = config else {
+        panic!("no object")
+    };
+    let config = Config::from_json(raw, Path::new("config.json")).unwrap();
+    let decoder = Decoder::random(config, &options(Mode::Inference), 5).unwrap();
+    for (seed, var) in decoder.params().values().enumerate() {
+        let noise: Vec<f32> = (0..var.elem_count())
+            .map(|i| (((i * 2_654_435_761 + seed) % 1009) as f32 / 1009.0 - 0.5) * 0.2)
+            .collect();
+        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        var.set(&(var.as_detached_tensor() + noise).unwrap())
+            .unwrap();
+    }
+    decoder
+}
+
+fn variants() -> Vec<(&'static str, Decoder)> {
+    let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500.0});
+    [
+        ("llama", json!({})),
+        ("tied", json!({"tie_word_embeddings": true})),
+        (
+            "biases",
+            json!({"attention_bias": true, "mlp_bias": true, "num_key_value_heads": 4}),
+        ),
+        ("llama 3", json!({"rope_parameters": llama3})),
+        (
+            "linear",
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ),
+        ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
+        ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
+        (
+            "mistral",
+            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 6}),
+        ),
+        (
+            "mixtral",
+            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+                "rope_theta": 1e4}),
+        ),
+        ("gemma", json!({"architectures": ["GemmaForCausalLM"]})),
+        (
+            "gemma2",
+            json!({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 6,
+                "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
+        ),
+        (
+            "phi3",
+            json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, changes)| (name, random(changes)))
+    .collect()
+}
+
+/// Writes a decoder as a GGUF file.
+fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
+    let mut gguf = convert(decoder, dtype, None);
+    match decoder.config().rope.as_ref().unwrap().scaling {
+        RopeScaling::Llama3 { .. } => {
+            let factors = rope_factors(decoder.config());
+            gguf.tensors.insert("rope_freqs.weight".to_owned(), factors);
+        }
+        RopeScaling::Linear { factor } => {
+            gguf.set(
+                "llama.rope.scaling.type",
+                Value::String("linear".to_owned()),
+            );
+            gguf.set("llama.rope.scaling.factor", Value::F32(factor as f32));
+        }
+        _ => {}
+    }
+    gguf.write(path);
+}
+
+fn logits(decoder: &Decoder) -> Vec<f32> {
+    let ids: Vec<u32> = (0..34).map(|i| (i * i * 7 + 3) % 40).collect();
+    let ids = Tensor::from_vec(ids, (2, 17), &Device::Cpu).unwrap();
+    let hidden = decoder.hidden(&ids).unwrap().flatten_to(1).unwrap();
+    let logits = decoder.logits(&hidden).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, f32::max)
+}
+
+#[test]
+fn files_of_plain_floats_give_the_logits_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    for (name, decoder) in variants() {
+        let expected = logits(&decoder);
+        let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+        for (dtype, tolerance) in [
+            (GgmlDType::F32, 1e-5),
+            (GgmlDType::F16, 5e-3),
+            (GgmlDType::BF16, 1e-2),
+        ] {
+            save(&decoder, dtype, &path);
+            let read = Decoder::load(&path, &options(Mode::Inference)).unwrap();
+            let difference = largest_difference(&logits(&read), &expected) / scale;
+            assert!(difference < tolerance, "{name} {dtype:?}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn quantised_files_are_models_of_the_decoded_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    for dtype in [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q2K,
+        GgmlDType::Q3K,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+    ] {
+        for changes in [
+            json!({}),
+            json!({"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": true}),
+        ] {
+            let decoder = random(changes);
+            let exact = logits(&decoder);
+            save(&decoder, dtype, &path);
+            for var in decoder.params().values() {
+                let decoded = quantised(var.as_tensor(), dtype).dequantize(&Device::Cpu);
+                var.set(&decoded.unwrap()).unwrap();
+            }
+            let read = Decoder::load(&path, &options(Mode::Inference)).unwrap();
+            let (read, expected) = (logits(&read), logits(&decoder));
+            assert!(
+                largest_difference(&read, &expected) < 1e-5,
+                "{dtype:?}: {}",
+                largest_difference(&read, &expected)
+            );
+            assert_ne!(exact, expected, "{dtype:?} changes nothing");
+        }
+    }
+}
+
+/// Samples of many lengths, one without anything to predict.
+fn samples() -> Vec<SampleTokens> {
+    let sample = |n: u32| {
+        let len = 2 + n * 29 % 41;
+        SampleTokens {
+            sample_id: u64::from(n),
+            ids: (0..len).map(|i| (i * 11 + n * 5 + i * i) % 40).collect(),
+            byte_end: (1..=len).collect(),
+            supervised: (0..len).map(|i| n != 3 && i > len / 4).collect(),
+        }
+    };
+    (0..60).map(sample).collect()
+}
+
+fn all(predictor: &Predictor) -> Vec<Predictions> {
+    let options = PredictOptions {
+        vocab_len: 39,
+        k: 5,
+        batch_tokens: 96,
+    };
+    let (mut found, samples) = (Vec::new(), samples());
+    let finished = std::sync::atomic::AtomicUsize::new(0);
+    let advance = |count| {
+        finished.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+    };
+    predict(predictor, &samples, &options, &advance, |first, more| {
+        assert_eq!(first, found.len());
+        found.extend(more);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(found.len(), samples.len());
+    assert_eq!(finished.into_inner(), samples.len());
+    found
+}
+
+/// Reading layer by layer changes nothing, whatever the number of passes.
+#[test]
+fn models_on_disk_predict_as_models_in_memory_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, decoder) in variants() {
+        let folder = dir.path().join("model");
+        decoder
+            .save(&folder, dir.path(), candle_core::DType::F32)
+            .unwrap();
+        let file = dir.path().join("model.gguf");
+        save(&decoder, GgmlDType::Q4K, &file);
+        for dtype in [candle_core::DType::F32, candle_core::DType::BF16] {
+            let mut options = options(Mode::Inference);
+            options.dtype = dtype;
+            let open = |path: &Path, offload| Predictor::open(path, &options, offload).unwrap();
+            let expected = all(&open(&folder, None));
+            assert!(expected[3].pos.is_empty());
+            // Everything at once, about three batches, and less than one.
+            for budget in [1 << 30, 3 * 96 * 1100, 1] {
+                let streamed = open(&folder, Some(budget));
+                assert!(streamed.memory(&predict_options()).is_some());
+                assert!(
+                    expected == all(&streamed),
+                    "{name} {dtype:?} {budget}: other predictions"
+                );
+            }
+            let loaded = Decoder::load(&file, &options).unwrap();
+            let expected = all(&Predictor::Memory(Box::new(loaded)));
+            assert!(expected == all(&open(&file, None)), "{name} {dtype:?} GGUF");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+fn predict_options() -> PredictOptions {
+    PredictOptions {
+        vocab_len: 40,
+        k: 5,
+        batch_tokens: 96,
+    }
+}
+
+/// A recipe in which one source is a GGUF file gives the distributions of the model that it
+/// was made from.
+#[test]
+fn a_gguf_source_in_a_recipe() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    let folder = workshop.path("models/market");
+    let decoder = Decoder::load(&folder, &options(Mode::Inference)).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let gguf = convert(&decoder, GgmlDType::F32, Some(tokenizer.vocabulary()));
+    gguf.write(&workshop.path("models/market.gguf"));
+
+    workshop.edit(
+        "recipe.yml",
+        "model: models/market }",
+        "model: models/market.gguf }",
+    );
+    let run = "run recipe.yml --run-dir again";
+    workshop
+        .fuselm(run)
+        .exits(1)
+        .says(&["market.gguf", "tokenizer.json", "`tokenizer`"]);
+    workshop.edit(
+        "recipe.yml",
+        "market.gguf }",
+        "market.gguf, tokenizer: models/market }",
+    );
+    workshop.fuselm(run).exits(0);
+    for part in [
+        "topk/teacher=market/part-00000.parquet",
+        "sequence_metrics/teacher=market/part-00002.parquet",
+        "targets/fusion=market/part-00001.parquet",
+        "eval_items/model=market/part-00000.parquet",
+    ] {
+        let [a, b] = ["run", "again"].map(|run| all_rows(&workshop.path(run).join(part)));
+        assert!(a == b, "{part} differs");
+    }
+    workshop.fuselm(run).exits(0).says(&["up to date"]);
+
+    let shown = workshop.fuselm("inspect models/market.gguf").exits(0);
+    assert!(
+        shown.stdout.contains("Qwen2ForCausalLM"),
+        "{}",
+        shown.stdout
+    );
+
+    // Beside the file, the tokenizer needs no name.
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(folder.join(name), workshop.path("models").join(name)).unwrap();
+    }
+    workshop
+        .fuselm("eval --model models/market.gguf --data valid.jsonl")
+        .exits(0);
+    workshop
+        .fuselm("score --run again --name market --model models/market.gguf --top-k 8")
+        .exits(0)
+        .says(&["up to date"]);
+    workshop
+        .fuselm("generate --model models/market.gguf --prompt Hello --max-new-tokens 3")
+        .exits(0);
+}
+
+#[test]
+fn what_a_gguf_file_cannot_be() {
+    let workshop = Workshop::new();
+    let folder = workshop.path("models/market");
+    let decoder = Decoder::load(&folder, &options(Mode::Inference)).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let mut gguf = convert(&decoder, GgmlDType::F32, Some(tokenizer.vocabulary()));
+    gguf.write(&workshop.path("market.gguf"));
+    let recipe = fs::read_to_string(workshop.path("recipe.yml")).unwrap();
+    let says = |old: &str, new: &str, code: i32, words: &[&str]| {
+        workshop.write("recipe.yml", &recipe);
+        workshop.edit("recipe.yml", old, new);
+        workshop.fuselm("run recipe.yml").exits(code).says(words);
+    };
+    says(
+        "model: models/pivot }",
+        "model: market.gguf }",
+        1,
+        &["market.gguf", "pivot cannot be a GGUF file"],
+    );
+    says(
+        "model: models/pivot }",
+        "model: models/pivot, tokenizer: models/pivot }",
+        2,
+        &["only sources"],
+    );
+    let market = "model: models/market }";
+    // The atlas tokenizer differs from the market one.
+    says(
+        market,
+        "model: market.gguf, tokenizer: models/atlas }",
+        1,
+        &["market.gguf", "as token ", "the file has `"],
+    );
+    let other = data_samples().join("models/market");
+    let given = format!("model: market.gguf, tokenizer: {} }}", other.display());
+    let good = |words: &[&str]| says(market, &given, 1, words);
+
+    gguf.set("general.architecture", Value::String("mamba".to_owned()));
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["`general.architecture`", "llama, qwen2, qwen3", "mamba"]);
+    gguf.set("general.architecture", Value::String("qwen2".to_owned()));
+
+    let rope = "qwen2.rope.scaling.type";
+    gguf.set(rope, Value::String("yarn".to_owned()));
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["market.gguf", "yarn", "linear"]);
+    gguf.set(rope, Value::String("none".to_owned()));
+
+    let eps = "qwen2.attention.layer_norm_rms_epsilon";
+    let kept = gguf.metadata.remove(eps).unwrap();
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["market.gguf", eps, "nothing"]);
+    gguf.set(eps, kept);
+
+    let up = gguf.tensors.remove("blk.1.ffn_up.weight").unwrap();
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["market.gguf", "lacks `blk.1.ffn_up.weight`"]);
+    let down = gguf.tensors.insert("blk.1.ffn_up.weight".to_owned(), up);
+    assert!(down.is_none());
+    let extra = quantised(
+        &Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        GgmlDType::F32,
+    );
+    gguf.tensors.insert("blk.1.extra.weight".to_owned(), extra);
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["market.gguf", "blk.1.extra.weight"]);
+}
+
+/// Any damage is an error that names the file; nothing panics or allocates what is not there.
+#[test]
+fn damaged_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.gguf");
+    let small = json!({"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "head_dim": 8, "vocab_size": 10});
+    save(&random(small), GgmlDType::Q8_0, &path);
+    let good = fs::read(&path).unwrap();
+    let header = good.len() - 32 * 1024;
+    let load = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let loaded = Decoder::load(&path, &options(Mode::Inference));
+        loaded.map(drop).map_err(|error| error.to_string())
+    };
+    load(&good).unwrap();
+    let lengths = (0..good.len()).step_by(131).chain([1, 4, 8, 23, 24, 25]);
+    for length in lengths {
+        let error = load(&good[..length]).unwrap_err();
+        assert!(error.contains("broken.gguf"), "{length}: {error}");
+    }
+    // Counts and lengths that claim more than there is.
+    let with = |at: usize, bytes: &[u8]| {
+        let mut changed = good.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        load(&changed)
+    };
+    for (at, bytes, word) in [
+        (0, &b"GGML"[..], "not a GGUF file"),
+        (4, &[1, 0, 0, 0], "version 2 or 3, found 1"),
+        (4, &[0, 0, 0, 3], "big-endian"),
+        (8, &[0xff; 8], "damaged"),
+        (16, &[0xff; 8], "damaged"),
+        (24, &[0xff; 8], "damaged"),
+        (24, &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], "damaged"),
+    ] {
+        let error = with(at, bytes).unwrap_err();
+        assert!(error.contains(word), "{at}: {error}");
+    }
+    // The first tensor: its dimensions, type and offset.
+    let name = b"blk.0.attn_k.weight";
+    let at = good.windows(name.len()).position(|w| w == name).unwrap() + name.len();
+    for (at, bytes, word) in [
+        (at, &[0u8; 4][..], "1 to 4 dimensions, found 0"),
+        (at, &[9, 0, 0, 0], "1 to 4 dimensions, found 9"),
+        (at + 4, &[0; 8], "dimension of 0"),
+        (at + 4, &[0xff; 8], "not whole blocks"),
+        (at + 4, &[0, 0, 0, 0, 0, 0, 0, 0x10], "does not lie within"),
+        (at + 4, &[1, 0, 0, 0, 0, 0, 0, 0], "not whole blocks"),
+        (at + 12, &[0xff; 8], "does not lie within"),
+        (at + 20, &[16, 0, 0, 0], "`IQ2_XXS`"),
+        (at + 20, &[39, 0, 0, 0], "`MXFP4`"),
+        (at + 20, &[0xff; 4], "unknown type"),
+        (at + 24, &[0xff; 8], "does not lie within"),
+        (at + 24, &[1], "aligned"),
+    ] {
+        let error = with(at, bytes).unwrap_err();
+        assert!(error.contains("blk.0.attn_k.weight"), "{at}: {error}");
+        assert!(error.contains(word), "{at} {word}: {error}");
+    }
+    for at in (24..header.min(2000)).step_by(3) {
+        for byte in [0, 0xff] {
+            // Names and numbers may change to others that are valid.
+            let _ = with(at, &[byte]);
+        }
+    }
+}

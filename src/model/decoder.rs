@@ -1,16 +1,12 @@
-//! The decoder: parameters and forward pass.
-//!
-//! Everything is flattened to two-dimensional matrix products (a broadcast product of three
-//! dimensions by two is slow in candle, and its backward worse), and grouped queries are folded
-//! into the query length instead of repeating keys and values.
+//! The decoder: its parameters, from the embedding to the head.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::attention::{Causal, attention};
-use super::config::{Activation, Config, EMBEDDING, FINAL_NORM, HEAD, Init};
+use super::config::{Config, EMBEDDING, FINAL_NORM, HEAD, Init};
+use super::layer::{KeyValue, Layer};
 use super::ops;
 use super::weights;
 use crate::error::{Context, Error, Result};
@@ -48,37 +44,6 @@ pub struct Rotary {
     pub(crate) len: usize,
 }
 
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// (rows, in) to (rows, out).
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
-}
-
-struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    input_norm: Tensor,
-    middle_norm: Tensor,
-    query_norm: Option<Tensor>,
-    key_norm: Option<Tensor>,
-    window: Option<usize>,
-}
-
 /// A decoder-only transformer of the Llama family with all its parameters in memory.
 pub struct Decoder {
     config: Config,
@@ -92,9 +57,6 @@ pub struct Decoder {
     norm: Tensor,
     head: Tensor,
 }
-
-/// Keys and values of one layer for all positions so far: (batch, heads, positions, head_dim).
-type KeyValue = (Tensor, Tensor);
 
 impl Decoder {
     /// Loads `config.json` and the safetensors file or shards of a Hugging Face model folder.
@@ -157,30 +119,9 @@ impl Decoder {
         let get = |name: &str| {
             find(name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
         };
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for (index, window) in config.windows.iter().enumerate() {
-            let prefix = format!("model.layers.{index}.");
-            let linear = |name: &str| -> Result<Linear> {
-                Ok(Linear {
-                    weight: get(&format!("{prefix}{name}.weight"))?,
-                    bias: find(&format!("{prefix}{name}.bias")),
-                })
-            };
-            layers.push(Layer {
-                query: linear("self_attn.q_proj")?,
-                key: linear("self_attn.k_proj")?,
-                value: linear("self_attn.v_proj")?,
-                output: linear("self_attn.o_proj")?,
-                gate: linear("mlp.gate_proj")?,
-                up: linear("mlp.up_proj")?,
-                down: linear("mlp.down_proj")?,
-                input_norm: get(&format!("{prefix}input_layernorm.weight"))?,
-                middle_norm: get(&format!("{prefix}post_attention_layernorm.weight"))?,
-                query_norm: find(&format!("{prefix}self_attn.q_norm.weight")),
-                key_norm: find(&format!("{prefix}self_attn.k_norm.weight")),
-                window: *window,
-            });
-        }
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::assemble(&config, index, find))
+            .collect::<Result<_>>()?;
         let embedding = get(EMBEDDING)?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
@@ -287,7 +228,8 @@ impl Decoder {
             .layers
             .get(index)
             .ok_or_else(|| Error::usage(format!("the model has no layer {index}")))?;
-        self.run_layer(layer, x, rotary, |key, value| Ok((key, value)))
+        layer
+            .forward(&self.config, x, rotary, |key, value| Ok((key, value)))
             .during(|| format!("running layer {index}"))
     }
 
@@ -303,62 +245,9 @@ impl Decoder {
             .layers
             .get(index)
             .ok_or_else(|| Error::usage(format!("the model has no layer {index}")))?;
-        self.run_layer(layer, x, rotary, extend)
+        layer
+            .forward(&self.config, x, rotary, extend)
             .during(|| format!("running layer {index}"))
-    }
-
-    fn run_layer(
-        &self,
-        layer: &Layer,
-        x: &Tensor,
-        rotary: &Rotary,
-        extend: impl FnOnce(Tensor, Tensor) -> candle_core::Result<KeyValue>,
-    ) -> candle_core::Result<Tensor> {
-        let c = &self.config;
-        let (batch, len, hidden) = x.dims3()?;
-        if len != rotary.len {
-            candle_core::bail!("{len} tokens with angles for {}", rotary.len);
-        }
-        let (heads, groups, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
-        let x = x.reshape((batch * len, hidden))?;
-
-        let normed = ops::rms_norm(&x, &layer.input_norm, c.rms_norm_eps)?;
-        let split = |linear: &Linear, heads: usize, norm: Option<&Tensor>| {
-            let y = linear.forward(&normed)?.reshape((batch, len, heads, d))?;
-            match norm {
-                Some(norm) => ops::rms_norm(&y, norm, c.rms_norm_eps),
-                None => Ok(y),
-            }
-        };
-        let query = split(&layer.query, heads, layer.query_norm.as_ref())?;
-        let key = split(&layer.key, groups, layer.key_norm.as_ref())?;
-        let value = split(&layer.value, groups, None)?;
-        let query = ops::rotate_heads(&query, &rotary.cos, &rotary.sin)?;
-        let key = ops::rotate_heads(&key, &rotary.cos, &rotary.sin)?;
-        let value = value.transpose(1, 2)?.contiguous()?;
-        let (key, value) = extend(key, value)?;
-
-        let query = query.reshape((batch, groups, heads / groups * len, d))?;
-        let causal = Causal {
-            scale: 1.0 / (d as f64).sqrt(),
-            offset: rotary.offset,
-            len,
-            window: layer.window,
-        };
-        let mixed = attention(&query, &key, &value, causal)?
-            .reshape((batch, heads, len, d))?
-            .transpose(1, 2)?
-            .reshape((batch * len, heads * d))?;
-        let x = (x + layer.output.forward(&mixed)?)?;
-
-        let normed = ops::rms_norm(&x, &layer.middle_norm, c.rms_norm_eps)?;
-        let (gate, up) = (layer.gate.forward(&normed)?, layer.up.forward(&normed)?);
-        let inner = match c.activation {
-            Activation::Silu => ops::swiglu(&gate, &up)?,
-            Activation::Gelu => (gate.gelu_erf()? * up)?,
-            Activation::GeluTanh => (gate.gelu()? * up)?,
-        };
-        (x + layer.down.forward(&inner)?)?.reshape((batch, len, hidden))
     }
 
     /// The norm before the head, for `x` (.., hidden).

@@ -20,6 +20,8 @@ mod decoder;
 mod fields;
 mod generate;
 mod kernels;
+mod layer;
+mod linear;
 mod locate;
 mod logprobs;
 mod ops;

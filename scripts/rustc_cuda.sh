@@ -12,6 +12,7 @@ done
 case $name in
 cudarc) set -- "$@" --cfg 'feature="dynamic-loading"' ;;
 fuselm | suite | stages)
+    set -- "$@" --cfg 'feature="dynamic-loading"'
     IFS=:
     for dir in $FUSELM_CUDA_LINK; do set -- "$@" -L "native=$dir"; done
     ;;

@@ -212,9 +212,11 @@ impl Decoder {
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let embed = || {
             let (batch, len) = ids.dims2()?;
-            self.embedding
-                .index_select(&ids.flatten_all()?, 0)?
-                .reshape((batch, len, self.config.hidden_size))
+            ops::embed(&self.embedding, &ids.flatten_all()?)?.reshape((
+                batch,
+                len,
+                self.config.hidden_size,
+            ))
         };
         embed().during(|| "looking up token embeddings".to_owned())
     }

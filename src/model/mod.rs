@@ -16,6 +16,8 @@ mod attach;
 mod attention;
 mod cache;
 mod config;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod decoder;
 mod fields;
 mod generate;
@@ -80,14 +82,18 @@ pub fn device(spec: &str) -> Result<Device> {
             "device: expected `cpu`, `cuda` or `cuda:N`, found `{spec}`"
         ))
     })?;
-    Device::new_cuda(ordinal).map_err(|error| {
-        let without = !candle_core::utils::cuda_is_available();
-        let reason = if without {
-            "this build of fuselm has no CUDA support".to_owned()
-        } else {
-            error.to_string()
-        };
-        Error::usage(format!("device `{spec}` is not available: {reason}"))
-            .remedy("use `--device cpu`")
-    })
+    open_gpu(ordinal)
+}
+
+#[cfg(feature = "cuda")]
+fn open_gpu(ordinal: usize) -> Result<Device> {
+    cuda::open(ordinal)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_gpu(ordinal: usize) -> Result<Device> {
+    Err(Error::usage(format!(
+        "device `cuda:{ordinal}` is not available: this program was built without CUDA"
+    ))
+    .remedy("use `--device cpu`, or build with `--features cuda` (README, Build for CUDA)"))
 }

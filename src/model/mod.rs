@@ -28,6 +28,7 @@ mod locate;
 mod logprobs;
 mod ops;
 mod predict;
+mod products;
 mod save;
 mod weights;
 

@@ -8,28 +8,12 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, Result, Sha
 use super::blas::{Matrices, product};
 use super::launch::{ATTENTION, Arg, Grid, OPS, launch, long, typed};
 use super::memory::{Fresh, View};
+use crate::model::attention::Causal;
 
 /// Most scores at one time, in elements: 256 MiB of bf16.
 const LIMIT: usize = 128 << 20;
 /// Most queries in a block: fewer make products inefficient, more compute what nobody sees.
 const QUERIES: usize = 512;
-
-/// Who sees whom, and what becomes of a score before the softmax.
-#[derive(Clone, Debug)]
-pub(crate) struct Causal {
-    /// Factor on the scores.
-    pub scale: f64,
-    /// Position of the first query; keys are positions `0..offset + len`.
-    pub offset: usize,
-    /// How many keys, its own included, a query sees; `None` is all.
-    pub window: Option<usize>,
-    /// Limit that scores approach but never reach; `None` leaves them as they are.
-    pub softcap: Option<f64>,
-    /// One slope for each query head, f32 (heads): a penalty on distance.
-    pub slopes: Option<Tensor>,
-    /// The first key that each query sees, u32 (batch, len).
-    pub starts: Option<Tensor>,
-}
 
 /// Mixes values by the softmax of query-key products.
 ///

@@ -23,7 +23,7 @@ mod ops;
 mod optim;
 mod vocabulary;
 
-pub(crate) use attention::{Causal, attention};
+pub(crate) use attention::attention;
 pub(crate) use device::{memory, open};
 pub(crate) use ops::{Gate, Norm, embed, gated, linear, norm, rotate_heads, scatter_rows};
 pub(crate) use optim::{Step, accumulate, adamw, norm_of_all};

@@ -172,6 +172,7 @@ impl Rows {
         &self,
         hidden: &candle_core::Tensor,
         head: &candle_core::Tensor,
+        cap: Option<f64>,
         weights: Option<(f64, f64)>,
     ) -> candle_core::Result<cuda::HeadLoss> {
         let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
@@ -185,7 +186,7 @@ impl Rows {
             targeted: &targeted,
             vocabulary: self.vocabulary,
         };
-        cuda::head_loss(hidden, head, &rows, None, weights)
+        cuda::head_loss(hidden, head, &rows, cap, weights)
     }
 
     /// The listed ids of a row and their probabilities.

@@ -11,7 +11,7 @@ for arg in "$@"; do
 done
 case $name in
 cudarc) set -- "$@" --cfg 'feature="dynamic-loading"' ;;
-fuselm | suite | stages)
+fuselm | suite | stages | gpu_check)
     set -- "$@" --cfg 'feature="dynamic-loading"'
     IFS=:
     for dir in $FUSELM_CUDA_LINK; do set -- "$@" -L "native=$dir"; done

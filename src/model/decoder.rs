@@ -112,6 +112,19 @@ impl Decoder {
         Self::assemble(config, params, options)
     }
 
+    /// A model with the given parameters, which have the names, shapes and types that `config` and
+    /// `options` ask for.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn from_params(
+        config: Config,
+        params: BTreeMap<String, Var>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        Self::assemble(config, params, options)
+    }
+
     fn assemble(
         config: Config,
         params: BTreeMap<String, Var>,

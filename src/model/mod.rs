@@ -20,6 +20,7 @@ mod config;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod decoder;
+mod device;
 mod experts;
 mod families;
 mod feed_forward;
@@ -47,6 +48,7 @@ pub use attach::{attach1, attach2};
 pub use cache::Cache;
 pub use config::{Activation, Architecture, Config, Experts, Init, NormKind, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
+pub use device::{DeviceMemory, device, device_memory};
 pub use generate::{GenerateOptions, generate};
 pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
@@ -55,7 +57,7 @@ pub use rope::{Rope, RopeScaling};
 pub use save::copy_companions;
 pub use weights::check_weights;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use crate::error::{Error, Result};
 
@@ -72,38 +74,4 @@ pub fn dtype(spec: &str) -> Result<DType> {
             "dtype: expected `f32`, `bf16` or `f16`, found `{spec}`"
         ))),
     }
-}
-
-/// The device named by `cpu`, `cuda` (the first GPU) or `cuda:N`.
-///
-/// # Errors
-/// The name is none of these, or this build or machine has no such GPU.
-pub fn device(spec: &str) -> Result<Device> {
-    if spec == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    let ordinal = match spec.strip_prefix("cuda") {
-        Some("") => Some(0),
-        Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse::<usize>().ok()),
-        None => None,
-    }
-    .ok_or_else(|| {
-        Error::usage(format!(
-            "device: expected `cpu`, `cuda` or `cuda:N`, found `{spec}`"
-        ))
-    })?;
-    open_gpu(ordinal)
-}
-
-#[cfg(feature = "cuda")]
-fn open_gpu(ordinal: usize) -> Result<Device> {
-    cuda::open(ordinal)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_gpu(ordinal: usize) -> Result<Device> {
-    Err(Error::usage(format!(
-        "device `cuda:{ordinal}` is not available: this program was built without CUDA"
-    ))
-    .remedy("use `--device cpu`, or build with `--features cuda` (README, Build for CUDA)"))
 }

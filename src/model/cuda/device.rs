@@ -4,17 +4,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{CudaDevice, Device};
 
 use crate::error::{Error, Result};
-
-/// Memory of a device, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceMemory {
-    /// All of it.
-    pub total: u64,
-    /// What no program uses.
-    pub free: u64,
-    /// The most that this program's tensors have used at one time since it was last asked.
-    pub peak: u64,
-}
+use crate::model::DeviceMemory;
 
 /// Opens GPU number `ordinal`.
 ///

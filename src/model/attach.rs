@@ -6,8 +6,8 @@
 use std::sync::Mutex;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape,
+    Storage, Tensor, backend::BackendStorage, bail,
 };
 
 /// The elements of a contiguous f32 CPU storage.
@@ -57,18 +57,28 @@ impl<B> Attach<B> {
         })
     }
 
+    fn out(&self) -> Result<Tensor> {
+        match self.out.lock().ok().and_then(|mut out| out.take()) {
+            Some(out) => Ok(out),
+            None => bail!("an attached forward ran twice"),
+        }
+    }
+
     fn take(&self) -> Result<(CpuStorage, Shape)> {
-        let taken = self.out.lock().ok().and_then(|mut out| out.take());
-        let Some(out) = taken else {
-            bail!("an attached forward ran twice");
-        };
+        let out = self.out()?;
         let (storage, layout) = out.storage_and_layout();
         match &*storage {
-            Storage::Cpu(cpu) => {
-                use candle_core::backend::BackendStorage;
-                Ok((cpu.try_clone(layout)?, out.shape().clone()))
-            }
+            Storage::Cpu(cpu) => Ok((cpu.try_clone(layout)?, out.shape().clone())),
             _ => bail!("expected a tensor on the CPU"),
+        }
+    }
+
+    fn take_cuda(&self) -> Result<(CudaStorage, Shape)> {
+        let out = self.out()?;
+        let (storage, layout) = out.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(cuda) => Ok((cuda.try_clone(layout)?, out.shape().clone())),
+            _ => bail!("expected a tensor on the GPU"),
         }
     }
 }
@@ -80,6 +90,10 @@ impl CustomOp1 for Attach<Backward1> {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         self.take()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(&self, arg: &Tensor, out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -100,6 +114,16 @@ impl CustomOp2 for Attach<Backward2> {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.take()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(
@@ -162,6 +186,18 @@ impl CustomOp3 for Attach<Backward3> {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.take()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take_cuda()
     }
 
     fn bwd(

@@ -123,6 +123,19 @@ impl Decoder {
         Self::assemble(config, params, frequencies, options)
     }
 
+    /// A model with the given parameters, which have the names, shapes and types that `config` and
+    /// `options` ask for.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn from_params(
+        config: Config,
+        params: BTreeMap<String, Var>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        Self::assemble(config, params, options)
+    }
+
     fn assemble(
         config: Config,
         params: BTreeMap<String, Var>,
@@ -307,10 +320,8 @@ impl Decoder {
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let embed = || {
             let (batch, len) = ids.dims2()?;
-            let x = self
-                .embedding
-                .index_select(&ids.flatten_all()?, 0)?
-                .reshape((batch, len, self.config.hidden_size))?;
+            let x = ops::embed(&self.embedding, &ids.flatten_all()?)?;
+            let x = x.reshape((batch, len, self.config.hidden_size))?;
             match self.embedding_scale {
                 1.0 => Ok(x),
                 scale => x * scale,

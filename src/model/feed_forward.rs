@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::config::Activation;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::experts::Mixture;
 use super::linear::Linear;
 use super::ops;
@@ -55,6 +57,15 @@ impl Gated {
 }
 
 fn gate_with(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if gate.device().is_cuda() {
+        let kind = match activation {
+            Activation::Silu => cuda::Gate::Silu,
+            Activation::GeluTanh => cuda::Gate::GeluTanh,
+            Activation::Gelu => cuda::Gate::Gelu,
+        };
+        return cuda::gated(gate, up, kind);
+    }
     match activation {
         Activation::Silu => ops::swiglu(gate, up),
         other => activate(gate, other)? * up,

@@ -3,12 +3,17 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::decoder::Decoder;
 use super::{attach, kernels, ops};
 use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
 const CHUNK: usize = 16 << 20;
+/// A GPU finds the best one after another; for longer lists the CPU is better.
+#[cfg(feature = "cuda")]
+const MOST_ON_GPU: usize = 512;
 
 /// The distribution of one next token under the full softmax; natural logarithms.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +35,8 @@ pub struct NextToken<'a> {
 /// than `vocab_len` means all). Sums are over f32 exponentials, their total and logarithm in f64.
 ///
 /// Memory: 64 MiB of logits, or one row of them if that is more (twice that for other dtypes
-/// than f32, or where the model caps them), and 8 · k bytes per row of such a chunk.
+/// than f32, or where the model caps them), and 8 · k bytes per row of such a chunk. On a GPU
+/// 512 MiB, and 8 · k bytes for every row.
 ///
 /// # Errors
 /// A target is not below `vocab_len`; a logit is NaN or infinite (names the row; all rows before
@@ -70,8 +76,21 @@ pub fn next_token(
         .and_then(|head| head.t())
         .during(|| "taking the head's rows".to_owned())?;
     let rows = rows.detach();
-    let per_chunk = (CHUNK / vocab_len).max(1);
     let mut scratch = Scratch::default();
+    #[cfg(feature = "cuda")]
+    if rows.device().is_cuda() && k <= MOST_ON_GPU {
+        let (head, cap) = (decoder.head().detach(), config.final_softcap);
+        let found = cuda::next_tokens(&rows, &head, cap, targets, vocab_len, k);
+        let found = found.during(|| "computing log-probabilities".to_owned())?;
+        scratch.scalars = found
+            .scalars
+            .chunks_exact(2)
+            .map(|s| (s[0], s[1]))
+            .collect();
+        (scratch.ids, scratch.logprobs) = (found.ids, found.logprobs);
+        return (0..count).try_for_each(|row| scratch.deliver(row, row, k, &mut sink));
+    }
+    let per_chunk = (CHUNK / vocab_len).max(1);
     for begin in (0..count).step_by(per_chunk) {
         let len = per_chunk.min(count - begin);
         let targets = &targets[begin..begin + len];
@@ -89,21 +108,7 @@ pub fn next_token(
         };
         compute().during(|| "computing log-probabilities".to_owned())?;
         for row in 0..len {
-            let entries = row * k..(row + 1) * k;
-            let (target_logprob, tail_logprob) = scratch.scalars[row];
-            if target_logprob.is_nan() {
-                return Err(Error::input(
-                    format!("row {}", begin + row),
-                    "expected finite logits, found one that is NaN or infinite",
-                ));
-            }
-            let next = NextToken {
-                target_logprob,
-                tail_logprob,
-                ids: &scratch.ids[entries.clone()],
-                logprobs: &scratch.logprobs[entries],
-            };
-            sink(begin + row, &next)?;
+            scratch.deliver(row, begin + row, k, &mut sink)?;
         }
     }
     Ok(())
@@ -119,6 +124,31 @@ struct Scratch {
 }
 
 impl Scratch {
+    /// Calls `sink` with row `row` of the results, which is row `name` of all.
+    fn deliver(
+        &self,
+        row: usize,
+        name: usize,
+        k: usize,
+        sink: &mut impl FnMut(usize, &NextToken<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let entries = row * k..(row + 1) * k;
+        let (target_logprob, tail_logprob) = self.scalars[row];
+        if target_logprob.is_nan() {
+            return Err(Error::input(
+                format!("row {name}"),
+                "expected finite logits, found one that is NaN or infinite",
+            ));
+        }
+        let next = NextToken {
+            target_logprob,
+            tail_logprob,
+            ids: &self.ids[entries.clone()],
+            logprobs: &self.logprobs[entries],
+        };
+        sink(name, &next)
+    }
+
     fn fill(&mut self, logits: &[f32], targets: &[u32], vocab_len: usize, k: usize) {
         self.scalars.resize(targets.len(), (0.0, 0.0));
         self.ids.resize(targets.len() * k, 0);

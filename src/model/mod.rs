@@ -19,7 +19,10 @@ mod attention;
 mod batch;
 mod cache;
 mod config;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod decoder;
+mod device;
 mod experts;
 mod families;
 mod feed_forward;
@@ -52,6 +55,7 @@ pub use batch::{PredictOptions, Predictions};
 pub use cache::Cache;
 pub use config::{Activation, Architecture, Config, Experts, Init, NormKind, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
+pub use device::{DeviceMemory, device, device_memory};
 pub use generate::{GenerateOptions, generate};
 pub use gguf::{GgufSummary, check_tokens, files as gguf_files, is_gguf, summary as gguf_summary};
 pub use locate::{locate, tokenizer_dir};
@@ -63,7 +67,7 @@ pub use save::copy_companions;
 pub use stream::Streamed;
 pub use weights::check_weights;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use crate::error::{Error, Result};
 
@@ -80,34 +84,4 @@ pub fn dtype(spec: &str) -> Result<DType> {
             "dtype: expected `f32`, `bf16` or `f16`, found `{spec}`"
         ))),
     }
-}
-
-/// The device named by `cpu`, `cuda` (the first GPU) or `cuda:N`.
-///
-/// # Errors
-/// The name is none of these, or this build or machine has no such GPU.
-pub fn device(spec: &str) -> Result<Device> {
-    if spec == "cpu" {
-        return Ok(Device::Cpu);
-    }
-    let ordinal = match spec.strip_prefix("cuda") {
-        Some("") => Some(0),
-        Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse::<usize>().ok()),
-        None => None,
-    }
-    .ok_or_else(|| {
-        Error::usage(format!(
-            "device: expected `cpu`, `cuda` or `cuda:N`, found `{spec}`"
-        ))
-    })?;
-    Device::new_cuda(ordinal).map_err(|error| {
-        let without = !candle_core::utils::cuda_is_available();
-        let reason = if without {
-            "this build of fuselm has no CUDA support".to_owned()
-        } else {
-            error.to_string()
-        };
-        Error::usage(format!("device `{spec}` is not available: {reason}"))
-            .remedy("use `--device cpu`")
-    })
 }

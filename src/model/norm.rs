@@ -3,6 +3,8 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::config::NormKind;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::ops;
 
 /// A norm of the last dimension.
@@ -17,6 +19,15 @@ pub(crate) struct Norm {
 impl Norm {
     /// Norm of `x` (.., width), in its dtype.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let norm = cuda::Norm {
+                eps: self.eps,
+                plus: f64::from(u8::from(self.kind == NormKind::RmsPlusOne)),
+                center: self.kind == NormKind::Layer,
+            };
+            return cuda::norm(x, &self.weight, norm);
+        }
         match self.kind {
             NormKind::Rms => ops::rms_norm(x, &self.weight, self.eps),
             NormKind::RmsPlusOne => {

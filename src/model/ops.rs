@@ -2,11 +2,14 @@
 //!
 //! candle's fused kernels lose the gradient, and its differentiable ones make a copy per
 //! elementary step. These do neither: one pass forward, one pass backward. On the CPU they
-//! compute in f32; other dtypes are converted on the way in and out.
+//! compute in f32; other dtypes are converted on the way in and out. GPUs have kernels of their
+//! own, which take all three.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::attach::{slice, with_values, wrap};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::kernels;
 
 // ---- RMS norm ----
@@ -66,6 +69,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
             weight.shape(),
             x.shape()
         );
+    }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::norm(x, weight, cuda::Norm::rms(eps));
     }
     let x = x.to_dtype(DType::F32)?.contiguous()?;
     let weight = weight.to_dtype(DType::F32)?.contiguous()?;
@@ -267,6 +274,10 @@ impl CustomOp1 for Rotate {
 /// of which the first r <= d dimensions of each head are rotated; the result is (batch, heads, len,
 /// d), contiguous.
 pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::rotate_heads(x, cos, sin);
+    }
     let dtype = x.dtype();
     let op = Rotate {
         cos: cos.clone(),
@@ -277,4 +288,24 @@ pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         .contiguous()?
         .apply_op1(op)?
         .to_dtype(dtype)
+}
+
+// ---- projections and look-ups ----
+
+/// x Wᵀ for `x` (rows, in) and `weight` (out, in).
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::linear(x, weight);
+    }
+    x.matmul(&weight.t()?)
+}
+
+/// Rows `ids` (n, u32) of `table` (vocabulary, width).
+pub fn embed(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if table.device().is_cuda() {
+        return cuda::embed(table, ids);
+    }
+    table.index_select(ids, 0)
 }

@@ -5,6 +5,8 @@ use candle_core::{DType, Tensor};
 use super::data::MicroBatch;
 use super::loss::{self, Head, Sums, Weights};
 use crate::error::{Context, Error, Result};
+#[cfg(feature = "cuda")]
+use crate::model::cuda;
 use crate::model::{Decoder, attach1};
 
 /// What one micro batch adds to the step.
@@ -38,6 +40,10 @@ pub fn micro_gradient(
     let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
     let spread = || -> candle_core::Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if hidden.device().is_cuda() {
+            return cuda::scatter_rows(&head.hidden, &index, hidden.dim(0)?);
+        }
         let zeros = hidden.detach().zeros_like()?;
         zeros.index_add(&index, &head.hidden, 0)
     };

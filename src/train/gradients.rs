@@ -5,6 +5,8 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 use crate::error::{Context, Result};
+#[cfg(feature = "cuda")]
+use crate::model::cuda;
 
 /// Elements that one thread handles at a time; also the blocks in which norms are summed, so
 /// that the result is the same for any number of threads.
@@ -15,7 +17,8 @@ pub(super) const BLOCK: usize = 1 << 14;
 pub enum Gradients {
     /// In main memory, flattened.
     Host(Vec<Vec<f32>>),
-    /// On the device; `None` is zero.
+    /// On a GPU; `None` is zero.
+    #[cfg(feature = "cuda")]
     Device(Vec<Option<Tensor>>),
 }
 
@@ -26,13 +29,14 @@ impl Gradients {
     /// 4 bytes a parameter.
     pub fn zeros(params: &BTreeMap<String, Var>, device: &Device) -> Self {
         match device {
-            Device::Cpu => Self::Host(
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Self::Device(vec![None; params.len()]),
+            _ => Self::Host(
                 params
                     .values()
                     .map(|var| vec![0.0; var.elem_count()])
                     .collect(),
             ),
-            _ => Self::Device(vec![None; params.len()]),
         }
     }
 
@@ -40,6 +44,7 @@ impl Gradients {
     pub fn clear(&mut self) {
         match self {
             Self::Host(sums) => sums.iter_mut().for_each(|sum| sum.fill(0.0)),
+            #[cfg(feature = "cuda")]
             Self::Device(sums) => sums.fill(None),
         }
     }
@@ -63,17 +68,20 @@ impl Gradients {
                     .during(during)?;
                 }
             }
+            #[cfg(feature = "cuda")]
             Self::Device(sums) => {
                 for (sum, gradient) in sums.iter_mut().zip(gradients) {
                     let Some(gradient) = gradient else { continue };
-                    let mut added = || -> candle_core::Result<Tensor> {
-                        let gradient = gradient.to_dtype(DType::F32)?.detach();
-                        match sum.take() {
-                            Some(sum) => sum + gradient,
-                            None => Ok(gradient),
+                    let mut add = || -> candle_core::Result<()> {
+                        match (&*sum, gradient.dtype()) {
+                            (Some(sum), _) => return cuda::accumulate(sum, gradient),
+                            // Sums are added to in place, so they are no one else's.
+                            (None, DType::F32) => *sum = Some(gradient.detach().copy()?),
+                            (None, _) => *sum = Some(gradient.detach().to_dtype(DType::F32)?),
                         }
+                        Ok(())
                     };
-                    *sum = Some(added().during(during)?);
+                    add().during(during)?;
                 }
             }
         }
@@ -94,20 +102,10 @@ impl Gradients {
                 }
                 Ok(total.sqrt())
             }
+            #[cfg(feature = "cuda")]
             Self::Device(sums) => {
-                let squares = || -> candle_core::Result<f64> {
-                    let each = sums.iter().flatten().map(|sum| sum.sqr()?.sum_all());
-                    let each = each.collect::<candle_core::Result<Vec<Tensor>>>()?;
-                    if each.is_empty() {
-                        return Ok(0.0);
-                    }
-                    // One transfer for all parameters.
-                    let squares = Tensor::stack(&each, 0)?.to_vec1::<f32>()?;
-                    Ok(squares.iter().map(|s| f64::from(*s)).sum())
-                };
-                Ok(squares()
-                    .during(|| "computing the gradient norm".to_owned())?
-                    .sqrt())
+                let sums: Vec<&Tensor> = sums.iter().flatten().collect();
+                cuda::norm_of_all(&sums).during(|| "computing the gradient norm".to_owned())
             }
         }
     }

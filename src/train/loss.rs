@@ -19,7 +19,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use rayon::prelude::*;
 
 use super::rows::Rows;
@@ -121,6 +121,7 @@ impl Head {
 ///
 /// # Memory
 /// Beside its result: min(64 MiB, 2,048 rows) of f32 logits, three times that if they are capped.
+/// On a GPU: 512 MiB of them, or one row if that is more, and their gradient.
 pub fn head_gradient(
     hidden: &Tensor,
     head: &Head,
@@ -133,6 +134,15 @@ pub fn head_gradient(
         entropy: rows.entropy,
         ..Sums::default()
     };
+    #[cfg(feature = "cuda")]
+    if hidden.device().is_cuda() {
+        let weights = Some((weights.clm, weights.fusion));
+        let found = rows.on_gpu(&hidden, weight, head.softcap, weights);
+        let found = found.during(during)?;
+        sums.add(&sum_of(&found.losses));
+        let (hidden, head) = found.gradients.unwrap_or((hidden, weight.clone()));
+        return Ok(HeadGradient { sums, hidden, head });
+    }
     let mut hidden_parts = Vec::new();
     let mut head_sum: Option<Tensor> = None;
     for range in chunks(rows.len(), rows.vocabulary) {
@@ -178,6 +188,12 @@ pub fn head_gradient(
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
 pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if hidden.device().is_cuda() {
+        let found = rows.on_gpu(&hidden.detach(), &head.weight, head.softcap, None);
+        let found = found.during(|| "computing the validation loss".to_owned())?;
+        return Ok(sum_of(&found.losses).clm);
+    }
     let mut nll = 0.0;
     let weights = Weights {
         clm: 0.0,
@@ -193,6 +209,17 @@ pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
         chunk().during(|| "computing the validation loss".to_owned())?;
     }
     Ok(nll)
+}
+
+/// Sums of the losses that a GPU finds for each row.
+#[cfg(feature = "cuda")]
+fn sum_of(losses: &[f64]) -> Sums {
+    let of = |which: usize| losses.iter().skip(which).step_by(2).sum();
+    Sums {
+        clm: of(0),
+        fusion: of(1),
+        entropy: 0.0,
+    }
 }
 
 /// Says which samples made a loss that is no number.
@@ -235,20 +262,15 @@ fn logits_gradient(
     range: Range<usize>,
     weights: Weights,
 ) -> candle_core::Result<(Tensor, Sums)> {
-    match logits.device() {
-        Device::Cpu => {
-            let kernel = Kernel {
-                rows,
-                range,
-                weights,
-                sums: Mutex::new(Sums::default()),
-            };
-            logits.inplace_op1(&kernel)?;
-            let sums = *lock(&kernel.sums);
-            Ok((logits, sums))
-        }
-        _ => by_tensors(&logits, rows, range, weights),
-    }
+    let kernel = Kernel {
+        rows,
+        range,
+        weights,
+        sums: Mutex::new(Sums::default()),
+    };
+    logits.inplace_op1(&kernel)?;
+    let sums = *lock(&kernel.sums);
+    Ok((logits, sums))
 }
 
 /// A poisoned lock only says that another thread panicked while it held plain numbers.
@@ -399,73 +421,6 @@ fn exp_not_positive(x: f32) -> f32 {
         p = p * r + coefficient;
     }
     p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
-}
-
-/// The same by tensor operations, for devices without our kernel.
-fn by_tensors(
-    logits: &Tensor,
-    rows: &Rows,
-    range: Range<usize>,
-    weights: Weights,
-) -> candle_core::Result<(Tensor, Sums)> {
-    let (n, device) = (range.len(), logits.device());
-    let vocabulary = rows.vocabulary as f32;
-    let width = range
-        .clone()
-        .map(|row| rows.entries(row).0.len())
-        .max()
-        .unwrap_or(0);
-    // One more column than the longest list, so that none is empty; padding has p − rest = 0.
-    let width = width + 1;
-    let (mut ids, mut probs) = (vec![0u32; n * width], vec![0f32; n * width]);
-    let (mut mass, mut shift) = (vec![0f32; n], vec![0f32; n]);
-    let (mut used, mut rest_of) = (vec![0f32; n], vec![0f32; n]);
-    for (i, row) in range.clone().enumerate() {
-        let (listed, p) = rows.entries(row);
-        let rest = rows.rest[row];
-        let b = if rows.targeted[row] {
-            weights.fusion as f32
-        } else {
-            0.0
-        };
-        for (j, (id, p)) in listed.iter().zip(p).enumerate() {
-            ids[i * width + j] = *id;
-            probs[i * width + j] = p - rest;
-            mass[i] += p - rest;
-        }
-        mass[i] += rest * vocabulary;
-        (shift[i], rest_of[i]) = (b * rest, rest);
-        used[i] = b;
-    }
-    let column = |values: Vec<f32>| Tensor::from_vec(values, (n, 1), device);
-    let labels = Tensor::from_slice(&rows.labels[range.clone()], (n, 1), device)?;
-    let ids = Tensor::from_vec(ids, (n, width), device)?;
-    let probs = Tensor::from_vec(probs, (n, width), device)?;
-    let (mass, used) = (column(mass)?, column(used)?);
-    let max = logits.max_keepdim(1)?;
-    let exps = logits.broadcast_sub(&max)?.exp()?;
-    let sum = exps.sum_keepdim(1)?;
-    let lse = (sum.log()? + max)?;
-    let clm = (&lse - logits.gather(&labels, 1)?)?.sum_all()?;
-    let expected = ((logits.gather(&ids, 1)? * &probs)?.sum_keepdim(1)?
-        + (logits.sum_keepdim(1)? * column(rest_of)?)?)?;
-    let fusion = ((&mass * lse)? - expected)?.sum_all()?;
-    let scale = ((&mass * &used)? + weights.clm)?.div(&sum)?;
-    let gradient = exps
-        .broadcast_mul(&scale)?
-        .broadcast_sub(&column(shift)?)?
-        .scatter_add(
-            &labels,
-            &Tensor::full(-weights.clm as f32, (n, 1), device)?,
-            1,
-        )?
-        .scatter_add(&ids, &probs.broadcast_mul(&used.neg()?)?, 1)?;
-    let sums = Sums {
-        clm: f64::from(clm.to_scalar::<f32>()?),
-        fusion: f64::from(fusion.to_scalar::<f32>()?),
-        entropy: 0.0,
-    };
-    Ok((gradient, sums))
 }
 
 #[cfg(test)]

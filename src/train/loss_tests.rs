@@ -1,6 +1,8 @@
 //! The loss against an f64 reference, its gradient against finite differences.
 
 use super::super::rows::{Tail, Target};
+use candle_core::Device;
+
 use super::*;
 
 const VOCABULARY: usize = 19;
@@ -206,6 +208,73 @@ fn the_kernel_and_the_tensor_operations_agree() {
         let worst = (a - b).unwrap().abs().unwrap().max_all().unwrap();
         assert!(worst.to_scalar::<f32>().unwrap() < 1e-7, "{tail:?}");
     }
+}
+
+/// The gradient of logits and their loss by tensor operations.
+fn by_tensors(
+    logits: &Tensor,
+    rows: &Rows,
+    range: Range<usize>,
+    weights: Weights,
+) -> candle_core::Result<(Tensor, Sums)> {
+    let (n, device) = (range.len(), logits.device());
+    let vocabulary = rows.vocabulary as f32;
+    let width = range
+        .clone()
+        .map(|row| rows.entries(row).0.len())
+        .max()
+        .unwrap_or(0);
+    // One more column than the longest list, so that none is empty; padding has p − rest = 0.
+    let width = width + 1;
+    let (mut ids, mut probs) = (vec![0u32; n * width], vec![0f32; n * width]);
+    let (mut mass, mut shift) = (vec![0f32; n], vec![0f32; n]);
+    let (mut used, mut rest_of) = (vec![0f32; n], vec![0f32; n]);
+    for (i, row) in range.clone().enumerate() {
+        let (listed, p) = rows.entries(row);
+        let rest = rows.rest[row];
+        let b = if rows.targeted[row] {
+            weights.fusion as f32
+        } else {
+            0.0
+        };
+        for (j, (id, p)) in listed.iter().zip(p).enumerate() {
+            ids[i * width + j] = *id;
+            probs[i * width + j] = p - rest;
+            mass[i] += p - rest;
+        }
+        mass[i] += rest * vocabulary;
+        (shift[i], rest_of[i]) = (b * rest, rest);
+        used[i] = b;
+    }
+    let column = |values: Vec<f32>| Tensor::from_vec(values, (n, 1), device);
+    let labels = Tensor::from_slice(&rows.labels[range.clone()], (n, 1), device)?;
+    let ids = Tensor::from_vec(ids, (n, width), device)?;
+    let probs = Tensor::from_vec(probs, (n, width), device)?;
+    let (mass, used) = (column(mass)?, column(used)?);
+    let max = logits.max_keepdim(1)?;
+    let exps = logits.broadcast_sub(&max)?.exp()?;
+    let sum = exps.sum_keepdim(1)?;
+    let lse = (sum.log()? + max)?;
+    let clm = (&lse - logits.gather(&labels, 1)?)?.sum_all()?;
+    let expected = ((logits.gather(&ids, 1)? * &probs)?.sum_keepdim(1)?
+        + (logits.sum_keepdim(1)? * column(rest_of)?)?)?;
+    let fusion = ((&mass * lse)? - expected)?.sum_all()?;
+    let scale = ((&mass * &used)? + weights.clm)?.div(&sum)?;
+    let gradient = exps
+        .broadcast_mul(&scale)?
+        .broadcast_sub(&column(shift)?)?
+        .scatter_add(
+            &labels,
+            &Tensor::full(-weights.clm as f32, (n, 1), device)?,
+            1,
+        )?
+        .scatter_add(&ids, &probs.broadcast_mul(&used.neg()?)?, 1)?;
+    let sums = Sums {
+        clm: f64::from(clm.to_scalar::<f32>()?),
+        fusion: f64::from(fusion.to_scalar::<f32>()?),
+        entropy: 0.0,
+    };
+    Ok((gradient, sums))
 }
 
 #[test]

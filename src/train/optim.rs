@@ -3,7 +3,7 @@
 //! Parameters of a lower precision would lose every small update, so their f32 masters are kept
 //! beside them; f32 parameters are their own masters and updated in place. In main memory the
 //! work is done on slices by all threads; every element is computed alone, so the result does
-//! not depend on their number.
+//! not depend on their number. On a GPU one kernel updates a parameter and its state in place.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,6 +13,8 @@ use rayon::prelude::*;
 
 use super::gradients::{BLOCK, Gradients, with_values};
 use crate::error::{Context, Error, Result};
+#[cfg(feature = "cuda")]
+use crate::model::cuda;
 
 /// Settings of the optimiser that stay the same throughout.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +48,10 @@ enum State {
         first: Vec<f32>,
         second: Vec<f32>,
     },
+    #[cfg(feature = "cuda")]
     Device {
-        master: Tensor,
+        /// `None` where the parameter itself is f32.
+        master: Option<Tensor>,
         first: Tensor,
         second: Tensor,
     },
@@ -68,23 +72,27 @@ impl AdamW {
     /// Starts with zero moments at the present values of `params`.
     ///
     /// # Memory
-    /// 8 bytes a parameter, 12 where it is not f32 in main memory.
+    /// 8 bytes a parameter, 12 where it is not f32.
     pub fn new(params: &BTreeMap<String, Var>, settings: Settings) -> Result<Self> {
         let state = |var: &Var| -> candle_core::Result<State> {
             let n = var.elem_count();
             Ok(match var.device() {
-                Device::Cpu => State::Host {
+                #[cfg(feature = "cuda")]
+                device @ Device::Cuda(_) => State::Device {
+                    master: match var.dtype() {
+                        DType::F32 => None,
+                        _ => Some(var.as_detached_tensor().to_dtype(DType::F32)?),
+                    },
+                    first: Tensor::zeros(var.dims(), DType::F32, device)?,
+                    second: Tensor::zeros(var.dims(), DType::F32, device)?,
+                },
+                _ => State::Host {
                     master: match var.dtype() {
                         DType::F32 => None,
                         _ => Some(with_values(var.as_tensor(), <[f32]>::to_vec)?),
                     },
                     first: vec![0.0; n],
                     second: vec![0.0; n],
-                },
-                device => State::Device {
-                    master: var.as_detached_tensor().to_dtype(DType::F32)?.copy()?,
-                    first: Tensor::zeros(var.dims(), DType::F32, device)?,
-                    second: Tensor::zeros(var.dims(), DType::F32, device)?,
                 },
             })
         };
@@ -165,6 +173,7 @@ impl AdamW {
                         }),
                     }
                 }
+                #[cfg(feature = "cuda")]
                 (
                     State::Device {
                         master,
@@ -173,17 +182,14 @@ impl AdamW {
                     },
                     Gradients::Device(all),
                 ) => {
-                    let Some(Some(gradient)) = all.get(i) else {
-                        return Ok(());
+                    let Some(gradient) = all.get(i) else {
+                        candle_core::bail!("no gradient for parameter {i}")
                     };
-                    let g = (gradient * rates.scale)?;
-                    *first = ((&*first * s.beta1)? + (&g * (1.0 - s.beta1))?)?;
-                    *second = ((&*second * s.beta2)? + (g.sqr()? * (1.0 - s.beta2))?)?;
-                    let root = ((&*second * rates.second)?.sqrt()? + s.eps)?;
-                    let change = ((&*first * rates.step)? / root)?;
-                    *master = ((&*master * rates.keep)? - change)?;
-                    var.set(&master.to_dtype(var.dtype())?)
+                    let moments = [&*first, &*second];
+                    let (master, gradient) = (master.as_ref(), gradient.as_ref());
+                    cuda::adamw(var.as_tensor(), master, moments, gradient, rates.on_gpu())
                 }
+                #[cfg(feature = "cuda")]
                 _ => candle_core::bail!("gradients lie on another device"),
             }
         };
@@ -196,6 +202,7 @@ impl AdamW {
     /// The state of parameter number `index`, `var`, for a checkpoint.
     pub fn save(&self, index: usize, var: &Var) -> Result<Saved> {
         let saved = || -> candle_core::Result<Saved> {
+            #[cfg(feature = "cuda")]
             let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
             Ok(match self.states.get(index) {
                 Some(State::Host {
@@ -210,12 +217,13 @@ impl AdamW {
                     first: first.clone(),
                     second: second.clone(),
                 },
+                #[cfg(feature = "cuda")]
                 Some(State::Device {
                     master,
                     first,
                     second,
                 }) => Saved {
-                    weights: flat(master)?,
+                    weights: flat(master.as_ref().unwrap_or(var.as_tensor()))?,
                     first: flat(first)?,
                     second: flat(second)?,
                 },
@@ -251,12 +259,15 @@ impl AdamW {
                         master.copy_from_slice(&saved.weights);
                     }
                 }
+                #[cfg(feature = "cuda")]
                 Some(State::Device {
                     master,
                     first,
                     second,
                 }) => {
-                    *master = weights;
+                    if master.is_some() {
+                        *master = Some(weights);
+                    }
                     *first = tensor(&saved.first)?;
                     *second = tensor(&saved.second)?;
                 }
@@ -290,6 +301,19 @@ struct Rates {
 }
 
 impl Rates {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> cuda::Step {
+        cuda::Step {
+            scale: self.scale,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            rate: self.step,
+            correction: self.second,
+            keep: self.keep,
+        }
+    }
+
     fn update(&self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
         let (scale, eps, keep) = (self.scale as f32, self.eps as f32, self.keep as f32);
         let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use crate::model::cuda;
 use crate::units::TokenId;
 
 /// What becomes of the probability outside the listed ids of a target.
@@ -162,6 +164,29 @@ impl Rows {
         self.offsets.push(self.ids.len());
         self.rest.push(rest);
         Ok(())
+    }
+
+    /// Losses of the rows on a GPU, and with `weights` their gradient at the head.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(
+        &self,
+        hidden: &candle_core::Tensor,
+        head: &candle_core::Tensor,
+        cap: Option<f64>,
+        weights: Option<(f64, f64)>,
+    ) -> candle_core::Result<cuda::HeadLoss> {
+        let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
+        let targeted: Vec<u8> = self.targeted.iter().map(|yes| u8::from(*yes)).collect();
+        let rows = cuda::LossRows {
+            labels: &self.labels,
+            offsets: &offsets,
+            ids: &self.ids,
+            probs: &self.probs,
+            rest: &self.rest,
+            targeted: &targeted,
+            vocabulary: self.vocabulary,
+        };
+        cuda::head_loss(hidden, head, &rows, cap, weights)
     }
 
     /// The listed ids of a row and their probabilities.

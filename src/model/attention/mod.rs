@@ -112,6 +112,8 @@ pub(crate) fn attention(
             blocks::attention(&f32s(query)?, &f32s(key)?, &f32s(value)?, causal, sizes)?
                 .to_dtype(query.dtype())
         }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => super::cuda::attention(query, key, value, causal),
         _ => by_tensors::attention(query, key, value, causal, sizes),
     }
 }

@@ -1,0 +1,1 @@
+// The driver is not called from kernels.

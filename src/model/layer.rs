@@ -161,7 +161,7 @@ impl Layer {
             starts: rotary.starts.clone(),
             softcap: c.attention_softcap,
             slopes: rotary.slopes.clone(),
-            scale: c.attention_scale,
+            ..Causal::new(c.attention_scale)
         };
         let mixed = attention(&query, &key, &value, &causal)?.reshape((batch * len, heads * d))?;
         let mixed = normed(self.output.forward(&mixed)?, self.attention_norm.as_ref())?;

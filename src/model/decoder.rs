@@ -1,5 +1,6 @@
 //! The decoder: its parameters, from the embedding to the head.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::{Config, EMBEDDING, FINAL_NORM, HEAD, Init};
 use super::layer::{KeyValue, Layer};
+use super::lora::Adapters;
 use super::ops;
 use super::weights;
 use crate::error::{Context, Error, Result};
@@ -51,6 +53,8 @@ pub struct Decoder {
     dtype: DType,
     mode: Mode,
     params: BTreeMap<String, Var>,
+    trained: BTreeMap<String, Var>,
+    adapters: Option<Adapters>,
     frequencies: Vec<f32>,
     embedding: Tensor,
     layers: Vec<Layer>,
@@ -110,18 +114,45 @@ impl Decoder {
         params: BTreeMap<String, Var>,
         options: &LoadOptions,
     ) -> Result<Self> {
+        let trained = params.clone();
+        Self::assemble_with(config, params, trained, None, options)
+    }
+
+    /// Trains what is in `trained` (of `params` and `adapters`); the rest gets no gradient.
+    fn assemble_with(
+        config: Config,
+        params: BTreeMap<String, Var>,
+        trained: BTreeMap<String, Var>,
+        adapters: Option<Adapters>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let find = |name: &str| {
             params.get(name).map(|var| match options.mode {
-                Mode::Training => var.as_tensor().clone(),
-                Mode::Inference => var.as_detached_tensor(),
+                Mode::Training if trained.contains_key(name) => var.as_tensor().clone(),
+                _ => var.as_detached_tensor(),
             })
+        };
+        let used = Cell::new(0);
+        let adapter = |module: &str| {
+            let found = adapters.as_ref()?.of(module, options.mode)?;
+            used.set(used.get() + 1);
+            Some(found)
         };
         let get = |name: &str| {
             find(name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
         };
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::assemble(&config, index, find))
+            .map(|index| Layer::assemble(&config, index, find, adapter))
             .collect::<Result<_>>()?;
+        if adapters
+            .as_ref()
+            .is_some_and(|adapters| adapters.modules().len() != used.get())
+        {
+            return Err(
+                Error::usage("the model has projections that cannot be adapted")
+                    .remedy("name the projections of attention and feed-forward in `lora.targets`"),
+            );
+        }
         let embedding = get(EMBEDDING)?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
@@ -139,7 +170,38 @@ impl Decoder {
             layers,
             head,
             params,
+            trained,
+            adapters,
         })
+    }
+
+    /// The same model with `adapters`, which are all that is trained.
+    ///
+    /// # Errors
+    /// A projection that cannot be adapted.
+    pub fn adapt(self, adapters: Adapters) -> Result<Self> {
+        let options = self.options();
+        let trained = adapters.params().clone();
+        Self::assemble_with(self.config, self.params, trained, Some(adapters), &options)
+    }
+
+    /// The same model, in which the parameters whose name `frozen` holds of are not trained.
+    ///
+    /// # Errors
+    /// None beyond those of loading.
+    pub fn freeze(self, frozen: impl Fn(&str) -> bool) -> Result<Self> {
+        let options = self.options();
+        let mut trained = self.trained;
+        trained.retain(|name, _| !frozen(name));
+        Self::assemble_with(self.config, self.params, trained, self.adapters, &options)
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            mode: self.mode,
+        }
     }
 
     /// The model's shape and settings.
@@ -152,6 +214,16 @@ impl Decoder {
     /// Setting a variable changes the model in place.
     pub fn params(&self) -> &BTreeMap<String, Var> {
         &self.params
+    }
+
+    /// What training changes: all parameters, those that are not frozen, or the adapters.
+    pub fn trained(&self) -> &BTreeMap<String, Var> {
+        &self.trained
+    }
+
+    /// The adapters, if the model has some.
+    pub fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
     }
 
     /// Where the parameters live.
@@ -308,7 +380,7 @@ fn normal(seed: u64, stream: u64) -> impl Iterator<Item = f32> {
 }
 
 /// The finaliser of SplitMix64, after an odd multiplication that spreads counters.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -10,6 +10,7 @@ use super::attention::{Causal, attention};
 use super::config::{Activation, Config};
 use super::decoder::Rotary;
 use super::linear::Linear;
+use super::lora::Adapter;
 use super::ops;
 use crate::error::{Error, Result};
 
@@ -33,7 +34,8 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// Layer `index` of `config` from the parameters that `find` knows by their names.
+    /// Layer `index` of `config` from the parameters that `find` knows by their names, and the
+    /// adapters that `adapter` knows by those of their projections.
     ///
     /// # Errors
     /// `find` does not know a parameter.
@@ -41,6 +43,7 @@ impl Layer {
         config: &Config,
         index: usize,
         find: impl Fn(&str) -> Option<Tensor>,
+        adapter: impl Fn(&str) -> Option<Adapter>,
     ) -> Result<Self> {
         let prefix = format!("model.layers.{index}.");
         let get = |name: &str| {
@@ -51,6 +54,7 @@ impl Layer {
             Ok(Linear {
                 weight: get(name)?,
                 bias: find(&format!("{prefix}{name}.bias")),
+                adapter: adapter(&format!("{prefix}{name}")),
             })
         };
         Ok(Self {

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::data::MicroBatch;
 use super::loss::{self, Sums, Weights};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::model::{Decoder, attach1};
 
 /// Name of the embedding, which is also the head where the two are tied.
@@ -17,7 +17,7 @@ const HEAD: &str = "lm_head.weight";
 pub struct MicroGradient {
     /// Loss sums.
     pub sums: Sums,
-    /// ∂L/∂parameter in the order of their names; `None` is zero.
+    /// ∂L/∂parameter for all that is trained, in the order of their names; `None` is zero.
     pub params: Vec<Option<Tensor>>,
 }
 
@@ -39,7 +39,14 @@ pub fn micro_gradient(
 ) -> Result<MicroGradient> {
     let hidden = forward(decoder, micro)?;
     let (picked, index) = pick(&hidden, micro)?;
-    let head = loss::head_gradient(&picked, decoder.head(), &micro.rows, weights)?;
+    let name = if decoder.config().tie_word_embeddings {
+        EMBEDDING
+    } else {
+        HEAD
+    };
+    let slot = decoder.trained().keys().position(|key| key == name);
+    let (rows, train_head) = (&micro.rows, slot.is_some());
+    let head = loss::head_gradient(&picked, decoder.head(), rows, weights, train_head)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
     let spread = || -> candle_core::Result<Tensor> {
         let zeros = hidden.detach().zeros_like()?;
@@ -47,22 +54,16 @@ pub fn micro_gradient(
     };
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = backward(decoder, &hidden, &seed)?;
-    let name = if decoder.config().tie_word_embeddings {
-        EMBEDDING
-    } else {
-        HEAD
-    };
-    let slot = decoder.params().keys().position(|key| key == name);
-    let slot = slot
-        .and_then(|i| params.get_mut(i))
-        .ok_or_else(|| Error::usage(format!("the model has no trainable head `{name}`")))?;
-    *slot = Some(match slot.take() {
-        Some(embedding) => embedding
-            .to_dtype(DType::F32)
-            .and_then(|embedding| embedding + head.head)
-            .during(|| "adding the gradient of the head".to_owned())?,
-        None => head.head,
-    });
+    let slot = slot.and_then(|i| params.get_mut(i));
+    if let (Some(slot), Some(head)) = (slot, head.head) {
+        *slot = Some(match slot.take() {
+            Some(embedding) => embedding
+                .to_dtype(DType::F32)
+                .and_then(|embedding| embedding + head)
+                .during(|| "adding the gradient of the head".to_owned())?,
+            None => head,
+        });
+    }
     Ok(MicroGradient {
         sums: head.sums,
         params,
@@ -96,7 +97,7 @@ fn pick(hidden: &Tensor, micro: &MicroBatch) -> Result<(Tensor, Tensor)> {
     pick().during(|| "selecting supervised positions".to_owned())
 }
 
-/// ∂L/∂parameter given ∂L/∂hidden.
+/// ∂L/∂parameter of all that is trained, given ∂L/∂hidden.
 fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Option<Tensor>>> {
     let run = || -> candle_core::Result<Vec<Option<Tensor>>> {
         // `backward` starts from ones, so the seed comes in as the gradient of a scalar.
@@ -104,7 +105,7 @@ fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Opt
         let seed = seed.clone();
         let scalar = attach1(hidden, &zero, move |_, _, _| Ok(seed.clone()))?;
         let mut gradients = scalar.backward()?;
-        let params = decoder.params().values();
+        let params = decoder.trained().values();
         Ok(params
             .map(|var| gradients.remove(var.as_tensor()))
             .collect())

@@ -81,12 +81,13 @@ pub struct HeadGradient {
     pub sums: Sums,
     /// ∂L/∂(hidden rows): (rows, hidden), in the dtype of the hidden rows.
     pub hidden: Tensor,
-    /// ∂L/∂head: (vocabulary, hidden), f32.
-    pub head: Tensor,
+    /// ∂L/∂head: (vocabulary, hidden), f32; none where the head is not trained.
+    pub head: Option<Tensor>,
 }
 
 /// Loss and gradient for `hidden` (rows, hidden size), one row for each of `rows`, and the
-/// `head` (vocabulary, hidden size). Both are used without their graph.
+/// `head` (vocabulary, hidden size), whose own gradient is computed if `train_head`. Both are used
+/// without their graph.
 ///
 /// Sums are infinite or NaN where the logits are: the caller says which samples.
 ///
@@ -97,6 +98,7 @@ pub fn head_gradient(
     head: &Tensor,
     rows: &Rows,
     weights: Weights,
+    train_head: bool,
 ) -> Result<HeadGradient> {
     let during = || "computing the loss".to_owned();
     let (hidden, head) = (hidden.detach(), head.detach());
@@ -118,11 +120,13 @@ pub fn head_gradient(
                     .matmul(&head)?
                     .to_dtype(hidden.dtype())?,
             );
-            let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
-            head_sum = Some(match head_sum.take() {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
+            if train_head {
+                let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
+                head_sum = Some(match head_sum.take() {
+                    Some(sum) => (sum + part)?,
+                    None => part,
+                });
+            }
             Ok(())
         };
         chunk().during(during)?;
@@ -132,11 +136,11 @@ pub fn head_gradient(
         1 => hidden_parts.swap_remove(0),
         _ => Tensor::cat(&hidden_parts, 0).during(during)?,
     };
-    let head = match head_sum {
-        Some(sum) => sum,
-        None => Tensor::zeros(head.dims(), DType::F32, head.device()).during(during)?,
-    };
-    Ok(HeadGradient { sums, hidden, head })
+    Ok(HeadGradient {
+        sums,
+        hidden,
+        head: head_sum,
+    })
 }
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
@@ -181,6 +185,13 @@ pub fn not_finite(what: &str, step: u64, samples: &[u64]) -> Error {
         ),
     )
     .remedy("lower `lr`, or look for a damaged checkpoint or target with `fuselm check`")
+}
+
+/// Bytes of logits at a time, for so many rows at most.
+pub(super) fn logits_bytes(vocabulary: usize, rows: u64) -> u64 {
+    chunks(usize::try_from(rows).unwrap_or(usize::MAX), vocabulary)
+        .next()
+        .map_or(0, |range| 4 * vocabulary as u64 * range.len() as u64)
 }
 
 /// Ranges of rows whose f32 logits fit the limits.

@@ -3,6 +3,7 @@
 mod files;
 mod gradients;
 mod invariances;
+mod lora;
 mod references;
 
 use std::path::{Path, PathBuf};

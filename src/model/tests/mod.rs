@@ -1,9 +1,9 @@
 //! The decoder against Hugging Face transformers, a plain float64 version, and bad files.
 
+mod adapters;
 mod files;
 mod gradients;
 mod invariances;
-mod lora;
 mod references;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Adapters: what they change, what is trained, and their files.
 
+use candle_core::Var;
+
 use super::*;
 
 fn lora(targets: &[&str]) -> Lora {
@@ -101,7 +103,10 @@ fn an_adapter_is_its_merged_weight() {
                 let difference = largest_difference(found, &expected);
                 let at = &module.name;
                 assert!(size > 1e-6, "{name} {at}: no gradient");
-                assert!(difference < 2e-4 * size.max(1.0), "{name} {at}: {difference}");
+                assert!(
+                    difference < 2e-4 * size.max(1.0),
+                    "{name} {at}: {difference}"
+                );
                 let step = direction(var.as_tensor(), along.len() as u64);
                 along.push((var, step.to_dtype(DType::F32).unwrap(), found.clone()));
             }
@@ -153,7 +158,10 @@ fn adapters_survive_their_files() {
         let adapter = out.join("adapter");
         let load = options(Mode::Inference);
         let loaded = Decoder::load_with_adapter(&base, &adapter, &load).unwrap();
-        assert_eq!(loaded.adapters().unwrap().lora(), decoder.adapters().unwrap().lora());
+        assert_eq!(
+            loaded.adapters().unwrap().lora(),
+            decoder.adapters().unwrap().lora()
+        );
         let difference = largest_difference(&expected, &all_logits(&loaded, &ids));
         assert_eq!(difference, 0.0, "{name}");
         decoder
@@ -191,14 +199,34 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
     };
     assert_eq!(problem(), "none");
     for (from, to, expected) in [
-        ("\"LORA\"", "\"LOHA\"", "field `peft_type`: expected \"LORA\", found \"LOHA\""),
-        ("\"r\": 3", "\"r\": 0", "field `r`: expected a number of at least 1, found 0"),
+        (
+            "\"LORA\"",
+            "\"LOHA\"",
+            "field `peft_type`: expected \"LORA\", found \"LOHA\"",
+        ),
+        (
+            "\"r\": 3",
+            "\"r\": 0",
+            "field `r`: expected a number of at least 1, found 0",
+        ),
         ("\"r\": 3", "\"r\": 4", "expected shape [4, "),
         ("\"r\": 3", "\"r\": -3", "field `r`"),
-        ("\"lora_alpha\": 6", "\"lora_alpha\": \"x\"", "field `lora_alpha`"),
+        (
+            "\"lora_alpha\": 6",
+            "\"lora_alpha\": \"x\"",
+            "field `lora_alpha`",
+        ),
         ("\"none\"", "\"all\"", "field `bias`"),
-        ("\"fan_in_fan_out\": false", "\"fan_in_fan_out\": true", "not supported"),
-        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "`modules_to_save`"),
+        (
+            "\"fan_in_fan_out\": false",
+            "\"fan_in_fan_out\": true",
+            "not supported",
+        ),
+        (
+            "\"modules_to_save\": null",
+            "\"modules_to_save\": [\"lm_head\"]",
+            "`modules_to_save`",
+        ),
         ("{", "[", "not a JSON object"),
     ] {
         let text = good_config.replacen(from, to, 1);
@@ -210,9 +238,21 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
     std::fs::write(written.join("adapter_config.json"), &good_config).unwrap();
     // Names of equal length, so that the header stays valid.
     for (from, to, expected) in [
-        ("layers.0.mlp.up_proj.lora_A", "layers.9.mlp.up_proj.lora_A", "no projection `model.layers.9"),
-        ("layers.0.mlp.up_proj.lora_A", "layers.0.mlp.up_proj.lora_C", "expected `base_model"),
-        ("layers.0.mlp.up_proj.lora_A.weight", "layers.0.mlp.xp_proj.lora_A.weight", "no projection"),
+        (
+            "layers.0.mlp.up_proj.lora_A",
+            "layers.9.mlp.up_proj.lora_A",
+            "no projection `model.layers.9",
+        ),
+        (
+            "layers.0.mlp.up_proj.lora_A",
+            "layers.0.mlp.up_proj.lora_C",
+            "expected `base_model",
+        ),
+        (
+            "layers.0.mlp.up_proj.lora_A.weight",
+            "layers.0.mlp.xp_proj.lora_A.weight",
+            "no projection",
+        ),
         ("\"F32\"", "\"I32\"", "expected dtype"),
     ] {
         let at = good_weights
@@ -234,8 +274,14 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
         adapters.unwrap_err().to_string()
     };
     let text = missing(&["q_proj", "k_porj"]);
-    assert!(text.contains("no projection `k_porj`; did you mean `k_proj`?"), "{text}");
-    assert!(text.contains("`q_proj`, `k_proj`, `v_proj`, `o_proj`"), "{text}");
+    assert!(
+        text.contains("no projection `k_porj`; did you mean `k_proj`?"),
+        "{text}"
+    );
+    assert!(
+        text.contains("`q_proj`, `k_proj`, `v_proj`, `o_proj`"),
+        "{text}"
+    );
     assert!(missing(&["lm_head"]).contains("no projection `lm_head`"));
     let some = lora::targeted(&config, &["1.self_attn.q_proj".to_owned()]).unwrap();
     assert_eq!(some[0].name, "model.layers.1.self_attn.q_proj");

@@ -40,6 +40,11 @@ pub fn check_interrupt() -> Result<()> {
     Ok(())
 }
 
+/// Takes the wish to stop back, once what it was meant for has stopped and the program goes on.
+pub fn forget_interrupt() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
 /// Writes a line of information to stderr.
 pub fn note(message: impl AsRef<str>) {
     if !QUIET.load(Ordering::Relaxed) {

@@ -8,7 +8,7 @@ use clap::Args;
 use fuselm::artifact::RunDir;
 use fuselm::error::{Context, Error, Result};
 use fuselm::progress::note;
-use fuselm::query::{self, Batches, Catalogue, Format, Params, Session, SessionOptions};
+use fuselm::query::{self, Batches, Catalogue, Engine, Format, Params, Session, SessionOptions};
 use fuselm::units::Count;
 
 use super::{Global, print};
@@ -47,6 +47,12 @@ pub struct Command {
     /// List queries, views, checks and transforms
     #[arg(long)]
     list: bool,
+    /// Show the plan of the statement instead of its result
+    #[arg(long)]
+    explain: bool,
+    /// Print the tables and views of the run as statements for another program
+    #[arg(long, value_enum, value_name = "PROGRAM", conflicts_with_all = ["query", "file", "name"])]
+    setup: Option<Engine>,
     /// Folder whose views/, queries/ and checks/ replace or add files
     #[arg(long, value_name = "DIR")]
     sql_dir: Option<PathBuf>,
@@ -55,6 +61,14 @@ pub struct Command {
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     if command.list {
         return print(&list(&Catalogue::load(command.sql_dir.as_deref())?));
+    }
+    if let Some(engine) = command.setup {
+        let catalogue = Catalogue::load(command.sql_dir.as_deref())?;
+        return print(&query::setup(
+            &RunDir::new(&command.run),
+            &catalogue,
+            engine,
+        )?);
     }
     let options = SessionOptions {
         sql_dir: command.sql_dir.clone(),
@@ -69,24 +83,30 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             .ok_or_else(|| Error::usage(format!("`--param {param}`: expected NAME=VALUE")))?;
         params.insert(name.to_owned(), value.to_owned());
     }
-    let batches = match (&command.query, &command.file, &command.name) {
-        (_, _, Some(name)) => session.stream_named(name, &params)?,
-        (_, Some(path), _) => session.stream(&std::fs::read_to_string(path).at(path)?, &params)?,
+    let statement = match (&command.query, &command.file, &command.name) {
+        (_, _, Some(name)) if command.explain => {
+            return print(&session.explain_named(name, &params)?);
+        }
+        (_, _, Some(name)) => return write(command, session.stream_named(name, &params)?),
+        (_, Some(path), _) => std::fs::read_to_string(path).at(path)?,
         (Some(query), ..) if query == "-" => {
             let mut text = String::new();
             io::stdin()
                 .read_to_string(&mut text)
                 .map_err(|error| Error::io("stdin", error))?;
-            session.stream(&text, &params)?
+            text
         }
-        (Some(query), ..) => session.stream(query, &params)?,
+        (Some(query), ..) => query.clone(),
         (None, None, None) => {
             let history =
                 std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".fuselm_history"));
             return query::repl(&session, command.max_rows, history.as_deref());
         }
     };
-    write(command, batches)
+    if command.explain {
+        return print(&session.explain(&statement, &params)?);
+    }
+    write(command, session.stream(&statement, &params)?)
 }
 
 fn write(command: &Command, batches: Batches) -> Result<()> {

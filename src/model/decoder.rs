@@ -36,10 +36,12 @@ pub struct LoadOptions {
 /// Rotation angles for a range of positions; computed once per batch, shared by all layers.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    /// Cosines, f32 (len, head_dim / 2).
+    /// Cosines, f32 (len, head_dim / 2); (batch · len, head_dim / 2) where rows are packed.
     pub(crate) cos: Tensor,
-    /// Sines, f32 (len, head_dim / 2).
+    /// Sines, in the shape of `cos`.
     pub(crate) sin: Tensor,
+    /// Where rows are packed: the first token of each token's sample, u32 (batch, len).
+    pub(crate) starts: Option<Tensor>,
     /// Position of the first token.
     pub(crate) offset: usize,
     /// Number of tokens.
@@ -258,23 +260,63 @@ impl Decoder {
                 "a sequence of {end} tokens does not fit the model's context of {limit} tokens"
             )));
         }
-        let angles = (offset..end).flat_map(|position| {
+        let (cos, sin) = self.angles(offset..end)?;
+        Ok(Rotary {
+            cos,
+            sin,
+            starts: None,
+            offset,
+            len,
+        })
+    }
+
+    /// Angles for rows of `len` tokens that hold several samples: `starts` (rows · len) is the
+    /// place in its row at which each token's sample begins. Positions count from there.
+    ///
+    /// # Errors
+    /// A start is after its token; a sample is longer than `max_position_embeddings`.
+    pub fn rotary_packed(&self, starts: &[u32], len: usize) -> Result<Rotary> {
+        let limit = self.config.max_position_embeddings;
+        let mut positions = Vec::with_capacity(starts.len());
+        for (index, &start) in starts.iter().enumerate() {
+            match (index % len.max(1)).checked_sub(start as usize) {
+                Some(position) if position < limit => positions.push(position),
+                _ => {
+                    return Err(Error::usage(format!(
+                        "token {} of a packed row, in a sample from {start} on, does not fit \
+                         the model's context of {limit} tokens",
+                        index % len.max(1)
+                    )));
+                }
+            }
+        }
+        let (cos, sin) = self.angles(positions.into_iter())?;
+        let rows = starts.len() / len.max(1);
+        let starts = Tensor::from_slice(starts, (rows, len), &self.device)
+            .during(|| "preparing packed rows".to_owned())?;
+        Ok(Rotary {
+            cos,
+            sin,
+            starts: Some(starts),
+            offset: 0,
+            len,
+        })
+    }
+
+    /// Cosines and sines (positions, head_dim / 2).
+    fn angles(&self, positions: impl Iterator<Item = usize>) -> Result<(Tensor, Tensor)> {
+        let angles = positions.flat_map(|position| {
             let position = position as f32;
             self.frequencies
                 .iter()
                 .map(move |frequency| position * frequency)
         });
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
-        let shape = (len, self.frequencies.len());
+        let count = cos.len() / self.frequencies.len().max(1);
+        let shape = (count, self.frequencies.len());
         let table = |values| Tensor::from_vec(values, shape, &self.device);
         let tables = table(cos).and_then(|cos| Ok((cos, table(sin)?)));
-        let (cos, sin) = tables.during(|| "computing rotary angles".to_owned())?;
-        Ok(Rotary {
-            cos,
-            sin,
-            offset,
-            len,
-        })
+        tables.during(|| "computing rotary angles".to_owned())
     }
 
     /// Embeddings of `ids` (batch, len) u32: (batch, len, hidden).
@@ -341,10 +383,17 @@ impl Decoder {
     /// An id is not below `vocab_size`, or `len` is beyond the model's context.
     pub fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
         let (_, len) = ids.dims2().during(|| "reading token ids".to_owned())?;
-        let rotary = self.rotary(len)?;
+        self.hidden_at(ids, &self.rotary(len)?)
+    }
+
+    /// [`Decoder::hidden`] at the positions of `rotary`.
+    ///
+    /// # Errors
+    /// An id is not below `vocab_size`, or `rotary` is for another shape.
+    pub fn hidden_at(&self, ids: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         let mut x = self.embed(ids)?;
         for index in 0..self.layers.len() {
-            x = self.layer(index, &x, &rotary)?;
+            x = self.layer(index, &x, rotary)?;
         }
         self.final_norm(&x)
     }

@@ -246,6 +246,42 @@ pub fn softmax_row_backward(p: &[f32], out: &mut [f32], scale: f32) {
     }
 }
 
+/// `cap * tanh(x / cap)` for each x.
+pub fn softcap_row(row: &mut [f32], cap: f32) {
+    for value in row {
+        *value = cap * tanh(*value / cap);
+    }
+}
+
+/// Derivatives of [`softcap_row`] given its result.
+pub fn softcap_derivative_row(capped: &[f32], cap: f32, out: &mut [f32]) {
+    for (out, &capped) in out.iter_mut().zip(capped) {
+        let t = capped / cap;
+        *out = 1.0 - t * t;
+    }
+}
+
+/// Adds `slope` times the distance to the last entry, which is 0, -1, -2, .. backwards.
+pub fn add_distance_row(row: &mut [f32], slope: f32) {
+    let last = row.len() as f32 - 1.0;
+    for (index, value) in row.iter_mut().enumerate() {
+        *value += slope * (index as f32 - last);
+    }
+}
+
+/// tanh x within 3e-7, relative where it is small, in a form that vectorises.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    let small = x
+        * (1.0
+            + square
+                * (-1.0 / 3.0
+                    + square * (2.0 / 15.0 + square * (-17.0 / 315.0 + square * (62.0 / 2835.0)))));
+    let large = (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x);
+    if x.abs() < 0.25 { small } else { large }
+}
+
 /// Rotates the pairs `(i, i + half)` of `x` into `out`; `sign` -1 rotates backwards.
 pub fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
     let half = x.len() / 2;
@@ -276,6 +312,19 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn tanh_is_accurate_and_keeps_nan() {
+        let mut x = -12.0f32;
+        while x < 12.0 {
+            let want = f64::from(x).tanh();
+            let error = (f64::from(tanh(x)) - want).abs() / want.abs().max(1e-30);
+            assert!(error < 6e-7, "tanh({x}) is off by {error}");
+            x += 0.00377;
+        }
+        assert_eq!((tanh(0.0), tanh(1e30), tanh(-1e30)), (0.0, 1.0, -1.0));
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

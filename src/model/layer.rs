@@ -1,8 +1,7 @@
 //! One layer of the decoder.
 //!
 //! Everything is flattened to two-dimensional matrix products (a broadcast product of three
-//! dimensions by two is slow in candle, and its backward worse), and grouped queries are folded
-//! into the query length instead of repeating keys and values.
+//! dimensions by two is slow in candle, and its backward worse).
 
 use candle_core::Tensor;
 
@@ -102,20 +101,16 @@ impl Layer {
         let value = split(&self.value, groups, None)?;
         let query = ops::rotate_heads(&query, &rotary.cos, &rotary.sin)?;
         let key = ops::rotate_heads(&key, &rotary.cos, &rotary.sin)?;
-        let value = value.transpose(1, 2)?.contiguous()?;
+        let value = value.transpose(1, 2)?;
         let (key, value) = extend(key, value)?;
 
-        let query = query.reshape((batch, groups, heads / groups * len, d))?;
         let causal = Causal {
-            scale: 1.0 / (d as f64).sqrt(),
             offset: rotary.offset,
-            len,
             window: self.window,
+            starts: rotary.starts.clone(),
+            ..Causal::new(1.0 / (d as f64).sqrt())
         };
-        let mixed = attention(&query, &key, &value, causal)?
-            .reshape((batch, heads, len, d))?
-            .transpose(1, 2)?
-            .reshape((batch * len, heads * d))?;
+        let mixed = attention(&query, &key, &value, &causal)?.reshape((batch * len, heads * d))?;
         let x = (x + self.output.forward(&mixed)?)?;
 
         let normed = ops::rms_norm(&x, &self.middle_norm, c.rms_norm_eps)?;

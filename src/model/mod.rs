@@ -29,6 +29,7 @@ mod memory;
 mod ops;
 mod peft;
 mod predict;
+mod products;
 mod save;
 mod weights;
 

@@ -162,22 +162,22 @@ impl Rotate {
         let mut out = vec![0f32; batch * len * heads * d];
         with_values(&self.cos, |cos| {
             with_values(&self.sin, |sin| {
-                if cos.len() != len * half || sin.len() != len * half {
-                    bail!(
-                        "rotary table for {} positions, found {len}",
-                        cos.len() / half.max(1)
-                    );
+                // One row for each position, or for each position of each sequence.
+                let table = cos.len() / half.max(1);
+                if !(table == len || table == batch * len) || sin.len() != cos.len() {
+                    bail!("rotary table for {table} positions, found {batch} times {len}");
                 }
                 kernels::for_rows(&mut out, d, |row, out| {
-                    let (position, from) = if self.backwards {
+                    let (b, position, from) = if self.backwards {
                         // out (b, t, h), in (b, h, t)
                         let (b, t, h) = (row / (len * heads), row / heads % len, row % heads);
-                        (t, (b * heads + h) * len + t)
+                        (b, t, (b * heads + h) * len + t)
                     } else {
                         // out (b, h, t), in (b, t, h)
                         let (b, h, t) = (row / (len * heads), row / len % heads, row % len);
-                        (t, (b * len + t) * heads + h)
+                        (b, t, (b * len + t) * heads + h)
                     };
+                    let position = (b * len + position) % table;
                     let (cos, sin) = (
                         &cos[position * half..][..half],
                         &sin[position * half..][..half],
@@ -217,8 +217,8 @@ impl CustomOp1 for Rotate {
 
 /// Splits off the heads and rotates each by its position.
 ///
-/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, d / 2) in f32; the result is
-/// (batch, heads, len, d), contiguous.
+/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, d / 2) or (batch · len, d / 2) in f32;
+/// the result is (batch, heads, len, d), contiguous.
 pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let op = Rotate {

@@ -15,15 +15,18 @@
 //! | `check` | all data checks of a run |
 //! | `inspect` | what an artifact, a checkpoint or a run folder is |
 //! | `transform` | statements whose result is an artifact |
-//! | `repl` | the interactive prompt |
+//! | `repl`, `complete` | the interactive prompt, what Tab offers |
+//! | `setup` | the tables and views for other programs |
 
 mod catalogue;
 mod check;
+mod complete;
 mod embedded;
 mod format;
 mod inspect;
 mod repl;
 mod session;
+mod setup;
 mod stream;
 mod transform;
 
@@ -33,6 +36,7 @@ pub use format::{Format, print, save_parquet};
 pub use inspect::{ArtifactReport, CheckpointReport, Inspection, RunReport, inspect};
 pub use repl::repl;
 pub use session::{Params, Session, SessionOptions};
+pub use setup::{Engine, setup};
 pub use stream::Batches;
 pub use transform::transform_token_map;
 

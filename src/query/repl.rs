@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::history::DefaultHistory;
+use rustyline::{CompletionType, Config, Editor};
 
 use super::catalogue::Group;
+use super::complete::Names;
 use super::format::{Format, print};
 use super::session::{Params, Session};
 use crate::error::{Context, Error, Result, did_you_mean};
@@ -38,11 +41,15 @@ enum Then {
 /// given.
 ///
 /// # Errors
-/// If the terminal cannot be used, or the user interrupts a statement. Wrong statements are
-/// reported and do not end it.
+/// If the terminal cannot be used. Wrong statements are reported and do not end it; Ctrl-C cancels
+/// the statement that runs.
 pub fn repl(session: &Session, max_rows: usize, history: Option<&Path>) -> Result<()> {
     let during = || "reading from the terminal".to_owned();
-    let mut editor = DefaultEditor::new().during(during)?;
+    let config = Config::builder()
+        .completion_type(CompletionType::List)
+        .build();
+    let mut editor: Editor<Names, DefaultHistory> = Editor::with_config(config).during(during)?;
+    editor.set_helper(Some(names(session)?));
     if let Some(path) = history {
         // There is none the first time.
         let _ = editor.load_history(path);
@@ -64,7 +71,11 @@ pub fn repl(session: &Session, max_rows: usize, history: Option<&Path>) -> Resul
                 let mut out = std::io::stdout().lock();
                 then = match step(session, &mut buffer, &line, max_rows, &mut out) {
                     Ok(then) => then,
-                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(Error::Interrupted) => {
+                        progress::forget_interrupt();
+                        progress::note("the statement was cancelled");
+                        Then::Read
+                    }
                     Err(error) => {
                         progress::warn(error.to_string());
                         Then::Read
@@ -85,6 +96,31 @@ pub fn repl(session: &Session, max_rows: usize, history: Option<&Path>) -> Resul
         progress::warn(format!("{}: {error}", path.display()));
     }
     Ok(())
+}
+
+/// What can be completed.
+fn names(session: &Session) -> Result<Names> {
+    let tables = session.tables();
+    let mut names = Names::default();
+    for table in &tables {
+        let schema = columns(session, table)?;
+        let fields = schema.fields().iter();
+        names
+            .columns
+            .extend(fields.map(|field| field.name().clone()));
+    }
+    names.columns.sort();
+    names.columns.dedup();
+    names.tables = tables;
+    let queries = session.catalogue().group(Group::Queries);
+    names.queries = queries.map(|script| script.name.clone()).collect();
+    Ok(names)
+}
+
+/// The columns of a table or view.
+fn columns(session: &Session, table: &str) -> Result<SchemaRef> {
+    let sql = format!("SELECT * FROM \"{table}\" LIMIT 0");
+    Ok(session.stream(&sql, &Params::new())?.schema())
 }
 
 /// Takes one more line; `buffer` holds the statement so far.
@@ -142,10 +178,9 @@ fn command(session: &Session, line: &str, max_rows: usize, out: &mut dyn Write) 
                         .remedy(remedy.unwrap_or_else(|| "`\\d` lists them".into())),
                 );
             }
-            let sql = format!("SELECT * FROM \"{table}\" LIMIT 0");
-            let schema = session.stream(&sql, &Params::new())?.schema();
-            let fields = schema.fields().iter();
-            let rows: Vec<_> = fields
+            let rows: Vec<_> = columns(session, table)?
+                .fields()
+                .iter()
                 .map(|f| (f.name().clone(), f.data_type().to_string()))
                 .collect();
             pairs("column", "type", &rows, out)?;

@@ -16,6 +16,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
+use datafusion::physical_plan::displayable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -171,6 +172,28 @@ impl Session {
     }
 
     pub(super) fn stream_script(&self, script: &Script, params: &Params) -> Result<Batches> {
+        Batches::start(self.runtime()?, self.script_frame(script, params)?)
+    }
+
+    /// The plan of one statement, as text; nothing is computed.
+    pub fn explain(&self, sql: &str, params: &Params) -> Result<String> {
+        self.plan_text(&self.frame(sql, params, &[])?)
+    }
+
+    /// [`Session::explain`] for the file called `name`.
+    pub fn explain_named(&self, name: &str, params: &Params) -> Result<String> {
+        self.plan_text(&self.script_frame(self.catalogue.named(name)?, params)?)
+    }
+
+    fn plan_text(&self, frame: &DataFrame) -> Result<String> {
+        let plan = self
+            .runtime()?
+            .block_on(frame.clone().create_physical_plan())
+            .map_err(|error| self.statement_error(error))?;
+        Ok(displayable(plan.as_ref()).indent(false).to_string())
+    }
+
+    fn script_frame(&self, script: &Script, params: &Params) -> Result<DataFrame> {
         for given in params.keys() {
             let known = || script.params.iter().map(|p| p.name.as_str());
             if !known().any(|name| name == given) {
@@ -186,10 +209,7 @@ impl Session {
                 );
             }
         }
-        Batches::start(
-            self.runtime()?,
-            self.frame(&script.sql, params, &script.params)?,
-        )
+        self.frame(&script.sql, params, &script.params)
     }
 
     /// Plans one statement. Its parameters have the types of their defaults where `declared`

@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::fixture::*;
 use super::*;
+use crate::artifact::Kind;
 
 fn with_run(test: impl FnOnce(&Session)) {
     let dir = tempfile::tempdir().unwrap();
@@ -106,6 +107,20 @@ fn queries_over_the_fixture() {
             ["p 2 1.25 1 1 1 0.5", "s 2 1 1 1 1 0.5"]
         );
         assert_eq!(
+            named(s, "win_rate_by_origin", &[]),
+            ["a.jsonl p 2 1.25 1 0.5", "a.jsonl s 2 1 1 0.5"]
+        );
+        assert_eq!(
+            named(s, "aligned_tokens", &[("sample", "0"), ("teacher", "s")]),
+            [
+                "s 0 <s> <s> 1-1 true",
+                "s 1 a ab n-1 false",
+                "s 2 b ab n-1 true",
+                "s 3 </s> none false",
+            ]
+        );
+        assert!(named(s, "metric_disagreements", &[]).is_empty());
+        assert_eq!(
             named(s, "topk_mass_by_k", &[]),
             [
                 "p 1 0.5 0.5 4",
@@ -151,6 +166,47 @@ fn queries_over_the_fixture() {
             "(0,0), (1,1), (1,2)"
         );
     });
+}
+
+#[test]
+fn samples_where_the_metrics_disagree() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    // 2 bits in 4 tokens against 3 bits in 8, both over 4 bytes: ce prefers the second.
+    let metrics = |name: &str, nll: f64, tokens: u32| {
+        let columns = vec![u64s(&[0]), f64s(&[nll]), u32s(&[tokens]), u32s(&[4])];
+        write(&run, Kind::SequenceMetrics, &[name], 1, columns);
+    };
+    metrics("p", 2.0, 4);
+    metrics("s", 3.0, 8);
+    assert_eq!(
+        named(&session(dir.path()), "metric_disagreements", &[]),
+        ["0 s p 0.360674"]
+    );
+}
+
+#[test]
+fn plans_are_shown_and_other_programs_set_up() {
+    with_run(|s| {
+        let plan = s.explain_named("eval_scoreboard", &Params::new()).unwrap();
+        assert!(plan.contains("SortExec"), "{plan}");
+        let plan = s.explain("SELECT $x", &params(&[("x", "1")])).unwrap();
+        assert!(plan.contains("ProjectionExec"), "{plan}");
+        assert!(s.explain("SELECT * FROM tokk", &Params::new()).is_err());
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path().join("it's"));
+    write_run(&run);
+    let catalogue = Catalogue::load(None).unwrap();
+    let duckdb = setup(&run, &catalogue, Engine::Duckdb).unwrap();
+    assert!(duckdb.contains("it''s/topk/**/*.parquet', hive_partitioning = true);"));
+    // The statements are those of the session, so it can run them.
+    let datafusion = setup(&run, &catalogue, Engine::Datafusion).unwrap();
+    assert!(datafusion.contains("CREATE OR REPLACE VIEW sequence_ce"));
+    std::fs::remove_dir_all(run.root().join("models")).unwrap();
+    let without = setup(&run, &catalogue, Engine::Datafusion).unwrap();
+    assert!(!without.contains("token_ce") && without.contains("fusion_winner"));
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! The tables and views of a run as statements for other programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::catalogue::{Catalogue, Group};
+use crate::artifact::RunDir;
+use crate::error::{Context, Error, Result};
+
+/// A program that reads SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// `datafusion-cli`.
+    Datafusion,
+    /// DuckDB.
+    Duckdb,
+}
+
+/// Statements that make the artifacts of `run` known to `engine` under the names that they have
+/// here, and the views over them. Kinds that the run does not have are left out, and views that
+/// read them.
+///
+/// # Errors
+/// A path that is not valid UTF-8 cannot be written as SQL.
+pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<String> {
+    let root = std::path::absolute(run.root()).at(run.root())?;
+    let root = quotable(&root)?;
+    let mut text = String::new();
+    let mut known: Vec<&str> = Vec::new();
+    for table in catalogue.group(Group::Tables) {
+        let name = table.name.as_str();
+        if !run.root().join(name).is_dir() {
+            continue;
+        }
+        known.push(name);
+        let statement = match engine {
+            Engine::Datafusion => statement(&table.sql).replace("${RUN}", &root),
+            Engine::Duckdb => format!(
+                "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet('{root}/{name}/**/*.parquet', hive_partitioning = true);"
+            ),
+        };
+        let _ = writeln!(text, "{statement}\n");
+    }
+    for view in catalogue.group(Group::Views) {
+        if view.reads.split(", ").all(|read| known.contains(&read)) {
+            known.push(&view.name);
+            let _ = writeln!(text, "{}\n", statement(&view.sql));
+        }
+    }
+    Ok(text)
+}
+
+/// A file without its header.
+fn statement(sql: &str) -> &str {
+    let mut rest = sql;
+    while rest.starts_with("--") {
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    rest.trim_end()
+}
+
+/// A path as the content of a SQL string.
+fn quotable(path: &Path) -> Result<String> {
+    let text = path.to_str();
+    let text = text.ok_or_else(|| Error::file(path, "its name is not valid UTF-8"))?;
+    Ok(text.replace('\'', "''"))
+}

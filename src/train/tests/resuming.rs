@@ -19,7 +19,7 @@ fn stopped_and_not(
         let mut f = fixture(true);
         change(&mut f);
         while stopped && below(8) > 0 {
-            let (after, killed) = (1 + below(12), below(2) == 0);
+            let (after, killed) = (1 + below(3), below(2) == 0);
             f.options.checkpoint_every = Some(1 + below(4));
             let mut made = 0;
             let result = run_until(&f, |_| {
@@ -84,7 +84,7 @@ fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
     f.options.lr = 3e-2;
     f.options.epochs = 8;
     f.options.eval_steps = Some(2);
-    f.options.early_stopping_patience = Some(3);
+    f.options.early_stopping_patience = Some(2);
     let summary = run(&f.inputs, &f.options).unwrap();
     let kept = weights(&f.inputs.out);
     let log = log(&f.inputs.steps_out);
@@ -99,9 +99,9 @@ fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
     let best = valid.iter().position(|loss| *loss == lowest).unwrap() + 1;
     assert_eq!(summary.best_step, Some(best as u64), "{valid:?}");
     assert_eq!(summary.valid_loss, Some(lowest));
-    // Three validations in a row after the best, and none of them better.
+    // Two validations in a row after the best, and neither is better.
     let after = valid[best..].iter().filter(|loss| **loss >= 0.0).count();
-    assert_eq!(after, 3, "{valid:?}");
+    assert_eq!(after, 2, "{valid:?}");
 
     // The same weights as those of a training that is stopped there.
     let mut until = fixture(true);

@@ -2,12 +2,12 @@
 
 use super::*;
 
+/// Weights and log.
+type Written = (Vec<u8>, BTreeMap<String, Vec<f64>>);
+
 /// What a training with `change` writes, undisturbed and stopped after several random steps: by the
 /// user (a state is saved), or killed (what was done since the last saved state is done again).
-fn stopped_and_not(
-    change: &dyn Fn(&mut Fixture),
-    seed: u64,
-) -> [(Vec<u8>, BTreeMap<String, Vec<f64>>); 2] {
+fn stopped_and_not(change: &dyn Fn(&mut Fixture), seed: u64) -> [Written; 2] {
     let mut state = seed;
     let mut below = |n: u64| {
         state = state

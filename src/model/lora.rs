@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::attach::attach3;
-use super::config::{Config, EMBEDDING, HEAD};
+use super::config::{Config, TensorSpec};
 use super::decoder::{Mode, mix};
 use crate::error::{Context, Error, Result, did_you_mean};
 
@@ -63,10 +63,11 @@ pub struct Module {
 
 /// The projections of all layers of a model: what can have an adapter.
 pub fn modules(config: &Config) -> Vec<Module> {
-    let module = |spec: super::config::TensorSpec| {
+    let outer = [config.embedding_name(), config.head_name()];
+    let module = |spec: TensorSpec| {
         let name = spec.name.strip_suffix(".weight")?;
         match spec.shape[..] {
-            [rows, columns] if spec.name != EMBEDDING && spec.name != HEAD => Some(Module {
+            [rows, columns] if !outer.contains(&spec.name.as_str()) => Some(Module {
                 name: name.to_owned(),
                 rows,
                 columns,

@@ -3,14 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use super::data::MicroBatch;
-use super::loss::{self, Sums, Weights};
+use super::loss::{self, Head, Sums, Weights};
 use crate::error::{Context, Result};
 use crate::model::{Decoder, attach1};
-
-/// Name of the embedding, which is also the head where the two are tied.
-const EMBEDDING: &str = "model.embed_tokens.weight";
-/// Name of a head of its own.
-const HEAD: &str = "lm_head.weight";
 
 /// What one micro batch adds to the step.
 #[derive(Debug)]
@@ -39,14 +34,8 @@ pub fn micro_gradient(
 ) -> Result<MicroGradient> {
     let hidden = forward(decoder, micro)?;
     let (picked, index) = pick(&hidden, micro)?;
-    let name = if decoder.config().tie_word_embeddings {
-        EMBEDDING
-    } else {
-        HEAD
-    };
-    let slot = decoder.trained().keys().position(|key| key == name);
-    let (rows, train_head) = (&micro.rows, slot.is_some());
-    let head = loss::head_gradient(&picked, decoder.head(), rows, weights, train_head)?;
+    let head = Head::of(decoder);
+    let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
     let spread = || -> candle_core::Result<Tensor> {
         let zeros = hidden.detach().zeros_like()?;
@@ -54,6 +43,8 @@ pub fn micro_gradient(
     };
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = backward(decoder, &hidden, &seed)?;
+    let name = decoder.config().head_name();
+    let slot = decoder.trained().keys().position(|key| key == name);
     let slot = slot.and_then(|i| params.get_mut(i));
     if let (Some(slot), Some(head)) = (slot, head.head) {
         *slot = Some(match slot.take() {
@@ -74,7 +65,7 @@ pub fn micro_gradient(
 pub fn micro_nll(decoder: &Decoder, micro: &MicroBatch) -> Result<f64> {
     let hidden = forward(decoder, micro)?;
     let (picked, _) = pick(&hidden, micro)?;
-    loss::head_nll(&picked, decoder.head(), &micro.rows)
+    loss::head_nll(&picked, &Head::of(decoder), &micro.rows)
 }
 
 /// Hidden states (sequences · length, hidden size).

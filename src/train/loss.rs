@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 use crate::error::{Context, Error, Result};
+use crate::model::{Decoder, ops};
 
 /// Most bytes of f32 logits at once.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -85,23 +86,52 @@ pub struct HeadGradient {
     pub head: Option<Tensor>,
 }
 
+/// What turns hidden states into logits.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// (vocabulary, hidden size), without its graph.
+    pub weight: Tensor,
+    /// Logits z become c · tanh(z / c), for this c.
+    pub softcap: Option<f64>,
+    /// Whether its own gradient is wanted.
+    pub trained: bool,
+}
+
+impl Head {
+    /// The head of a model.
+    pub fn of(decoder: &Decoder) -> Self {
+        Self {
+            weight: decoder.head().detach(),
+            softcap: decoder.config().final_softcap,
+            trained: decoder.trained().contains_key(decoder.config().head_name()),
+        }
+    }
+
+    /// f32 logits (rows, vocabulary).
+    fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        let logits = hidden.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        match self.softcap {
+            Some(cap) => ops::softcap(&logits, cap),
+            None => Ok(logits),
+        }
+    }
+}
+
 /// Loss and gradient for `hidden` (rows, hidden size), one row for each of `rows`, and the
-/// `head` (vocabulary, hidden size), whose own gradient is computed if `train_head`. Both are used
-/// without their graph.
+/// `head`. Both are used without their graph.
 ///
 /// Sums are infinite or NaN where the logits are: the caller says which samples.
 ///
 /// # Memory
-/// Beside its result: min(64 MiB, 2,048 rows) of f32 logits.
+/// Beside its result: min(64 MiB, 2,048 rows) of f32 logits, three times that if they are capped.
 pub fn head_gradient(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Head,
     rows: &Rows,
     weights: Weights,
-    train_head: bool,
 ) -> Result<HeadGradient> {
     let during = || "computing the loss".to_owned();
-    let (hidden, head) = (hidden.detach(), head.detach());
+    let (hidden, weight) = (hidden.detach(), &head.weight);
     let mut sums = Sums {
         entropy: rows.entropy,
         ..Sums::default()
@@ -111,16 +141,24 @@ pub fn head_gradient(
     for range in chunks(rows.len(), rows.vocabulary) {
         let mut chunk = || -> candle_core::Result<()> {
             let part = hidden.narrow(0, range.start, range.len())?;
-            let logits = part.matmul(&head.t()?)?.to_dtype(DType::F32)?;
+            let logits = head.logits(&part)?;
+            let slope = match head.softcap {
+                Some(cap) => Some(ops::softcap_slope(&logits, cap)?),
+                None => None,
+            };
             let (gradient, chunk_sums) = logits_gradient(logits, rows, range.clone(), weights)?;
+            let gradient = match slope {
+                Some(slope) => (gradient * slope)?,
+                None => gradient,
+            };
             sums.add(&chunk_sums);
             hidden_parts.push(
                 gradient
-                    .to_dtype(head.dtype())?
-                    .matmul(&head)?
+                    .to_dtype(weight.dtype())?
+                    .matmul(weight)?
                     .to_dtype(hidden.dtype())?,
             );
-            if train_head {
+            if head.trained {
                 let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
                 head_sum = Some(match head_sum.take() {
                     Some(sum) => (sum + part)?,
@@ -144,7 +182,7 @@ pub fn head_gradient(
 }
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
-pub fn head_nll(hidden: &Tensor, head: &Tensor, rows: &Rows) -> Result<f64> {
+pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
     let mut nll = 0.0;
     let weights = Weights {
         clm: 0.0,
@@ -153,7 +191,7 @@ pub fn head_nll(hidden: &Tensor, head: &Tensor, rows: &Rows) -> Result<f64> {
     for range in chunks(rows.len(), rows.vocabulary) {
         let mut chunk = || -> candle_core::Result<()> {
             let part = hidden.detach().narrow(0, range.start, range.len())?;
-            let logits = part.matmul(&head.detach().t()?)?.to_dtype(DType::F32)?;
+            let logits = head.logits(&part)?;
             nll += logits_gradient(logits, rows, range.clone(), weights)?.1.clm;
             Ok(())
         };

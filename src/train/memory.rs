@@ -10,7 +10,8 @@
 //! | activations | W · n · layers · (6 hidden + 4 queries + 5 keys + 3 intermediate) · 4, in bf16 · 2 |
 //! | logits | W · min(64 MiB, 4 · vocabulary · min(n, 2048)) |
 //!
-//! where queries and keys are the widths of all heads. Small buffers, the samples of a part and
+//! where queries and keys are the widths of all heads, and the intermediate width is that of all
+//! experts that a token goes to. Small buffers, the samples of a part and
 //! the program itself come on top.
 
 use candle_core::Device;
@@ -45,8 +46,9 @@ impl Estimate {
         let head = of(config.head_dim);
         let queries = of(config.num_attention_heads) * head;
         let keys = of(config.num_key_value_heads) * head;
-        let layer =
-            6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * of(config.intermediate_size);
+        let experts = config.experts.map_or(1, |experts| experts.per_token);
+        let inner = of(config.intermediate_size) * of(experts);
+        let layer = 6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * inner;
         let activations = plan.tokens * of(config.num_hidden_layers) * layer * width;
         // Adapters are f32, their own masters.
         let masters = u64::from(width < 4 && options.method != Method::Lora);

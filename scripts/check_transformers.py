@@ -4,9 +4,16 @@
     pip install torch transformers pyarrow
     python scripts/check_transformers.py runs/quickstart runs/quickstart/checkpoints/merged
 
+and, for a model trained with `method: lora` and `lora.save: both`,
+
+    pip install peft
+    python scripts/check_transformers.py runs/quickstart runs/quickstart/checkpoints/merged \\
+        --base data-samples/models/pivot --adapter runs/quickstart/checkpoints/merged/adapter
+
 Loads MODEL with AutoModelForCausalLM and AutoTokenizer, lets `fuselm score` read the same tokens of
-the run RUN, and prints the largest differences. Exit code 1 if one exceeds --tolerance. The model
-must have a vocabulary of the run: the pivot's, or the one named by --vocab. `fuselm score` reads the
+the run RUN, and prints the largest differences; then lets both continue --prompt greedily. Exit code 1
+if a difference exceeds --tolerance or a token differs. With --adapter, transformers and PEFT load BASE and
+ADAPTER, which must give what fuselm gives for MODEL, where the adapter is merged. The model must have a vocabulary of the run: the pivot's, or the one named by --vocab. `fuselm score` reads the
 whole corpus of RUN; transformers reads the first --samples of it.
 """
 
@@ -37,8 +44,41 @@ def arguments():
     parser.add_argument("--vocab", help="vocabulary of the run [default: the pivot's]")
     parser.add_argument("--samples", type=int, default=32, help="samples to compare [default: 32]")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="in nats [default: 1e-4]")
+    parser.add_argument("--base", help="model folder that the adapter belongs to")
+    parser.add_argument("--adapter", help="folder of a LoRA adapter in PEFT's layout")
+    parser.add_argument("--prompt", default="Once upon a time", help="text to continue [default: %(default)s]")
     parser.add_argument("--fuselm", default="target/release/fuselm", help="the program [default: %(default)s]")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.base is None) != (args.adapter is None):
+        parser.error("--base and --adapter belong together")
+    return args
+
+
+def load(args):
+    """The model in transformers, with its adapter if there is one."""
+    model = AutoModelForCausalLM.from_pretrained(args.base or args.model, dtype=torch.float32)
+    if args.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, args.adapter)
+    return model.eval()
+
+
+def same_continuation(args, model, tokenizer, bos, length=40):
+    """Whether both programs continue the prompt with the same tokens."""
+    which = ["--model", args.base, "--adapter", args.adapter] if args.adapter else ["--model", args.model]
+    options = ["--raw", "--prompt", args.prompt, "--temperature", "0", "--max-new-tokens", str(length)]
+    ours = subprocess.run([args.fuselm, "generate", *which, *options], check=True, capture_output=True, text=True).stdout
+    ids = [bos, *tokenizer(args.prompt, add_special_tokens=False)["input_ids"]]
+    # Where BOS is also the padding token, transformers would guess that it is not to be seen.
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=length, do_sample=False, pad_token_id=0)
+    theirs = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+    print(f"continuation    {ours.strip()!r}")
+    if ours.strip() != theirs.strip():
+        print(f"transformers    {theirs.strip()!r}")
+    return ours.strip() == theirs.strip()
 
 
 def main():
@@ -59,7 +99,7 @@ def main():
             rows.setdefault(row["sample_id"], []).append(row)
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = load(args)
     worst = {"target_logprob": 0.0, "tail_logprob": 0.0, "logprobs": 0.0}
     positions, same_ids = 0, 0
     for sample in samples:
@@ -93,6 +133,8 @@ def main():
         sys.exit("error: no distribution to compare")
     if worst["target_logprob"] > args.tolerance:
         sys.exit(f"error: the tolerance is {args.tolerance:.0e} nats")
+    if not same_continuation(args, model, tokenizer, samples[0]["ids"][0]):
+        sys.exit("error: the continuations differ")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! `fuselm generate`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use candle_core::DType;
 use clap::Args;
@@ -23,6 +24,9 @@ pub struct Command {
     /// Model folder, GGUF file or hub id
     #[arg(long)]
     model: String,
+    /// Folder of a LoRA adapter of this model, as `train` or PEFT wrote it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The user's message
     #[arg(long)]
     prompt: Option<String>,
@@ -78,14 +82,15 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         stop,
     };
     options.validate()?;
-    let decoder = Decoder::load(
-        &dir,
-        &LoadOptions {
-            device: model::device(&global.device)?,
-            dtype,
-            mode: Mode::Inference,
-        },
-    )?;
+    let load = LoadOptions {
+        device: model::device(&global.device)?,
+        dtype,
+        mode: Mode::Inference,
+    };
+    let decoder = match &command.adapter {
+        Some(adapter) => Decoder::load_with_adapter(&dir, adapter, &load)?,
+        None => Decoder::load(&dir, &load)?,
+    };
     let mut chat = Chat {
         decoder,
         tokenizer,

@@ -66,7 +66,7 @@ enum Command {
     Map(map::Command),
     Project(project::Command),
     Fuse(fuse::Command),
-    Train(train::Command),
+    Train(Box<train::Command>),
     Merge(merge::Command),
     Eval(eval::Command),
     Generate(generate::Command),

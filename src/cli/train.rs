@@ -108,9 +108,13 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         overwrite: command.force.force,
     };
     let summary = train(&inputs, &command.options)?;
+    let valid = summary
+        .valid_loss
+        .map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
     note(format!(
-        "{}: {} steps, loss {:.4}, {:.0} tokens/s, {:.1} % of the time waiting for data",
+        "{}: {} parameters trained for {} steps, loss {:.4}{valid}, {:.0} tokens/s, {:.1} % of the time waiting for data",
         inputs.out.display(),
+        Count(summary.parameters),
         Count(summary.steps),
         summary.loss,
         summary.tokens_per_second,

@@ -1,5 +1,6 @@
 //! The decoder: its parameters, from the embedding to the head.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::{Config, Init};
 use super::layer::{KeyValue, Layer};
+use super::lora::Adapters;
 use super::norm::Norm;
 use super::ops;
 use super::rope::Rope;
@@ -56,6 +58,8 @@ pub struct Decoder {
     dtype: DType,
     mode: Mode,
     params: BTreeMap<String, Var>,
+    trained: BTreeMap<String, Var>,
+    adapters: Option<Adapters>,
     frequencies: Vec<f32>,
     slopes: Option<Tensor>,
     embedding: Tensor,
@@ -119,8 +123,7 @@ impl Decoder {
                 .during(|| format!("initialising tensor `{}`", spec.name))?;
             params.insert(spec.name, var);
         }
-        let frequencies = config.rope.as_ref().map_or(Vec::new(), Rope::frequencies);
-        Self::assemble(config, params, frequencies, options)
+        Self::from_params(config, params, options)
     }
 
     /// A model with the given parameters, which have the names, shapes and types that `config` and
@@ -133,7 +136,8 @@ impl Decoder {
         params: BTreeMap<String, Var>,
         options: &LoadOptions,
     ) -> Result<Self> {
-        Self::assemble(config, params, options)
+        let frequencies = config.rope.as_ref().map_or(Vec::new(), Rope::frequencies);
+        Self::assemble(config, params, frequencies, options)
     }
 
     fn assemble(
@@ -142,19 +146,49 @@ impl Decoder {
         frequencies: Vec<f32>,
         options: &LoadOptions,
     ) -> Result<Self> {
+        let trained = params.clone();
+        Self::assemble_with(config, params, frequencies, trained, None, options)
+    }
+
+    /// Trains what is in `trained` (of `params` and `adapters`); the rest gets no gradient.
+    fn assemble_with(
+        config: Config,
+        params: BTreeMap<String, Var>,
+        frequencies: Vec<f32>,
+        trained: BTreeMap<String, Var>,
+        adapters: Option<Adapters>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let find = |name: &str| {
             params.get(name).map(|var| match options.mode {
-                Mode::Training => var.as_tensor().clone(),
-                Mode::Inference => var.as_detached_tensor(),
+                Mode::Training if trained.contains_key(name) => var.as_tensor().clone(),
+                _ => var.as_detached_tensor(),
             })
         };
+        let used = Cell::new(0);
+        let adapter = |module: &str| {
+            let found = adapters.as_ref()?.of(module, options.mode)?;
+            used.set(used.get() + 1);
+            Some(found)
+        };
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::assemble(&config, index, find))
+            .map(|index| Layer::assemble(&config, index, find, adapter))
             .collect::<Result<_>>()?;
+        if adapters
+            .as_ref()
+            .is_some_and(|adapters| adapters.modules().len() != used.get())
+        {
+            return Err(
+                Error::usage("the model has projections that cannot be adapted")
+                    .remedy("name the projections of attention and feed-forward in `lora.targets`"),
+            );
+        }
         let outer = Self::without_layers(config.clone(), frequencies, options, find)?;
         Ok(Self {
             layers,
             params,
+            trained,
+            adapters,
             ..outer
         })
     }
@@ -199,9 +233,54 @@ impl Decoder {
             device: options.device.clone(),
             dtype: options.dtype,
             mode: options.mode,
-            params: BTreeMap::new(),
             layers: Vec::new(),
+            params: BTreeMap::new(),
+            trained: BTreeMap::new(),
+            adapters: None,
         })
+    }
+
+    /// The same model with `adapters`, which are all that is trained.
+    ///
+    /// # Errors
+    /// A projection that cannot be adapted.
+    pub fn adapt(self, adapters: Adapters) -> Result<Self> {
+        let options = self.options();
+        let trained = adapters.params().clone();
+        Self::assemble_with(
+            self.config,
+            self.params,
+            self.frequencies,
+            trained,
+            Some(adapters),
+            &options,
+        )
+    }
+
+    /// The same model, in which the parameters whose name `frozen` holds of are not trained.
+    ///
+    /// # Errors
+    /// None beyond those of loading.
+    pub fn freeze(self, frozen: impl Fn(&str) -> bool) -> Result<Self> {
+        let options = self.options();
+        let mut trained = self.trained;
+        trained.retain(|name, _| !frozen(name));
+        Self::assemble_with(
+            self.config,
+            self.params,
+            self.frequencies,
+            trained,
+            self.adapters,
+            &options,
+        )
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            mode: self.mode,
+        }
     }
 
     /// The model's shape and settings.
@@ -214,6 +293,16 @@ impl Decoder {
     /// Setting a variable changes the model in place.
     pub fn params(&self) -> &BTreeMap<String, Var> {
         &self.params
+    }
+
+    /// What training changes: all parameters, those that are not frozen, or the adapters.
+    pub fn trained(&self) -> &BTreeMap<String, Var> {
+        &self.trained
+    }
+
+    /// The adapters, if the model has some.
+    pub fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
     }
 
     /// Where the parameters live.
@@ -433,7 +522,7 @@ fn normal(seed: u64, stream: u64) -> impl Iterator<Item = f32> {
 }
 
 /// The finaliser of SplitMix64, after an odd multiplication that spreads counters.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

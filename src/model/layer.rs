@@ -11,6 +11,7 @@ use super::decoder::Rotary;
 use super::experts::Mixture;
 use super::feed_forward::{FeedForward, Gated};
 use super::linear::Linear;
+use super::lora::Adapter;
 use super::names::{FeedForwardNames, HEAD_NORMS, QkvNames};
 use super::norm::Norm;
 use super::ops;
@@ -35,7 +36,8 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// Layer `index` of `config` from the parameters that `find` knows by their names.
+    /// Layer `index` of `config` from the parameters that `find` knows by their names, and the
+    /// adapters that `adapter` knows by those of their projections.
     ///
     /// # Errors
     /// `find` does not know a parameter.
@@ -43,6 +45,7 @@ impl Layer {
         config: &Config,
         index: usize,
         find: impl Fn(&str) -> Option<Tensor>,
+        adapter: impl Fn(&str) -> Option<Adapter>,
     ) -> Result<Self> {
         let names = config.names();
         let prefix = format!("{}{index}.", names.layers);
@@ -54,6 +57,7 @@ impl Layer {
             Ok(Linear {
                 weight: get(name)?,
                 bias: find(&format!("{prefix}{name}.bias")),
+                adapter: adapter(&format!("{prefix}{name}")),
             })
         };
         let gated = |gate: &str, up: &str, down: &str| -> Result<Gated> {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Mode};
+use super::lora::LoraSave;
+use super::peft;
 use super::weights::SINGLE;
 use crate::error::{Context, Error, Result};
 
@@ -30,7 +32,7 @@ const COMPANIONS: [&str; 12] = [
 impl Decoder {
     /// Writes the model to `dir` as a folder that `transformers` loads: `model.safetensors` in
     /// `dtype`, `config.json` as it was read with its dtype updated, and the tokenizer, template
-    /// and generation files of `base_dir`.
+    /// and generation files of `base_dir`. Adapters are merged into the projections.
     ///
     /// The folder is written beside its final name and renamed; an existing `dir` is replaced.
     /// Memory: one tensor.
@@ -38,34 +40,44 @@ impl Decoder {
     /// # Errors
     /// `dtype` is not F32, F16 or BF16; a file cannot be written.
     pub fn save(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<()> {
-        let name = dir
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or_else(|| Error::file(dir, "expected the path of a folder to write"))?;
-        let parent = match dir.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
+        replace(dir, |dir| self.write_model(dir, base_dir, dtype))
+    }
+
+    /// Writes a model with adapters as `what` says, otherwise as [`Decoder::save`]; `base_dir` is
+    /// also noted as the adapter's base model.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::save`]; the model has no adapters, but they are wanted.
+    pub fn save_lora(
+        &self,
+        dir: &Path,
+        base_dir: &Path,
+        dtype: DType,
+        what: LoraSave,
+    ) -> Result<()> {
+        let write_adapter = |dir: &Path| match self.adapters() {
+            Some(adapters) => peft::write(adapters, dir, base_dir),
+            None => Err(Error::usage("the model has no adapters to write")),
         };
-        std::fs::create_dir_all(&parent).at(&parent)?;
-        let partial = parent.join(format!(".{name}.partial"));
-        remove(&partial)?;
-        std::fs::create_dir(&partial).at(&partial)?;
-        let written = self
-            .write_weights(&partial.join(SINGLE), dtype)
-            .and_then(|()| self.write_config(&partial.join("config.json"), dtype))
-            .and_then(|()| copy_companions(base_dir, &partial));
-        if let Err(error) = written {
-            // The first failure is the one to report.
-            let _ = remove(&partial);
-            return Err(error);
-        }
-        let old = parent.join(format!(".{name}.old"));
-        remove(&old)?;
-        if dir.exists() {
-            std::fs::rename(dir, &old).at(dir)?;
-        }
-        std::fs::rename(&partial, dir).at(dir)?;
-        remove(&old)
+        replace(dir, |dir| match what {
+            LoraSave::Merged => self.write_model(dir, base_dir, dtype),
+            LoraSave::Adapter => {
+                write_adapter(dir)?;
+                copy_companions(base_dir, dir)
+            }
+            LoraSave::Both => {
+                let inner = dir.join("adapter");
+                std::fs::create_dir(&inner).at(&inner)?;
+                write_adapter(&inner)?;
+                self.write_model(dir, base_dir, dtype)
+            }
+        })
+    }
+
+    fn write_model(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<()> {
+        self.write_weights(&dir.join(SINGLE), dtype)?;
+        self.write_config(&dir.join("config.json"), dtype)?;
+        copy_companions(base_dir, dir)
     }
 
     fn write_config(&self, path: &Path, dtype: DType) -> Result<()> {
@@ -82,43 +94,97 @@ impl Decoder {
     }
 
     fn write_weights(&self, path: &Path, dtype: DType) -> Result<()> {
-        let name = dtype_names(dtype)?.0;
-        let mut header = Map::new();
-        // transformers refuses files that do not say this.
-        header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
         let specs = self.config().tensors();
-        let mut offset = 0u64;
-        for spec in &specs {
-            let bytes = spec
-                .elements()
-                .and_then(|count| count.checked_mul(dtype.size_in_bytes() as u64))
-                .ok_or_else(|| Error::file(path, "the model is too large for one file"))?;
-            header.insert(
-                spec.name.clone(),
-                json!({ "dtype": name, "shape": spec.shape, "data_offsets": [offset, offset + bytes] }),
-            );
-            offset += bytes;
-        }
-        let mut header = serde_json::to_vec(&header).during(|| "writing a header".to_owned())?;
-        // The tensors start at a multiple of eight bytes.
-        header.resize(header.len().next_multiple_of(8), b' ');
-
-        let file = File::create(path).at(path)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        out.write_all(&(header.len() as u64).to_le_bytes())
-            .at(path)?;
-        out.write_all(&header).at(path)?;
-        for spec in &specs {
+        let tensors: Vec<(String, Vec<usize>)> = specs
+            .into_iter()
+            .map(|spec| (spec.name, spec.shape))
+            .collect();
+        write_tensors(path, &tensors, dtype, |name| {
             let var = self
                 .params()
-                .get(&spec.name)
-                .ok_or_else(|| Error::usage(format!("the model lacks tensor `{}`", spec.name)))?;
-            let bytes = bytes(&var.as_detached_tensor(), dtype)
-                .during(|| format!("reading tensor `{}`", spec.name))?;
-            out.write_all(&bytes).at(path)?;
-        }
-        out.flush().at(path)
+                .get(name)
+                .ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))?;
+            let adapter = self
+                .adapters()
+                .and_then(|adapters| adapters.of(name.strip_suffix(".weight")?, Mode::Inference));
+            match adapter {
+                Some(adapter) => adapter
+                    .merged(&var.as_detached_tensor())
+                    .during(|| format!("merging the adapter of `{name}`")),
+                None => Ok(var.as_detached_tensor()),
+            }
+        })
     }
+}
+
+/// Fills a folder beside `dir` with `write`, then puts it in the place of `dir`.
+fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = dir
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| Error::file(dir, "expected the path of a folder to write"))?;
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    std::fs::create_dir_all(&parent).at(&parent)?;
+    let partial = parent.join(format!(".{name}.partial"));
+    remove(&partial)?;
+    std::fs::create_dir(&partial).at(&partial)?;
+    if let Err(error) = write(&partial) {
+        // The first failure is the one to report.
+        let _ = remove(&partial);
+        return Err(error);
+    }
+    let old = parent.join(format!(".{name}.old"));
+    remove(&old)?;
+    if dir.exists() {
+        std::fs::rename(dir, &old).at(dir)?;
+    }
+    std::fs::rename(&partial, dir).at(dir)?;
+    remove(&old)
+}
+
+/// Writes a safetensors file of `tensors` (names and shapes) in `dtype`, asking `get` for one
+/// after the other.
+pub(super) fn write_tensors(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    dtype: DType,
+    mut get: impl FnMut(&str) -> Result<Tensor>,
+) -> Result<()> {
+    let dtype_name = dtype_names(dtype)?.0;
+    let mut header = Map::new();
+    // transformers refuses files that do not say this.
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut offset = 0u64;
+    for (name, shape) in tensors {
+        let bytes = shape
+            .iter()
+            .try_fold(dtype.size_in_bytes() as u64, |product, &dim| {
+                product.checked_mul(dim as u64)
+            })
+            .ok_or_else(|| Error::file(path, "the model is too large for one file"))?;
+        header.insert(
+            name.clone(),
+            json!({ "dtype": dtype_name, "shape": shape, "data_offsets": [offset, offset + bytes] }),
+        );
+        offset += bytes;
+    }
+    let mut header = serde_json::to_vec(&header).during(|| "writing a header".to_owned())?;
+    // The tensors start at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let file = File::create(path).at(path)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.write_all(&(header.len() as u64).to_le_bytes())
+        .at(path)?;
+    out.write_all(&header).at(path)?;
+    for (name, _) in tensors {
+        let bytes = bytes(&get(name)?, dtype).during(|| format!("reading tensor `{name}`"))?;
+        out.write_all(&bytes).at(path)?;
+    }
+    out.flush().at(path)
 }
 
 /// Names of a dtype in safetensors and in `config.json`.

@@ -92,7 +92,7 @@ impl Streamed {
             };
             let layer = {
                 let params = self.source.read_all(&specs, &self.options)?;
-                Layer::assemble(config, index, |name| params.get(name).cloned())?
+                Layer::assemble(config, index, |name| params.get(name).cloned(), |_| None)?
             };
             self.source.release(&specs);
             self.source.read_ahead(&next);

@@ -25,16 +25,16 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// A mapped safetensors file with a valid header.
-struct Shard {
+pub(super) struct Shard {
     path: PathBuf,
     map: Mmap,
     /// Offset of the tensors' bytes.
     data: usize,
-    tensors: HashMap<String, TensorInfo>,
+    pub tensors: HashMap<String, TensorInfo>,
 }
 
 impl Shard {
-    fn open(path: PathBuf) -> Result<Self> {
+    pub fn open(path: PathBuf) -> Result<Self> {
         let file = File::open(&path).at(&path)?;
         // SAFETY: the map is only read; as with every reader of mapped checkpoints, another
         // process must not truncate the file meanwhile.
@@ -60,6 +60,11 @@ impl Shard {
             map,
             tensors,
         })
+    }
+
+    /// The bytes of a tensor.
+    pub fn bytes(&self, info: &TensorInfo) -> Option<&[u8]> {
+        self.map.get(self.place(info)?)
     }
 
     fn place(&self, info: &TensorInfo) -> Option<Range<usize>> {
@@ -203,22 +208,7 @@ fn check<'a>(
             )
             .remedy("check that `config.json` belongs to this checkpoint"));
         }
-        let dtype = match info.dtype {
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::BF16 => DType::BF16,
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::F64 => DType::F64,
-            other => {
-                return Err(Error::file(
-                    &shard.path,
-                    format!(
-                        "tensor `{}`: expected dtype F16, BF16, F32 or F64, found {other}",
-                        spec.name
-                    ),
-                )
-                .remedy("quantised checkpoints cannot be read"));
-            }
-        };
+        let dtype = float(&shard.path, &spec.name, info.dtype)?;
         places.push((shard, info, dtype));
     }
     if !missing.is_empty() {
@@ -245,6 +235,21 @@ fn check<'a>(
         .remedy("check that `config.json` belongs to this checkpoint"));
     }
     Ok(places)
+}
+
+/// The dtype of a tensor, if it is one of floats.
+pub(super) fn float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<DType> {
+    match dtype {
+        safetensors::Dtype::F16 => Ok(DType::F16),
+        safetensors::Dtype::BF16 => Ok(DType::BF16),
+        safetensors::Dtype::F32 => Ok(DType::F32),
+        safetensors::Dtype::F64 => Ok(DType::F64),
+        other => Err(Error::file(
+            path,
+            format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64, found {other}"),
+        )
+        .remedy("quantised checkpoints cannot be read")),
+    }
 }
 
 /// "tensor `a`", or "3 tensors (`a`, `b`, `c`)", with at most three names.

@@ -17,10 +17,10 @@ use crate::error::{Context, Error, Result, did_you_mean};
 use crate::eval::Task;
 use crate::fuse::FuseOptions;
 use crate::mapping::MapOptions;
-use crate::model::is_gguf;
+use crate::model::{LoraSave, is_gguf};
 use crate::project::ProjectOptions;
 use crate::score::ScoreOptions;
-use crate::train::TrainOptions;
+use crate::train::{Method, TrainOptions};
 
 /// Keys at the top of a recipe.
 const KEYS: [&str; 14] = [
@@ -216,6 +216,12 @@ impl Recipe {
         self.fuse.validate()?;
         if let Some(train) = &self.train {
             train.validate()?;
+            if train.method == Method::Lora && train.lora.save == LoraSave::Adapter {
+                return Err(
+                    Error::usage("a run merges and evaluates whole models, not adapters")
+                        .remedy("set `train.lora.save` to `merged` or `both`"),
+                );
+            }
         }
         if self.pivot.tokenizer.is_some() {
             return Err(

@@ -4,32 +4,32 @@
 //! <out>.state/state.safetensors    a valid safetensors file
 //!   __metadata__.fuselm    JSON: provenance, step, optimiser steps, position
 //!   steps                  f64 (steps, 10)     the log so far
-//!   weights/<parameter>    f32                 master weights
+//!   weights/<parameter>    f32                 master weights of what is trained
 //!   first/<parameter>      f32                 first moment
 //!   second/<parameter>     f32                 second moment
+//! <out>.state/best-<step>.safetensors    where the best weights are kept
+//!   weights/<parameter>    f32                 master weights of what is trained
 //! ```
 //!
-//! One file, written beside its name and renamed, so that a state is there whole or not at all.
-//! There is no random state: shuffles are drawn from (seed, epoch, part).
+//! Each file is written beside its name and renamed, so that it is there whole or not at all.
+//! There is no random state: shuffles are drawn from (seed, epoch, part). Which step was the best
+//! follows from the log; the weights of the best step of a saved state are kept until a state
+//! that knows a better one is saved.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::Var;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use super::optim::{AdamW, Saved};
 use super::order::Position;
+use super::state_file::{Entry, StateReader, StateWriter};
 use super::steps::StepRow;
 use crate::artifact::Provenance;
-use crate::artifact::atomic::Pending;
 use crate::error::{Context, Error, Result};
 
-/// Largest header that is read: far above that of any model.
-const MAX_HEADER: u64 = 64 << 20;
 const STEPS: &str = "steps";
 
 /// How far a training has come.
@@ -46,15 +46,6 @@ struct Header {
     provenance: Provenance,
     optimiser_steps: u64,
     position: Position,
-}
-
-/// A state whose header was read.
-struct Opened {
-    reader: BufReader<File>,
-    /// Rows of the log.
-    rows: u64,
-    tensors: Map<String, Value>,
-    header: Header,
 }
 
 /// The folder of the state.
@@ -83,7 +74,7 @@ impl Checkpoint {
         self.file.exists()
     }
 
-    /// Writes the state, replacing the one before.
+    /// Writes the state, replacing the one before. `params` is all that is trained.
     ///
     /// # Memory
     /// One parameter with its moments.
@@ -93,58 +84,27 @@ impl Checkpoint {
         optimiser: &AdamW,
         progress: &Progress,
     ) -> Result<()> {
-        let header = Header {
-            provenance: self.provenance.clone(),
-            optimiser_steps: optimiser.steps(),
-            position: progress.position,
-        };
-        let header = serde_json::to_string(&header).at(&self.file)?;
-        let mut tensors = Map::new();
-        tensors.insert("__metadata__".to_owned(), json!({ "fuselm": header }));
-        let mut end = 0;
-        let mut add = |name: String, dtype: &str, shape: &[usize], bytes: usize| {
-            let offsets = [end, end + bytes];
-            end += bytes;
-            let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
-            tensors.insert(name, entry);
-        };
-        let rows = progress.steps.len();
-        let shape = [rows, StepRow::WIDTH];
-        add(STEPS.to_owned(), "F64", &shape, rows * StepRow::WIDTH * 8);
+        let header = self.header(optimiser.steps(), progress.position)?;
+        let mut entries = vec![Entry {
+            name: STEPS.to_owned(),
+            shape: vec![progress.steps.len(), StepRow::WIDTH],
+            double: true,
+        }];
         for (name, var) in params {
-            for kind in ["weights", "first", "second"] {
-                let bytes = var.elem_count() * 4;
-                add(format!("{kind}/{name}"), "F32", var.dims(), bytes);
-            }
+            let kinds = ["weights", "first", "second"];
+            entries.extend(kinds.map(|kind| entry(kind, name, var)));
         }
-        let mut text = Value::Object(tensors).to_string();
-        // The format wants the data to begin at a multiple of 8.
-        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
-
-        let (pending, file) = Pending::create(&self.file)?;
-        let mut writer = BufWriter::with_capacity(1 << 20, file);
-        let mut write = |bytes: &[u8]| writer.write_all(bytes).at(&self.file);
-        write(&(text.len() as u64).to_le_bytes())?;
-        write(text.as_bytes())?;
+        let mut writer = StateWriter::create(&self.file, &header, &entries)?;
         for row in &progress.steps {
-            for number in row.to_numbers() {
-                write(&number.to_le_bytes())?;
-            }
+            writer.f64s(&row.to_numbers())?;
         }
         for (index, var) in params.values().enumerate() {
             let saved = optimiser.save(index, var)?;
-            for mut values in [saved.weights, saved.first, saved.second] {
-                // Little-endian on every machine.
-                for value in &mut values {
-                    *value = f32::from_bits(value.to_bits().to_le());
-                }
-                write(bytemuck::cast_slice(&values))?;
-            }
+            writer.f32s(saved.weights)?;
+            writer.f32s(saved.first)?;
+            writer.f32s(saved.second)?;
         }
-        let file = writer
-            .into_inner()
-            .map_err(|e| Error::io(&self.file, e.into_error()))?;
-        pending.commit(&file)
+        writer.finish()
     }
 
     /// Restores parameters and optimiser, if there is a state.
@@ -156,47 +116,18 @@ impl Checkpoint {
         params: &BTreeMap<String, Var>,
         optimiser: &mut AdamW,
     ) -> Result<Option<Progress>> {
-        let Some(Opened {
-            mut reader,
-            rows,
-            tensors,
-            header,
-        }) = self.open()?
-        else {
+        let Some((mut reader, header)) = self.open(&self.file)? else {
             return Ok(None);
         };
-        let mut steps = Vec::new();
-        for _ in 0..rows {
-            let mut numbers = [0.0; StepRow::WIDTH];
-            for number in &mut numbers {
-                let mut bytes = [0; 8];
-                reader
-                    .read_exact(&mut bytes)
-                    .map_err(|_| self.damaged("it ends early"))?;
-                *number = f64::from_le_bytes(bytes);
-            }
-            steps.push(StepRow::from_numbers(numbers));
-        }
-        let mut read = |count: usize| -> Result<Vec<f32>> {
-            let mut values = vec![0f32; count];
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
-            reader
-                .read_exact(bytes)
-                .map_err(|_| self.damaged("it ends early"))?;
-            for value in &mut values {
-                *value = f32::from_bits(u32::from_le(value.to_bits()));
-            }
-            Ok(values)
-        };
+        let rows = (0..reader.rows(STEPS)?).map(|_| reader.f64s().map(StepRow::from_numbers));
+        let steps = rows.collect::<Result<_>>()?;
         for (index, (name, var)) in params.iter().enumerate() {
-            if !tensors.contains_key(&format!("weights/{name}")) {
-                return Err(self.damaged(&format!("no tensor `weights/{name}`")));
-            }
+            reader.check_has(&format!("weights/{name}"))?;
             let n = var.elem_count();
             let saved = Saved {
-                weights: read(n)?,
-                first: read(n)?,
-                second: read(n)?,
+                weights: reader.f32s(n)?,
+                first: reader.f32s(n)?,
+                second: reader.f32s(n)?,
             };
             optimiser.restore(index, var, saved)?;
         }
@@ -207,43 +138,98 @@ impl Checkpoint {
         }))
     }
 
+    /// Writes the weights after `step`, the best so far.
+    ///
+    /// # Memory
+    /// One parameter with its moments.
+    pub fn save_best(
+        &self,
+        params: &BTreeMap<String, Var>,
+        optimiser: &AdamW,
+        step: u64,
+    ) -> Result<()> {
+        let header = self.header(optimiser.steps(), Position::default())?;
+        let entries: Vec<Entry> = params
+            .iter()
+            .map(|(name, var)| entry("weights", name, var))
+            .collect();
+        let mut writer = StateWriter::create(&self.best(step), &header, &entries)?;
+        for (index, var) in params.values().enumerate() {
+            writer.f32s(optimiser.save(index, var)?.weights)?;
+        }
+        writer.finish()
+    }
+
+    /// Sets `params` to the weights that [`Checkpoint::save_best`] wrote for `step`.
+    ///
+    /// # Errors
+    /// They are not there, damaged, or of another training.
+    pub fn load_best(&self, params: &BTreeMap<String, Var>, step: u64) -> Result<()> {
+        let mut reader = self.open_best(step)?;
+        for (name, var) in params {
+            reader.check_has(&format!("weights/{name}"))?;
+            let weights = reader.f32s(var.elem_count())?;
+            Tensor::from_vec(weights, var.dims(), var.device())
+                .and_then(|weights| var.set(&weights.to_dtype(var.dtype())?))
+                .during(|| format!("restoring the best `{name}`"))?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless the weights of `step` are there and this training's.
+    pub fn check_best(&self, step: u64) -> Result<()> {
+        self.open_best(step).map(drop)
+    }
+
+    /// Removes the weights of all steps but `keep`.
+    pub fn remove_best_except(&self, keep: &[u64]) -> Result<()> {
+        let kept: Vec<PathBuf> = keep.iter().map(|step| self.best(*step)).collect();
+        for entry in fs::read_dir(&self.dir).at(&self.dir)? {
+            let path = entry.at(&self.dir)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("best-") && !kept.contains(&path) {
+                fs::remove_file(&path).at(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fails if there is a state, and it is another training's or damaged.
     pub fn check_same(&self) -> Result<()> {
-        self.open().map(drop)
+        self.open(&self.file).map(drop)
     }
 
-    fn damaged(&self, what: &str) -> Error {
-        Error::file(&self.file, format!("the training state is damaged: {what}"))
-            .remedy("remove it to start the training anew")
+    fn best(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("best-{step}.safetensors"))
     }
 
-    /// Reads the header and checks that it is this training's.
-    fn open(&self) -> Result<Option<Opened>> {
-        let file = match File::open(&self.file) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&self.file, e)),
-        };
-        let size = file.metadata().at(&self.file)?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let damaged = |what: &str| self.damaged(what);
-        let mut length = [0; 8];
-        reader
-            .read_exact(&mut length)
-            .map_err(|_| damaged("no header"))?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER.min(size.saturating_sub(8)) {
-            return Err(damaged("no valid header"));
+    fn open_best(&self, step: u64) -> Result<StateReader> {
+        let path = self.best(step);
+        match self.open(&path)? {
+            Some((reader, _)) => Ok(reader),
+            None => Err(
+                Error::file(&path, "the weights of the best step are not there")
+                    .remedy("remove the folder to start the training anew"),
+            ),
         }
-        let mut text = vec![0; length as usize];
-        reader.read_exact(&mut text).at(&self.file)?;
-        let tensors: Map<String, Value> =
-            serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
-        let header: Header = tensors
-            .get("__metadata__")
-            .and_then(|metadata| metadata.get("fuselm")?.as_str())
-            .ok_or_else(|| damaged("no metadata `fuselm`"))
-            .and_then(|text| serde_json::from_str(text).map_err(|e| damaged(&e.to_string())))?;
+    }
+
+    fn header(&self, optimiser_steps: u64, position: Position) -> Result<String> {
+        let header = Header {
+            provenance: self.provenance.clone(),
+            optimiser_steps,
+            position,
+        };
+        serde_json::to_string(&header).at(&self.file)
+    }
+
+    /// Opens a file of the state and checks that it is this training's.
+    fn open(&self, path: &Path) -> Result<Option<(StateReader, Header)>> {
+        let Some(reader) = StateReader::open(path)? else {
+            return Ok(None);
+        };
+        let header: Header =
+            serde_json::from_str(reader.metadata()).map_err(|e| reader.damaged(&e.to_string()))?;
         if header.provenance.identity() != self.provenance.identity() {
             let differences = self.provenance.differences(&header.provenance).join(", ");
             return Err(Error::usage(format!(
@@ -254,25 +240,7 @@ impl Checkpoint {
                 "give the options it was started with to continue it, or `--force` to start anew",
             ));
         }
-        let rows = tensors
-            .get(STEPS)
-            .and_then(|steps| steps.get("shape")?.get(0)?.as_u64())
-            .ok_or_else(|| damaged("no tensor `steps`"))?;
-        // Every tensor is given by its last byte; the data ends where the last tensor does.
-        let end = tensors
-            .values()
-            .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
-            .max()
-            .unwrap_or(0);
-        if (8 + length).checked_add(end) != Some(size) {
-            return Err(damaged("it has another size than its header says"));
-        }
-        Ok(Some(Opened {
-            reader,
-            rows,
-            tensors,
-            header,
-        }))
+        Ok(Some((reader, header)))
     }
 
     /// Removes the state: the training is over, or starts anew.
@@ -281,5 +249,13 @@ impl Checkpoint {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.dir, e)),
             _ => Ok(()),
         }
+    }
+}
+
+fn entry(kind: &str, name: &str, var: &Var) -> Entry {
+    Entry {
+        name: format!("{kind}/{name}"),
+        shape: var.dims().to_vec(),
+        double: false,
     }
 }

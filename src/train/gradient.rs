@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::data::MicroBatch;
 use super::loss::{self, Head, Sums, Weights};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 #[cfg(feature = "cuda")]
 use crate::model::cuda;
 use crate::model::{Decoder, attach1};
@@ -14,7 +14,7 @@ use crate::model::{Decoder, attach1};
 pub struct MicroGradient {
     /// Loss sums.
     pub sums: Sums,
-    /// ∂L/∂parameter in the order of their names; `None` is zero.
+    /// ∂L/∂parameter for all that is trained, in the order of their names; `None` is zero.
     pub params: Vec<Option<Tensor>>,
 }
 
@@ -50,17 +50,17 @@ pub fn micro_gradient(
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = backward(decoder, &hidden, &seed)?;
     let name = decoder.config().head_name();
-    let slot = decoder.params().keys().position(|key| key == name);
-    let slot = slot
-        .and_then(|i| params.get_mut(i))
-        .ok_or_else(|| Error::usage(format!("the model has no trainable head `{name}`")))?;
-    *slot = Some(match slot.take() {
-        Some(embedding) => embedding
-            .to_dtype(DType::F32)
-            .and_then(|embedding| embedding + head.head)
-            .during(|| "adding the gradient of the head".to_owned())?,
-        None => head.head,
-    });
+    let slot = decoder.trained().keys().position(|key| key == name);
+    let slot = slot.and_then(|i| params.get_mut(i));
+    if let (Some(slot), Some(head)) = (slot, head.head) {
+        *slot = Some(match slot.take() {
+            Some(embedding) => embedding
+                .to_dtype(DType::F32)
+                .and_then(|embedding| embedding + head)
+                .during(|| "adding the gradient of the head".to_owned())?,
+            None => head,
+        });
+    }
     Ok(MicroGradient {
         sums: head.sums,
         params,
@@ -94,7 +94,7 @@ fn pick(hidden: &Tensor, micro: &MicroBatch) -> Result<(Tensor, Tensor)> {
     pick().during(|| "selecting supervised positions".to_owned())
 }
 
-/// ∂L/∂parameter given ∂L/∂hidden.
+/// ∂L/∂parameter of all that is trained, given ∂L/∂hidden.
 fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Option<Tensor>>> {
     let run = || -> candle_core::Result<Vec<Option<Tensor>>> {
         // `backward` starts from ones, so the seed comes in as the gradient of a scalar.
@@ -102,7 +102,7 @@ fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Opt
         let seed = seed.clone();
         let scalar = attach1(hidden, &zero, move |_, _, _| Ok(seed.clone()))?;
         let mut gradients = scalar.backward()?;
-        let params = decoder.params().values();
+        let params = decoder.trained().values();
         Ok(params
             .map(|var| gradients.remove(var.as_tensor()))
             .collect())

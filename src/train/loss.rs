@@ -82,8 +82,8 @@ pub struct HeadGradient {
     pub sums: Sums,
     /// ∂L/∂(hidden rows): (rows, hidden), in the dtype of the hidden rows.
     pub hidden: Tensor,
-    /// ∂L/∂head: (vocabulary, hidden), f32.
-    pub head: Tensor,
+    /// ∂L/∂head: (vocabulary, hidden), f32; none where the head is not trained.
+    pub head: Option<Tensor>,
 }
 
 /// What turns hidden states into logits.
@@ -93,6 +93,8 @@ pub struct Head {
     pub weight: Tensor,
     /// Logits z become c · tanh(z / c), for this c.
     pub softcap: Option<f64>,
+    /// Whether its own gradient is wanted.
+    pub trained: bool,
 }
 
 impl Head {
@@ -101,6 +103,7 @@ impl Head {
         Self {
             weight: decoder.head().detach(),
             softcap: decoder.config().final_softcap,
+            trained: decoder.trained().contains_key(decoder.config().head_name()),
         }
     }
 
@@ -165,11 +168,13 @@ pub fn head_gradient(
                     .matmul(weight)?
                     .to_dtype(hidden.dtype())?,
             );
-            let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
-            head_sum = Some(match head_sum.take() {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
+            if head.trained {
+                let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
+                head_sum = Some(match head_sum.take() {
+                    Some(sum) => (sum + part)?,
+                    None => part,
+                });
+            }
             Ok(())
         };
         chunk().during(during)?;
@@ -179,11 +184,11 @@ pub fn head_gradient(
         1 => hidden_parts.swap_remove(0),
         _ => Tensor::cat(&hidden_parts, 0).during(during)?,
     };
-    let head = match head_sum {
-        Some(sum) => sum,
-        None => Tensor::zeros(weight.dims(), DType::F32, weight.device()).during(during)?,
-    };
-    Ok(HeadGradient { sums, hidden, head })
+    Ok(HeadGradient {
+        sums,
+        hidden,
+        head: head_sum,
+    })
 }
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
@@ -245,6 +250,13 @@ pub fn not_finite(what: &str, step: u64, samples: &[u64]) -> Error {
         ),
     )
     .remedy("lower `lr`, or look for a damaged checkpoint or target with `fuselm check`")
+}
+
+/// Bytes of logits at a time, for so many rows at most.
+pub(super) fn logits_bytes(vocabulary: usize, rows: u64) -> u64 {
+    chunks(usize::try_from(rows).unwrap_or(usize::MAX), vocabulary)
+        .next()
+        .map_or(0, |range| 4 * vocabulary as u64 * range.len() as u64)
 }
 
 /// Ranges of rows whose f32 logits fit the limits.

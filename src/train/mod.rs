@@ -16,7 +16,9 @@
 //! | `rows`, `loss` | what is learnt at each position; the loss and its gradient at the head |
 //! | `gradient`, `gradients` | one micro batch, and the sum of all |
 //! | `workers` | micro batches side by side, results in order |
-//! | `optim`, `schedule` | AdamW, learning rate |
+//! | `optim`, `schedule`, `groups` | AdamW, learning rate, which parameters learn how |
+//! | `stopping` | the best validation, and early stopping |
+//! | `memory` | what a training will need, said and checked before it |
 //! | `run`, `trainer` | inputs and outputs; the loop |
 //! | `checkpoint`, `steps` | the state of an unfinished training, the log |
 //!
@@ -24,21 +26,25 @@
 //! interruption, on a CPU.
 //!
 //! # Memory
-//! 16 bytes a parameter in f32 (weights, gradients, two moments), 4 more for each worker; the
-//! activations of a micro batch for each worker; what [`data`] says.
+//! 4 bytes a parameter in f32, 12 for each that is trained (gradient, two moments), 4 more for each
+//! worker; the activations of a micro batch for each worker; what [`data`] says.
 
 pub mod checkpoint;
 pub mod data;
 pub mod gradient;
 pub mod gradients;
+pub mod groups;
 pub mod loss;
+mod memory;
 pub mod optim;
 mod options;
 pub mod order;
 pub mod rows;
 mod run;
 pub mod schedule;
+mod state_file;
 pub mod steps;
+pub mod stopping;
 mod trainer;
 pub mod workers;
 
@@ -47,7 +53,8 @@ use std::path::PathBuf;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
-pub use options::{Method, MicroBatchTokens, Precision, TrainOptions};
+pub use groups::ParamGroup;
+pub use options::{LoraOptions, LoraTargets, Method, MicroBatchTokens, Precision, TrainOptions};
 pub use rows::Tail;
 pub use run::{provenance, run};
 pub use schedule::Schedule;
@@ -102,8 +109,12 @@ pub struct TrainSummary {
     pub parameters: u64,
     /// Loss of the last step.
     pub loss: f64,
-    /// Validation loss at the end, nats per token.
+    /// Validation loss of what was written, nats per token.
     pub valid_loss: Option<f64>,
+    /// The step that was written, if it is not the last.
+    pub best_step: Option<u64>,
+    /// Whether the training ended before its last step, because validation no longer improved.
+    pub stopped_early: bool,
     /// Whether an interrupted training was continued.
     pub resumed: bool,
     /// Share of the time in which the trainer waited for samples.

@@ -25,16 +25,25 @@ pub struct Settings {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decay of matrices (rank 2 and more), relative to the learning rate.
-    pub weight_decay: f64,
     /// Largest Euclidean norm of all gradients; larger ones are scaled down to it. 0 is off.
     pub clip: f64,
+}
+
+/// What differs between parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    /// Factor on the learning rate.
+    pub lr_scale: f64,
+    /// Decay relative to the learning rate.
+    pub weight_decay: f64,
 }
 
 /// The optimiser and its state.
 #[derive(Debug)]
 pub struct AdamW {
     settings: Settings,
+    /// In the order of the parameters' names.
+    groups: Vec<Group>,
     steps: u64,
     /// In the order of the parameters' names.
     states: Vec<State>,
@@ -69,11 +78,16 @@ pub struct Saved {
 }
 
 impl AdamW {
-    /// Starts with zero moments at the present values of `params`.
+    /// Starts with zero moments at the present values of `params`; `groups` has one entry for
+    /// each.
     ///
     /// # Memory
     /// 8 bytes a parameter, 12 where it is not f32.
-    pub fn new(params: &BTreeMap<String, Var>, settings: Settings) -> Result<Self> {
+    pub fn new(
+        params: &BTreeMap<String, Var>,
+        groups: Vec<Group>,
+        settings: Settings,
+    ) -> Result<Self> {
         let state = |var: &Var| -> candle_core::Result<State> {
             let n = var.elem_count();
             Ok(match var.device() {
@@ -103,6 +117,7 @@ impl AdamW {
             .during(|| "preparing the optimiser".to_owned())?;
         Ok(Self {
             settings,
+            groups,
             steps: 0,
             states,
         })
@@ -129,7 +144,7 @@ impl AdamW {
         let s = self.settings;
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
-        let rates = |decays: bool| Rates {
+        let rates = |group: Group| Rates {
             scale: if s.clip > 0.0 && norm > s.clip {
                 s.clip / norm
             } else {
@@ -138,16 +153,15 @@ impl AdamW {
             beta1: s.beta1,
             beta2: s.beta2,
             eps: s.eps,
-            step: lr / correction(s.beta1),
+            step: lr * group.lr_scale / correction(s.beta1),
             second: 1.0 / correction(s.beta2),
-            keep: if decays {
-                1.0 - lr * s.weight_decay
-            } else {
-                1.0
-            },
+            keep: 1.0 - lr * group.lr_scale * group.weight_decay,
         };
         let update = |(i, var): (usize, &Var), state: &mut State| -> candle_core::Result<()> {
-            let rates = rates(var.rank() >= 2);
+            let Some(group) = self.groups.get(i) else {
+                candle_core::bail!("no group for parameter {i}")
+            };
+            let rates = rates(*group);
             match (state, gradients) {
                 (
                     State::Host {
@@ -372,9 +386,18 @@ mod tests {
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
-        weight_decay: 0.1,
         clip: 1.0,
     };
+
+    /// The matrix decays, the norm does not and learns at another rate.
+    fn adam(params: &BTreeMap<String, Var>, norm_scale: f64) -> AdamW {
+        let group = |lr_scale, weight_decay| Group {
+            lr_scale,
+            weight_decay,
+        };
+        let groups = vec![group(1.0, 0.1), group(norm_scale, 0.0)];
+        AdamW::new(params, groups, SETTINGS).unwrap()
+    }
 
     fn params(dtype: DType) -> BTreeMap<String, Var> {
         let var = |values: &[f32], dims: &[usize]| {
@@ -403,7 +426,7 @@ mod tests {
     #[test]
     fn two_steps_by_hand() {
         let params = params(DType::F32);
-        let mut adam = AdamW::new(&params, SETTINGS).unwrap();
+        let mut adam = adam(&params, 0.5);
         // Norm √(9 + 16 + 144) = 13: scaled to 3/13, −4/13, 12/13.
         let gradients = Gradients::Host(vec![vec![3.0, -4.0], vec![12.0]]);
         let norm = adam.step(&params, &gradients, 0.5).unwrap();
@@ -411,31 +434,31 @@ mod tests {
         // The first step moves every weight by lr against the gradient's sign, after decay
         // (matrices only) by 1 − 0.5 · 0.1.
         assert_near(&values(&params["matrix"]), &[0.95 - 0.5, -1.9 + 0.5]);
-        assert_near(&values(&params["norm"]), &[2.5]);
+        assert_near(&values(&params["norm"]), &[2.75]);
         // Second step, norm 0.5, not clipped. Element 0: m = 0.9 · 0.1 · 3/13 + 0.1 · 0.3,
         // v = 0.95 · 0.05 · (3/13)² + 0.05 · 0.09; corrections 0.19 and 0.0975.
         let gradients = Gradients::Host(vec![vec![0.3, 0.4], vec![0.0]]);
         adam.step(&params, &gradients, 0.1).unwrap();
-        let by_hand = |w: f64, g1: f64, g2: f64, keep: f64| {
+        let by_hand = |w: f64, g1: f64, g2: f64, keep: f64, lr: f64| {
             let m = (0.09 * g1 + 0.1 * g2) / 0.19;
             let v = (0.0475 * g1 * g1 + 0.05 * g2 * g2) / 0.0975;
-            w * keep - 0.1 * m / (v.sqrt() + 1e-8)
+            w * keep - lr * m / (v.sqrt() + 1e-8)
         };
         let expected = [
-            by_hand(0.45, 3.0 / 13.0, 0.3, 0.99),
-            by_hand(-1.4, -4.0 / 13.0, 0.4, 0.99),
+            by_hand(0.45, 3.0 / 13.0, 0.3, 0.99, 0.1),
+            by_hand(-1.4, -4.0 / 13.0, 0.4, 0.99, 0.1),
         ];
         assert_near(&values(&params["matrix"]), &expected);
         assert_near(
             &values(&params["norm"]),
-            &[by_hand(2.5, 12.0 / 13.0, 0.0, 1.0)],
+            &[by_hand(2.75, 12.0 / 13.0, 0.0, 1.0, 0.05)],
         );
     }
 
     #[test]
     fn low_precision_parameters_keep_small_updates_in_their_masters() {
         let params = params(DType::BF16);
-        let mut adam = AdamW::new(&params, SETTINGS).unwrap();
+        let mut adam = adam(&params, 1.0);
         let gradients = Gradients::Host(vec![vec![0.1, 0.1], vec![0.1]]);
         for _ in 0..100 {
             adam.step(&params, &gradients, 1e-4).unwrap();
@@ -449,9 +472,9 @@ mod tests {
     fn a_restored_state_continues_bit_by_bit() {
         let gradients = Gradients::Host(vec![vec![0.3, -0.4], vec![0.7]]);
         let (a, b) = (params(DType::F32), params(DType::F32));
-        let mut first = AdamW::new(&a, SETTINGS).unwrap();
+        let mut first = adam(&a, 1.0);
         first.step(&a, &gradients, 0.01).unwrap();
-        let mut second = AdamW::new(&b, SETTINGS).unwrap();
+        let mut second = adam(&b, 1.0);
         for (i, (name, var)) in a.iter().enumerate() {
             second
                 .restore(i, &b[name], first.save(i, var).unwrap())
@@ -471,7 +494,7 @@ mod tests {
     #[test]
     fn a_norm_that_is_no_number_changes_nothing() {
         let params = params(DType::F32);
-        let mut adam = AdamW::new(&params, SETTINGS).unwrap();
+        let mut adam = adam(&params, 1.0);
         let gradients = Gradients::Host(vec![vec![f32::NAN, 0.0], vec![0.0]]);
         assert!(adam.step(&params, &gradients, 0.1).unwrap().is_nan());
         assert_eq!(values(&params["matrix"]), [1.0, -2.0]);

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use candle_core::DType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::groups::ParamGroup;
 use super::rows::Tail;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::model::lora::{self, Lora};
+use crate::model::{Config, LoraSave};
 
 /// Which parameters are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -17,6 +20,120 @@ pub enum Method {
     /// All of them.
     #[default]
     Full,
+    /// Low-rank adapters of projections.
+    Lora,
+}
+
+/// The projections that get an adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LoraTargets {
+    /// All projections of the layers; not the head.
+    #[default]
+    AllLinear,
+    /// Those whose name it is, or ends in a dot and it.
+    Named(Vec<String>),
+}
+
+impl std::str::FromStr for LoraTargets {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text {
+            "all-linear" => Self::AllLinear,
+            names => Self::Named(names.split(',').map(|name| name.trim().into()).collect()),
+        })
+    }
+}
+
+impl Serialize for LoraTargets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            LoraTargets::AllLinear => serializer.serialize_str("all-linear"),
+            LoraTargets::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LoraTargets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordOrList;
+        impl<'de> serde::de::Visitor<'de> for WordOrList {
+            type Value = LoraTargets;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`all-linear` or a list of projections")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                list: A,
+            ) -> Result<Self::Value, A::Error> {
+                let list = serde::de::value::SeqAccessDeserializer::new(list);
+                Vec::deserialize(list).map(LoraTargets::Named)
+            }
+        }
+        deserializer.deserialize_any(WordOrList)
+    }
+}
+
+/// The adapters of `method: lora`. Field names are the keys of `train.lora:` in a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraOptions {
+    /// Rank of the adapters. Default 16.
+    #[arg(id = "lora_rank", long = "lora-rank", value_name = "RANK", default_value_t = LoraOptions::default().rank, hide_default_value = true)]
+    pub rank: usize,
+    /// Strength of the adapters: what they add is multiplied by alpha / rank. Default 32.
+    #[arg(id = "lora_alpha", long = "lora-alpha", value_name = "ALPHA", default_value_t = LoraOptions::default().alpha, hide_default_value = true)]
+    pub alpha: f64,
+    /// Projections to adapt, separated by commas, by the last parts of their names (`q_proj`);
+    /// `all-linear` is all. Default `all-linear`.
+    #[arg(
+        id = "lora_targets",
+        long = "lora-targets",
+        value_name = "NAMES|all-linear",
+        default_value = "all-linear",
+        hide_default_value = true
+    )]
+    pub targets: LoraTargets,
+    /// Multiply by alpha / √rank instead.
+    #[arg(id = "lora_rslora", long = "lora-rslora")]
+    pub rslora: bool,
+    /// What to write: the whole model with the adapters `merged` into it, the `adapter` alone as
+    /// PEFT does, or `both`. Default `merged`.
+    #[arg(id = "lora_save", long = "lora-save", value_name = "WHAT", value_enum, default_value_t = LoraOptions::default().save, hide_default_value = true)]
+    pub save: LoraSave,
+}
+
+impl Default for LoraOptions {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: LoraTargets::AllLinear,
+            rslora: false,
+            save: LoraSave::Merged,
+        }
+    }
+}
+
+impl LoraOptions {
+    /// The adapters of a model of shape `config`.
+    pub(super) fn of(&self, config: &Config) -> Lora {
+        Lora {
+            rank: self.rank,
+            alpha: self.alpha,
+            rslora: self.rslora,
+            targets: match &self.targets {
+                LoraTargets::AllLinear => lora::all_linear(config),
+                LoraTargets::Named(names) => names.clone(),
+            },
+        }
+    }
 }
 
 /// Type of the parameters and activations; masters, moments and the loss are f32 in any case.
@@ -133,7 +250,7 @@ pub struct TrainOptions {
     /// How the learning rate falls afterwards. Default `cosine`.
     #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule, hide_default_value = true)]
     pub schedule: Schedule,
-    /// Decay of matrices, relative to the learning rate. Default 0.
+    /// Decay of matrices, relative to the learning rate; norms and biases do not decay. Default 0.
     #[arg(long, default_value_t = TrainOptions::default().weight_decay, hide_default_value = true)]
     pub weight_decay: f64,
     /// Decay of AdamW's first moment. Default 0.9.
@@ -154,15 +271,38 @@ pub struct TrainOptions {
     /// Which parameters are trained. Default `full`.
     #[arg(long, value_enum, default_value_t = TrainOptions::default().method, hide_default_value = true)]
     pub method: Method,
+    /// The adapters of method `lora`.
+    #[command(flatten)]
+    pub lora: LoraOptions,
+    /// Parameters that stay as they are, by name, by a part of it between dots, or by a pattern
+    /// with `*`: `embed_tokens`, `layers.0`.
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    pub freeze: Vec<String>,
+    /// Parameters with another learning rate or decay.
+    #[arg(skip)]
+    pub param_groups: Vec<ParamGroup>,
     /// Type of parameters and activations, and of the written model. Default `f32`.
     #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype, hide_default_value = true)]
     pub dtype: Precision,
     /// Seed of the sample order, and of random initial weights. Default 42.
     #[arg(long, default_value_t = TrainOptions::default().seed, hide_default_value = true)]
     pub seed: u64,
-    /// Chat or text file whose loss is logged after each epoch.
-    #[arg(long)]
+    /// Chat or text file whose loss is logged after each epoch. (A single command reads
+    /// `tokens` instead.)
+    #[arg(skip)]
     pub valid: Option<PathBuf>,
+    /// Optimiser steps between two validations; there is one after each epoch in any case.
+    #[arg(long)]
+    pub eval_steps: Option<u64>,
+    /// Stop after so many validations in a row that were no better, and keep the best step.
+    #[arg(long)]
+    pub early_stopping_patience: Option<u32>,
+    /// How much lower a validation loss must be to count as better, in nats. Default 0.
+    #[arg(long, default_value_t = TrainOptions::default().early_stopping_threshold, hide_default_value = true)]
+    pub early_stopping_threshold: f64,
+    /// Write the weights of the step with the lowest validation loss, not the last.
+    #[arg(long)]
+    pub load_best: bool,
     /// Optimiser steps between two saved states. By default a state is saved about every minute,
     /// less often where saving takes long.
     #[arg(long)]
@@ -187,9 +327,16 @@ impl Default for TrainOptions {
             clip: 1.0,
             tail: Tail::Renormalise,
             method: Method::Full,
+            lora: LoraOptions::default(),
+            freeze: Vec::new(),
+            param_groups: Vec::new(),
             dtype: Precision::F32,
             seed: 42,
             valid: None,
+            eval_steps: None,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            load_best: false,
             checkpoint_every: None,
         }
     }
@@ -242,8 +389,41 @@ impl TrainOptions {
         )?;
         check("eps", self.eps, "above 0", positive(self.eps))?;
         check("clip", self.clip, "at least 0", not_negative(self.clip))?;
+        check(
+            "early_stopping_threshold",
+            self.early_stopping_threshold,
+            "at least 0",
+            not_negative(self.early_stopping_threshold),
+        )?;
+        for group in &self.param_groups {
+            let decay = group.weight_decay.unwrap_or(0.0);
+            for (name, value) in [("lr_scale", group.lr_scale), ("weight_decay", decay)] {
+                let name = format!("param_groups.{name}");
+                check(&name, value, "at least 0", not_negative(value))?;
+            }
+        }
+        if self.method == Method::Lora {
+            let alpha = self.lora.alpha;
+            check("lora.alpha", alpha, "above 0", positive(alpha))?;
+            check("lora.rank", 0.0, "at least 1", self.lora.rank > 0)?;
+            if self.lora.targets == LoraTargets::Named(Vec::new()) {
+                return Err(Error::usage("`train.lora.targets` is empty")
+                    .remedy("name projections, or `all-linear`"));
+            }
+            if !self.freeze.is_empty() {
+                return Err(Error::usage(
+                    "`train.freeze` has no use with `method: lora`, which trains nothing but adapters",
+                )
+                .remedy("choose projections with `lora.targets`"));
+            }
+        }
         let counts = [
             ("max_steps", self.max_steps),
+            ("eval_steps", self.eval_steps),
+            (
+                "early_stopping_patience",
+                self.early_stopping_patience.map(u64::from),
+            ),
             ("checkpoint_every", self.checkpoint_every),
             ("batch_tokens", Some(self.batch_tokens as u64)),
             (
@@ -259,6 +439,25 @@ impl TrainOptions {
             .try_for_each(|(name, n)| check(name, 0.0, "at least 1", n != Some(0)))
     }
 
+    /// Whether the best weights are kept, and written in the end.
+    pub fn keeps_best(&self) -> bool {
+        self.load_best || self.early_stopping_patience.is_some()
+    }
+
+    /// The first option in use that needs a validation set.
+    pub(super) fn needs_validation(&self) -> Option<&'static str> {
+        [
+            ("eval_steps", self.eval_steps.is_some()),
+            (
+                "early_stopping_patience",
+                self.early_stopping_patience.is_some(),
+            ),
+            ("load_best", self.load_best),
+        ]
+        .into_iter()
+        .find_map(|(name, used)| used.then_some(name))
+    }
+
     /// The options that change the result, for provenance.
     pub(super) fn fingerprint(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
@@ -266,6 +465,9 @@ impl TrainOptions {
             // The validation set counts by its content, not by its path.
             map.remove("valid");
             map.remove("checkpoint_every");
+            if self.method != Method::Lora {
+                map.remove("lora");
+            }
         }
         value
     }
@@ -287,6 +489,10 @@ mod tests {
             serde_json::from_str::<TrainOptions>(&text).unwrap(),
             options
         );
+        let lora: LoraOptions =
+            serde_json::from_str(r#"{"targets": ["q_proj", "mlp.up_proj"]}"#).unwrap();
+        assert_eq!(Ok(lora.targets), "q_proj,mlp.up_proj".parse());
+        assert_eq!(Ok(LoraTargets::AllLinear), "all-linear".parse());
         let auto: TrainOptions = serde_json::from_str(r#"{"micro_batch_tokens": "auto"}"#).unwrap();
         assert_eq!(auto, TrainOptions::default());
         for bad in [
@@ -294,6 +500,9 @@ mod tests {
             r#"{"tail": "drop"}"#,
             r#"{"micro_batch_tokens": "all"}"#,
             r#"{"micro_batch_tokens": -1}"#,
+            r#"{"lora": {"dropout": 0.1}}"#,
+            r#"{"lora": {"targets": 3}}"#,
+            r#"{"param_groups": [{"lr_scale": 1.0}]}"#,
         ] {
             assert!(serde_json::from_str::<TrainOptions>(bad).is_err(), "{bad}");
         }
@@ -314,6 +523,31 @@ mod tests {
             (r#"{"micro_batch_tokens": 0}"#, "`train.micro_batch_tokens`"),
             (r#"{"beta2": 1.0}"#, "`train.beta2`"),
             (r#"{"clip": -1.0}"#, "`train.clip`"),
+            (r#"{"eval_steps": 0}"#, "`train.eval_steps`"),
+            (
+                r#"{"early_stopping_patience": 0}"#,
+                "`train.early_stopping_patience`",
+            ),
+            (
+                r#"{"param_groups": [{"match": "*", "lr_scale": -1.0}]}"#,
+                "`train.param_groups.lr_scale` must be at least 0, found -1",
+            ),
+            (
+                r#"{"method": "lora", "lora": {"rank": 0}}"#,
+                "`train.lora.rank`",
+            ),
+            (
+                r#"{"method": "lora", "lora": {"alpha": 0}}"#,
+                "`train.lora.alpha`",
+            ),
+            (
+                r#"{"method": "lora", "lora": {"targets": []}}"#,
+                "`train.lora.targets`",
+            ),
+            (
+                r#"{"method": "lora", "freeze": ["embed_tokens"]}"#,
+                "`train.freeze`",
+            ),
         ];
         for (json, message) in bad {
             let options: TrainOptions = serde_json::from_str(json).unwrap();

@@ -8,15 +8,18 @@ use candle_core::Device;
 use super::checkpoint::Checkpoint;
 use super::data::{DataSet, Limits};
 use super::gradients::Gradients;
+use super::groups::{check_used, groups, matches};
+use super::memory::{Estimate, Plan};
 use super::optim::{AdamW, Settings};
 use super::order::count_steps;
 use super::steps;
+use super::stopping::Verdict;
 use super::trainer::Trainer;
 use super::workers::Workers;
-use super::{Init, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary};
+use super::{Init, Method, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary};
 use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer, digest};
 use crate::error::{Error, Result};
-use crate::model::{Config, Decoder, LoadOptions, Mode};
+use crate::model::{Adapters, Config, Decoder, LoadOptions, Mode, free_memory, lora};
 use crate::progress;
 use crate::vocab::Tokenizer;
 
@@ -85,6 +88,12 @@ pub(super) fn run_with(
     mut hooks: Hooks<'_>,
 ) -> Result<TrainSummary> {
     options.validate()?;
+    if let (Some(option), None) = (options.needs_validation(), &inputs.valid_tokens) {
+        return Err(
+            Error::usage(format!("`train.{option}` needs a validation set"))
+                .remedy("give `train.valid` in a recipe, or `--valid-tokens`"),
+        );
+    }
     let provenance = provenance(inputs, options)?;
     let checkpoint = Checkpoint::new(&inputs.out, provenance.clone());
     prepare_outputs(inputs, &checkpoint, &provenance)?;
@@ -116,26 +125,48 @@ pub(super) fn run_with(
         dtype: options.dtype.dtype(),
         mode: Mode::Training,
     };
-    let workers = worker_count(&config, &inputs.device);
-    let workers = Workers::new(hooks.workers.unwrap_or(workers))?;
+    let workers = hooks
+        .workers
+        .unwrap_or_else(|| worker_count(&config, &inputs.device));
     let micro_batch_tokens = micro_batch_tokens(&config, &data, options, &inputs.device);
+    let estimate = Estimate::of(
+        &config,
+        options,
+        Plan {
+            trained: count_trained(&config, options)?,
+            workers: workers.max(1) as u64,
+            tokens: micro_batch_tokens.max(data.lengths().longest() as usize) as u64,
+        },
+    );
+    progress::note(format!(
+        "{}: {}",
+        inputs.name,
+        estimate.describe(&inputs.device)
+    ));
+    estimate.check(free_memory(&inputs.device))?;
+    let workers = Workers::new(workers)?;
     let decoder = match &inputs.pivot {
         Init::Model(dir) => Decoder::load(dir, &load)?,
         Init::Random { .. } => Decoder::random(config, &load, options.seed)?,
     };
+    let decoder = choose_trained(decoder, options)?;
     let mut optimiser = AdamW::new(
-        decoder.params(),
+        decoder.trained(),
+        groups(decoder.trained(), options)?,
         Settings {
             beta1: options.beta1,
             beta2: options.beta2,
             eps: options.eps,
-            weight_decay: options.weight_decay,
             clip: options.clip,
         },
     )?;
-    let restored = checkpoint.load(decoder.params(), &mut optimiser)?;
+    let restored = checkpoint.load(decoder.trained(), &mut optimiser)?;
     let resumed = restored.is_some();
     let progress = restored.unwrap_or_default();
+    let verdict = Verdict::of(&progress.steps, options);
+    if let Some(best) = verdict.best.filter(|_| options.keeps_best()) {
+        checkpoint.check_best(best.step)?;
+    }
     if resumed {
         let done = progress.steps.len();
         progress::note(format!("{}: continuing after step {done}", inputs.name));
@@ -150,11 +181,12 @@ pub(super) fn run_with(
         workers,
         micro_batch_tokens,
         total: count_steps(data.lengths(), options),
-        gradients: Gradients::zeros(decoder.params(), &inputs.device),
+        gradients: Gradients::zeros(decoder.trained(), &inputs.device),
         optimiser,
         checkpoint: &checkpoint,
         saved: (progress.steps.len(), Instant::now(), Duration::ZERO),
         progress,
+        verdict,
         waited: Duration::ZERO,
     };
     let (started, before) = (Instant::now(), trainer.progress.steps.len());
@@ -171,8 +203,27 @@ pub(super) fn run_with(
             100.0 * waited / elapsed
         ));
     }
-    let rows = trainer.progress.steps;
-    decoder.save(&inputs.out, folder, options.dtype.dtype())?;
+    let (rows, total, verdict) = (trainer.progress.steps, trainer.total, trainer.verdict);
+    let made = rows.len() as u64;
+    if made < total {
+        progress::note(format!(
+            "{}: stopped after step {made} of {total}, validation no longer improves",
+            inputs.name
+        ));
+    }
+    let best = verdict.best.filter(|_| options.keeps_best());
+    if let Some(best) = best.filter(|best| best.step != made) {
+        checkpoint.load_best(decoder.trained(), best.step)?;
+        progress::note(format!(
+            "{}: keeps step {}, validation loss {:.4}",
+            inputs.name, best.step, best.loss
+        ));
+    }
+    let dtype = options.dtype.dtype();
+    match options.method {
+        Method::Full => decoder.save(&inputs.out, folder, dtype)?,
+        Method::Lora => decoder.save_lora(&inputs.out, folder, dtype, options.lora.save)?,
+    }
     let writer = Writer::create(&inputs.steps_out, provenance, Existing::Replace)?;
     let mut part = writer.part(PartInfo::ONLY)?;
     part.write(&steps::to_batch(&rows)?)?;
@@ -188,16 +239,61 @@ pub(super) fn run_with(
         steps: rows.len() as u64,
         tokens: rows.iter().map(|row| row.tokens).sum(),
         parameters: decoder
-            .params()
+            .trained()
             .values()
             .map(|var| var.elem_count() as u64)
             .sum(),
         loss: last.map_or(f64::NAN, |row| row.loss),
-        valid_loss: last.and_then(|row| row.valid_loss),
+        valid_loss: match best {
+            Some(best) => Some(best.loss),
+            None => last.and_then(|row| row.valid_loss),
+        },
+        best_step: best.map(|best| best.step).filter(|step| *step != made),
+        stopped_early: made < total,
         resumed,
         waiting: if elapsed > 0.0 { waited / elapsed } else { 0.0 },
         tokens_per_second: now as f64 / elapsed.max(1e-9),
     })
+}
+
+/// Adds the adapters, or freezes parameters.
+fn choose_trained(decoder: Decoder, options: &TrainOptions) -> Result<Decoder> {
+    match options.method {
+        Method::Lora => {
+            let lora = options.lora.of(decoder.config());
+            let device = decoder.device().clone();
+            let adapters = Adapters::random(decoder.config(), lora, options.seed, &device)?;
+            decoder.adapt(adapters)
+        }
+        Method::Full if options.freeze.is_empty() => Ok(decoder),
+        Method::Full => decoder.freeze(|name| is_frozen(options, name)),
+    }
+}
+
+fn is_frozen(options: &TrainOptions, name: &str) -> bool {
+    options.freeze.iter().any(|pattern| matches(pattern, name))
+}
+
+/// How many numbers will be trained.
+///
+/// # Errors
+/// Patterns or targets that name nothing; nothing is left to train.
+fn count_trained(config: &Config, options: &TrainOptions) -> Result<u64> {
+    if options.method == Method::Lora {
+        let lora = options.lora.of(config);
+        let modules = lora::targeted(config, &lora.targets)?;
+        let sizes = modules.iter().map(|module| module.rows + module.columns);
+        return Ok(sizes.map(|size| size as u64 * lora.rank as u64).sum());
+    }
+    let specs = config.tensors();
+    for pattern in &options.freeze {
+        check_used("freeze", pattern, specs.iter().map(|spec| &spec.name))?;
+    }
+    let trained = specs.iter().filter(|spec| !is_frozen(options, &spec.name));
+    match trained.filter_map(|spec| spec.elements()).sum() {
+        0 => Err(Error::usage("`train.freeze` leaves nothing to train")),
+        count => Ok(count),
+    }
 }
 
 /// Fails, before any work, if something is in the way; with `overwrite`, removes a state of another

@@ -1,5 +1,8 @@
 //! Whole trainings of tiny models.
 
+mod parameters;
+mod resuming;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -12,6 +12,7 @@ use super::loss::{Sums, Weights, not_finite};
 use super::optim::AdamW;
 use super::order::count_steps;
 use super::steps::StepRow;
+use super::stopping::Verdict;
 use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::model::Decoder;
@@ -42,6 +43,8 @@ pub(super) struct Trainer<'a> {
     pub optimiser: AdamW,
     pub checkpoint: &'a Checkpoint,
     pub progress: Progress,
+    /// What the validations in `progress` say.
+    pub verdict: Verdict,
     /// Steps in the last saved state, when it was saved, and how long that took.
     pub saved: (usize, Instant, Duration),
     /// Time spent waiting for samples.
@@ -73,6 +76,9 @@ impl Trainer<'_> {
         let bar = self.bar();
         let mut noted = Instant::now();
         for step in self.progress.steps.len() as u64..self.total {
+            if self.verdict.stops(self.options) {
+                break;
+            }
             progress::check_interrupt()?;
             let started = Instant::now();
             let batch = batches.recv().map_err(|_| {
@@ -81,8 +87,9 @@ impl Trainer<'_> {
             self.waited += started.elapsed();
             let mut row = self.step(step, &batch)?;
             let last = step + 1 == self.total;
-            if batch.ends_epoch || last {
-                row.valid_loss = self.validate()?;
+            let every = self.options.eval_steps;
+            if batch.ends_epoch || last || every.is_some_and(|n| (step + 1).is_multiple_of(n)) {
+                row.valid_loss = self.validate(step)?;
                 let epoch = batch.position.epoch + 1;
                 let valid = row
                     .valid_loss
@@ -98,6 +105,12 @@ impl Trainer<'_> {
             row.wall_ms = started.elapsed().as_secs_f64() * 1e3;
             self.progress.steps.push(row);
             self.progress.position = batch.position;
+            if self.verdict.add(&row, self.options) && self.options.keeps_best() {
+                let params = self.decoder.trained();
+                self.checkpoint
+                    .save_best(params, &self.optimiser, row.step)?;
+                self.remove_old_best()?;
+            }
             bar.advance(batch.tokens);
             bar.message(format!("loss {:.4}", row.loss));
             if !last && self.is_due() {
@@ -156,7 +169,9 @@ impl Trainer<'_> {
         let lr = options
             .schedule
             .rate(options.lr, step, self.total, options.warmup_ratio);
-        let grad_norm = self.optimiser.step(decoder.params(), &self.gradients, lr)?;
+        let grad_norm = self
+            .optimiser
+            .step(decoder.trained(), &self.gradients, lr)?;
         if !grad_norm.is_finite() {
             return Err(not_finite("gradient", step, &batch.samples()));
         }
@@ -176,20 +191,24 @@ impl Trainer<'_> {
     }
 
     /// Nats per supervised token of the validation set, if there is one.
-    fn validate(&self) -> Result<Option<f64>> {
+    fn validate(&self, step: u64) -> Result<Option<f64>> {
         let Some(valid) = self.valid else {
             return Ok(None);
         };
         let (mut nll, mut tokens) = (0.0, 0);
-        valid.for_each_in_order(self.micro_batch_tokens, |step| {
-            tokens += step.supervised;
+        valid.for_each_in_order(self.micro_batch_tokens, |group| {
+            tokens += group.supervised;
             self.workers.in_order(
-                step.micro.len(),
+                group.micro.len(),
                 |i| {
                     progress::check_interrupt()?;
-                    micro_nll(self.decoder, &step.micro[i])
+                    micro_nll(self.decoder, &group.micro[i])
                 },
-                |_, sum| {
+                |i, sum| {
+                    if !sum.is_finite() {
+                        let samples = &group.micro[i].samples;
+                        return Err(not_finite("validation loss", step, samples));
+                    }
                     nll += sum;
                     Ok(())
                 },
@@ -212,10 +231,24 @@ impl Trainer<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let params = self.decoder.params();
+        let params = self.decoder.trained();
         self.checkpoint
             .save(params, &self.optimiser, &self.progress)?;
         self.saved = (steps, Instant::now(), started.elapsed());
+        if self.options.keeps_best() {
+            self.remove_old_best()?;
+        }
         Ok(())
+    }
+
+    /// Keeps the best weights that are known now, and those that the saved state knows.
+    fn remove_old_best(&self) -> Result<()> {
+        let saved = &self.progress.steps[..self.saved.0];
+        let known = [self.verdict, Verdict::of(saved, self.options)];
+        let keep: Vec<u64> = known
+            .iter()
+            .filter_map(|verdict| Some(verdict.best?.step))
+            .collect();
+        self.checkpoint.remove_best_except(&keep)
     }
 }

@@ -42,9 +42,14 @@ fn keys(section: &str, options: impl serde::Serialize) -> Vec<(String, Value)> {
     let Value::Object(map) = serde_json::from_str(&text).unwrap() else {
         panic!("`{section}` is no mapping");
     };
-    map.into_iter()
-        .map(|(key, value)| (format!("{section}.{key}"), value))
-        .collect()
+    let each = map.into_iter().flat_map(|(key, value)| {
+        let key = format!("{section}.{key}");
+        match value {
+            Value::Object(_) => keys(&key, value),
+            value => vec![(key, value)],
+        }
+    });
+    each.collect()
 }
 
 #[test]
@@ -75,7 +80,7 @@ fn keys_of_a_recipe_have_these_defaults() {
             Value::Bool(flag) => found == flag.to_string(),
             Value::Number(number) => found.parse::<f64>().ok() == number.as_f64(),
             Value::String(word) => found == format!("`{word}`"),
-            _ => found == "required",
+            _ => found == "required" || found == "none",
         };
         assert!(same, "`{key}`: README.md has {found}, expected {default}");
     }

@@ -1,5 +1,6 @@
 //! The decoder against Hugging Face transformers, a plain float64 version, and bad files.
 
+mod adapters;
 pub(crate) mod families;
 mod files;
 mod gradients;

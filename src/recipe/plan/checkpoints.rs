@@ -61,10 +61,11 @@ pub(super) fn train_step(run: &Rc<Run>, target: &Target) -> Step {
         action: action(run, move |_| {
             let summary = train::run(&inputs, &options)?;
             Ok(format!(
-                "{} steps, loss {:.4}, {:.0} tokens/s{}",
+                "{} steps, loss {:.4}, {:.0} tokens/s, {:.1} % waiting{}",
                 Count(summary.steps),
                 summary.loss,
                 summary.tokens_per_second,
+                100.0 * summary.waiting,
                 if summary.resumed { ", continued" } else { "" }
             ))
         }),

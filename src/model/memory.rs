@@ -1,0 +1,114 @@
+//! How much memory is left.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::device::device_memory;
+
+/// Bytes that can still be allocated on `device`; none if that is not known.
+///
+/// In main memory, the lower of what Linux calls available and what the control groups of this
+/// process leave of their limits, file caches not counted.
+pub fn free_memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => {
+            let machine = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+            let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let left = left_by_groups(Path::new("/sys/fs/cgroup"), &groups);
+            Some(left.map_or(machine, |left| left.min(machine)))
+        }
+        _ => Some(device_memory(device).ok()??.free),
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// What the tightest of the memory control groups named in /proc/self/cgroup leaves.
+fn left_by_groups(root: &Path, groups: &str) -> Option<u64> {
+    let left = |dir: &Path, limit: &str, used: &str, cache: &str| -> Option<u64> {
+        let number = |file: &str| -> Option<u64> {
+            let text = fs::read_to_string(dir.join(file)).ok()?;
+            text.trim().parse().ok()
+        };
+        let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let cached = stat.lines().find_map(|line| {
+            let (name, value) = line.split_once(' ')?;
+            (name == cache).then(|| value.parse::<u64>().ok())?
+        });
+        let used = number(used)?.saturating_sub(cached.unwrap_or(0));
+        // "max" is no number: no limit.
+        Some(number(limit)?.saturating_sub(used))
+    };
+    let of_line = |line: &str| -> Option<u64> {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let path = path.trim_start_matches('/');
+        let second = controllers.is_empty();
+        if !second && !controllers.split(',').any(|name| name == "memory") {
+            return None;
+        }
+        let top = if second {
+            root.to_path_buf()
+        } else {
+            root.join("memory")
+        };
+        let full = top.join(path);
+        let dirs = full.ancestors().take_while(|dir| dir.starts_with(&top));
+        dirs.filter_map(|dir| match second {
+            true => left(dir, "memory.max", "memory.current", "inactive_file"),
+            false => left(
+                dir,
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+        })
+        .min()
+    };
+    groups.lines().filter_map(of_line).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tightest_limit_counts() {
+        let text = "MemTotal:  24 kB\nMemAvailable:      12 kB\n";
+        assert_eq!(available(text), Some(12 * 1024));
+        assert_eq!(available("MemTotal: 24 kB\n"), None);
+
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("a/memory.max", "1000\n");
+        write("a/memory.current", "700\n");
+        write("a/memory.stat", "anon 5\ninactive_file 100\n");
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "600\n");
+        assert_eq!(left_by_groups(dir.path(), "0::/a/b\n"), Some(400));
+        assert_eq!(left_by_groups(dir.path(), "0::/\n"), None);
+        write("memory/c/memory.limit_in_bytes", "50\n");
+        write("memory/c/memory.usage_in_bytes", "20\n");
+        let groups = "3:cpu:/c\n2:memory:/c\n0::/a\n";
+        assert_eq!(left_by_groups(dir.path(), groups), Some(30));
+    }
+
+    #[test]
+    fn a_machine_has_memory() {
+        if cfg!(target_os = "linux") {
+            assert!(free_memory(&Device::Cpu).unwrap() > 1 << 20);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A safetensors file of f32 and f64 numbers that is written and read from front to back, and is
+//! there whole or not at all. Its metadata holds a JSON text under `fuselm`.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::artifact::atomic::Pending;
+use crate::error::{Context, Error, Result};
+
+/// Largest header that is read: far above that of any model.
+const MAX_HEADER: u64 = 64 << 20;
+
+/// One tensor.
+pub(super) struct Entry {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// f64 rather than f32.
+    pub double: bool,
+}
+
+/// A file under way.
+pub(super) struct StateWriter {
+    path: PathBuf,
+    pending: Pending,
+    writer: BufWriter<File>,
+}
+
+impl StateWriter {
+    /// Begins a file of `entries`, whose numbers must then be written in this order.
+    pub fn create(path: &Path, metadata: &str, entries: &[Entry]) -> Result<Self> {
+        let mut tensors = Map::new();
+        tensors.insert("__metadata__".to_owned(), json!({ "fuselm": metadata }));
+        let mut end = 0;
+        for entry in entries {
+            let (dtype, width) = if entry.double { ("F64", 8) } else { ("F32", 4) };
+            let begin = end;
+            end += entry.shape.iter().product::<usize>() * width;
+            tensors.insert(
+                entry.name.clone(),
+                json!({ "dtype": dtype, "shape": entry.shape, "data_offsets": [begin, end] }),
+            );
+        }
+        let mut text = Value::Object(tensors).to_string();
+        // The format wants the data to begin at a multiple of 8.
+        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+        let (pending, file) = Pending::create(path)?;
+        let mut writer = Self {
+            path: path.to_path_buf(),
+            pending,
+            writer: BufWriter::with_capacity(1 << 20, file),
+        };
+        writer.write(&(text.len() as u64).to_le_bytes())?;
+        writer.write(text.as_bytes())?;
+        Ok(writer)
+    }
+
+    pub fn f32s(&mut self, mut values: Vec<f32>) -> Result<()> {
+        // Little-endian on every machine.
+        for value in &mut values {
+            *value = f32::from_bits(value.to_bits().to_le());
+        }
+        self.write(bytemuck::cast_slice(&values))
+    }
+
+    pub fn f64s(&mut self, values: &[f64]) -> Result<()> {
+        let mut each = values.iter().map(|value| value.to_le_bytes());
+        each.try_for_each(|bytes| self.write(&bytes))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).at(&self.path)
+    }
+
+    /// Puts the file in its place.
+    pub fn finish(self) -> Result<()> {
+        let file = self
+            .writer
+            .into_inner()
+            .map_err(|e| Error::io(&self.path, e.into_error()))?;
+        self.pending.commit(&file)
+    }
+}
+
+/// A file whose header was read.
+pub(super) struct StateReader {
+    path: PathBuf,
+    reader: BufReader<File>,
+    tensors: Map<String, Value>,
+    metadata: String,
+}
+
+impl StateReader {
+    /// Opens `path`, if it is there.
+    ///
+    /// # Errors
+    /// It is damaged: no header, or another size than its header says.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        let size = file.metadata().at(path)?.len();
+        let mut state = Self {
+            path: path.to_path_buf(),
+            reader: BufReader::with_capacity(1 << 20, file),
+            tensors: Map::new(),
+            metadata: String::new(),
+        };
+        let mut length = [0; 8];
+        if state.reader.read_exact(&mut length).is_err() {
+            return Err(state.damaged("no header"));
+        }
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER.min(size.saturating_sub(8)) {
+            return Err(state.damaged("no valid header"));
+        }
+        let mut text = vec![0; length as usize];
+        state.reader.read_exact(&mut text).at(path)?;
+        state.tensors = serde_json::from_slice(&text).map_err(|e| state.damaged(&e.to_string()))?;
+        // Every tensor is given by its last byte; the data ends where the last tensor does.
+        let end = state
+            .tensors
+            .values()
+            .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
+            .max()
+            .unwrap_or(0);
+        if (8 + length).checked_add(end) != Some(size) {
+            return Err(state.damaged("it has another size than its header says"));
+        }
+        let metadata = state.tensors.get("__metadata__");
+        match metadata.and_then(|metadata| metadata.get("fuselm")?.as_str()) {
+            Some(metadata) => state.metadata = metadata.to_owned(),
+            None => return Err(state.damaged("no metadata `fuselm`")),
+        }
+        Ok(Some(state))
+    }
+
+    /// The JSON text given to [`StateWriter::create`].
+    pub fn metadata(&self) -> &str {
+        &self.metadata
+    }
+
+    /// First dimension of a tensor.
+    pub fn rows(&self, tensor: &str) -> Result<u64> {
+        let shape = self.tensors.get(tensor).and_then(|t| t.get("shape"));
+        let rows = shape.and_then(|shape| shape.get(0)?.as_u64());
+        rows.ok_or_else(|| self.damaged(&format!("no tensor `{tensor}`")))
+    }
+
+    /// Fails unless there is a tensor of this name.
+    pub fn check_has(&self, tensor: &str) -> Result<()> {
+        match self.tensors.contains_key(tensor) {
+            true => Ok(()),
+            false => Err(self.damaged(&format!("no tensor `{tensor}`"))),
+        }
+    }
+
+    /// The next `count` numbers.
+    pub fn f32s(&mut self, count: usize) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; count];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
+        if self.reader.read_exact(bytes).is_err() {
+            return Err(self.damaged("it ends early"));
+        }
+        for value in &mut values {
+            *value = f32::from_bits(u32::from_le(value.to_bits()));
+        }
+        Ok(values)
+    }
+
+    /// The next `N` numbers.
+    pub fn f64s<const N: usize>(&mut self) -> Result<[f64; N]> {
+        let mut numbers = [0.0; N];
+        for number in &mut numbers {
+            let mut bytes = [0; 8];
+            if self.reader.read_exact(&mut bytes).is_err() {
+                return Err(self.damaged("it ends early"));
+            }
+            *number = f64::from_le_bytes(bytes);
+        }
+        Ok(numbers)
+    }
+
+    /// The error for a file that is not what it should be.
+    pub fn damaged(&self, what: &str) -> Error {
+        Error::file(&self.path, format!("the training state is damaged: {what}"))
+            .remedy("remove the folder it is in to start the training anew")
+    }
+}

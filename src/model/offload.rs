@@ -34,7 +34,7 @@ pub(super) struct StreamMemory {
 }
 
 impl StreamMemory {
-    pub fn new(config: &Config, load: &LoadOptions, options: &PredictOptions, budget: u64) -> Self {
+    pub fn new(source: &Source, load: &LoadOptions, options: &PredictOptions, budget: u64) -> Self {
         let config = source.config();
         let size = load.dtype.size_in_bytes() as u64;
         let elements =

@@ -72,6 +72,6 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
 fn unknown(path: &Path) -> Error {
     Error::file(path, "is no artifact, model or run folder").remedy(
         "name a folder with `part-*.parquet` files, one with `config.json` and \
-         `*.safetensors`, or a run folder",
+         `*.safetensors`, a `.gguf` file, or a run folder",
     )
 }

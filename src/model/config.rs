@@ -357,10 +357,9 @@ impl Config {
         };
         norm(names.input_norm, hidden);
         norm(names.middle_norm, hidden);
-        for name in [names.attention_norm, names.feed_forward_norm] {
-            if let Some(name) = name {
-                norm(name, hidden);
-            }
+        let after = [names.attention_norm, names.feed_forward_norm];
+        for name in after.into_iter().flatten() {
+            norm(name, hidden);
         }
         if self.qk_norm {
             for name in HEAD_NORMS {

@@ -209,6 +209,7 @@ fn every_family_learns_samples_by_heart() {
         let mut model = config(false);
         model.remove("tie_word_embeddings");
         model.extend(changes.as_object().unwrap().clone());
+        model.insert("head_dim".to_owned(), json!(8));
         // MPT's name of `hidden_size`; a cap of 4 would keep Gemma 2 from being sure.
         model.insert("d_model".to_owned(), json!(32));
         model.insert("final_logit_softcapping".to_owned(), json!(30.0));

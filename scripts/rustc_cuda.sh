@@ -13,8 +13,11 @@ case $name in
 cudarc) set -- "$@" --cfg 'feature="dynamic-loading"' ;;
 fuselm | suite | stages | gpu_check)
     set -- "$@" --cfg 'feature="dynamic-loading"'
+    # First of all folders, in their order.
     IFS=:
-    for dir in $FUSELM_CUDA_LINK; do set -- "$@" -L "native=$dir"; done
+    search=()
+    for dir in $FUSELM_CUDA_LINK; do search+=(-L "native=$dir"); done
+    set -- "$1" "${search[@]}" "${@:2}"
     ;;
 esac
 exec "$@"

@@ -1,7 +1,7 @@
 //! Whether a GPU computes what the CPU computes, and how fast. `benches/gpu_check.sh` runs it.
 //!
 //! ```text
-//! gpu_check tests [DEVICE]           CPU and GPU agree; exit code 1 where they do not
+//! gpu_check tests [DEVICE] [FAMILY]  CPU and GPU agree; exit code 1 where they do not
 //! gpu_check speed [DEVICE] [FILE]    one table; FILE has the figures of gpu_check.py
 //! gpu_check models                   the models of the table, for gpu_check.py
 //! ```
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let word = |place: usize| args.get(place).map(String::as_str);
     let on = word(1).unwrap_or("cuda:0");
     let done = match word(0) {
-        Some("tests") => model::device(on).and_then(|device| agree::run(&device)),
+        Some("tests") => model::device(on).and_then(|device| agree::run(&device, word(2))),
         Some("speed") => model::device(on).and_then(|device| speed::run(&device, word(2))),
         Some("models") => speed::list(),
         _ => {

@@ -5,6 +5,7 @@ use candle_core::{D, DType, Result, Tensor};
 use super::config::Activation;
 use super::feed_forward::Gated;
 use super::linear::Linear;
+use super::ops;
 
 /// A router and its experts.
 ///
@@ -45,9 +46,9 @@ impl Mixture {
             }
             let rows = Tensor::new(rows, x.device())?;
             let weight = weights.narrow(1, index, 1)?.contiguous()?;
-            let weight = weight.index_select(&rows, 0)?;
-            let y = expert.forward(&x.index_select(&rows, 0)?, activation)?;
-            sum = sum.index_add(&rows, &y.broadcast_mul(&weight)?, 0)?;
+            let weight = ops::take_rows(&weight, &rows)?;
+            let y = expert.forward(&ops::take_rows(x, &rows)?, activation)?;
+            sum = ops::add_rows(&sum, &y.broadcast_mul(&weight)?, &rows)?;
         }
         Ok(sum)
     }

@@ -309,3 +309,21 @@ pub fn embed(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     }
     table.index_select(ids, 0)
 }
+
+/// Rows `index` (u32), none of them twice, of `x` (rows, width).
+pub fn take_rows(x: &Tensor, index: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::take_rows(x, index);
+    }
+    x.index_select(index, 0)
+}
+
+/// `sum` (rows, width), with row r of `x` added to row `index[r]`, none of them twice.
+pub fn add_rows(sum: &Tensor, x: &Tensor, index: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return sum + cuda::spread_rows(x, index, sum.dim(0)?)?;
+    }
+    sum.index_add(index, x, 0)
+}

@@ -25,6 +25,8 @@ mod vocabulary;
 
 pub(crate) use attention::attention;
 pub(crate) use device::{memory, open};
-pub(crate) use ops::{Gate, Norm, embed, gated, linear, norm, rotate_heads, scatter_rows};
+pub(crate) use ops::{
+    Gate, Norm, embed, gated, linear, norm, rotate_heads, scatter_rows, spread_rows, take_rows,
+};
 pub(crate) use optim::{Step, accumulate, adamw, norm_of_all};
 pub(crate) use vocabulary::{HeadLoss, LossRows, head_loss, next_tokens};

@@ -411,6 +411,22 @@ pub(crate) fn scatter_rows(x: &Tensor, index: &Tensor, count: usize) -> Result<T
     y.into_tensor((count, width))
 }
 
+/// Rows `index` of `x`; no index occurs twice.
+pub(crate) fn take_rows(x: &Tensor, index: &Tensor) -> Result<Tensor> {
+    let (rows, index) = (x.detach().index_select(index, 0)?, index.clone());
+    attach1(x, &rows, move |x, _, grad| {
+        scatter_rows(grad, &index, x.dim(0)?)
+    })
+}
+
+/// [`scatter_rows`], differentiable.
+pub(crate) fn spread_rows(x: &Tensor, index: &Tensor, count: usize) -> Result<Tensor> {
+    let (rows, index) = (scatter_rows(&x.detach(), index, count)?, index.clone());
+    attach1(x, &rows, move |_, _, grad| {
+        grad.contiguous()?.index_select(&index, 0)
+    })
+}
+
 /// Rows `ids` (n, u32) of `table` (vocabulary, width).
 pub(crate) fn embed(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let rows = table.detach().index_select(ids, 0)?;

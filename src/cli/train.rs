@@ -109,12 +109,14 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let summary = train(&inputs, &command.options)?;
     note(format!(
-        "{}: {} steps, loss {:.4}, {:.0} tokens/s, {:.1} % of the time waiting for data",
+        "{}: {} steps, loss {:.4}, {:.0} tokens/s, {:.1} % of the time waiting for data, \
+         {:.1} % padding",
         inputs.out.display(),
         Count(summary.steps),
         summary.loss,
         summary.tokens_per_second,
-        100.0 * summary.waiting
+        100.0 * summary.waiting,
+        100.0 * summary.padding
     ));
     Ok(())
 }

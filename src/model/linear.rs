@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use super::products::linear;
+
 /// y = x Wᵀ + b.
 pub(crate) struct Linear {
     /// (out, in).
@@ -13,7 +15,7 @@ pub(crate) struct Linear {
 impl Linear {
     /// (rows, in) to (rows, out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = linear(x, &self.weight)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),

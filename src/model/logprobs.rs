@@ -1,6 +1,6 @@
 //! Log-probabilities of next tokens, without ever holding the logits of a whole batch.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::decoder::Decoder;
@@ -9,6 +9,8 @@ use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
 const CHUNK: usize = 16 << 20;
+/// Rows of logits at one time on a CPU: enough for fast products, few enough for the caches.
+const ROWS_ON_CPU: usize = 256;
 
 /// The distribution of one next token under the full softmax; natural logarithms.
 #[derive(Clone, Copy, Debug)]
@@ -70,14 +72,18 @@ pub fn next_token(
         .and_then(|head| head.t())
         .during(|| "taking the head's rows".to_owned())?;
     let rows = rows.detach();
-    let per_chunk = (CHUNK / vocab_len).max(1);
+    let enough = match rows.device() {
+        Device::Cpu => ROWS_ON_CPU,
+        _ => usize::MAX,
+    };
+    let per_chunk = (CHUNK / vocab_len).clamp(1, enough);
     let mut scratch = Scratch::default();
     for begin in (0..count).step_by(per_chunk) {
         let len = per_chunk.min(count - begin);
         let targets = &targets[begin..begin + len];
         let mut compute = || {
             let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
-            let logits = logits.to_device(&candle_core::Device::Cpu)?;
+            let logits = logits.to_device(&Device::Cpu)?;
             attach::with_values(&logits, |logits| {
                 scratch.fill(logits, targets, vocab_len, k);
                 Ok(())

@@ -19,7 +19,7 @@ mod config;
 mod decoder;
 mod fields;
 mod generate;
-mod kernels;
+pub(crate) mod kernels;
 mod layer;
 mod linear;
 mod locate;

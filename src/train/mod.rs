@@ -14,7 +14,7 @@
 //! | `order` | which samples make up which step |
 //! | `data` | the reading thread: samples, targets, micro batches |
 //! | `rows`, `loss` | what is learnt at each position; the loss and its gradient at the head |
-//! | `gradient`, `gradients` | one micro batch, and the sum of all |
+//! | `gradient`, `passes`, `gradients` | one micro batch, the decoder forward and back, and the sum of all |
 //! | `workers` | micro batches side by side, results in order |
 //! | `optim`, `schedule` | AdamW, learning rate |
 //! | `run`, `trainer` | inputs and outputs; the loop |
@@ -35,6 +35,7 @@ pub mod loss;
 pub mod optim;
 mod options;
 pub mod order;
+mod passes;
 pub mod rows;
 mod run;
 pub mod schedule;
@@ -47,7 +48,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use serde_json::{Map, Value};
 
-pub use options::{Method, MicroBatchTokens, Precision, TrainOptions};
+pub use options::{Checkpointing, Method, MicroBatchTokens, Precision, TrainOptions};
 pub use rows::Tail;
 pub use run::{provenance, run};
 pub use schedule::Schedule;
@@ -108,6 +109,8 @@ pub struct TrainSummary {
     pub resumed: bool,
     /// Share of the time in which the trainer waited for samples.
     pub waiting: f64,
+    /// Share of the computed positions that were padding.
+    pub padding: f64,
     /// Tokens per second of this process.
     pub tokens_per_second: f64,
 }

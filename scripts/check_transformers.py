@@ -43,9 +43,10 @@ def arguments():
 
 def main():
     args = arguments()
-    models = pyarrow.dataset.dataset(f"{args.run}/models", format="parquet").to_table().to_pylist()
-    pivot = next(row["vocabulary"] for row in models if row["role"] == "pivot")
-    vocab = args.vocab or pivot
+    vocab, pivot = args.vocab, None
+    if vocab is None:
+        models = pyarrow.dataset.dataset(f"{args.run}/models", format="parquet").to_table().to_pylist()
+        vocab = pivot = next(row["vocabulary"] for row in models if row["role"] == "pivot")
     samples = table(f"{args.run}/tokens", vocab=vocab).slice(0, args.samples).to_pylist()
     texts = {row["sample_id"]: row["text"] for row in table(f"{args.run}/transcripts").to_pylist()}
 

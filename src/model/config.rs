@@ -1,16 +1,20 @@
 //! `config.json` of a Hugging Face model folder, read into a validated [`Config`].
 //!
 //! A `Config` is the whole definition of a decoder: which projections have a bias, whether queries
-//! and keys are normalised, how positions are rotated, how far each layer looks back. The
-//! architecture's name is only used to fill these in, so a family that differs in settings alone
-//! needs nothing but a few lines here. [`Config::tensors`] is the one list of parameters with
-//! their shapes: loading, random initialisation, counting and saving all follow it.
+//! and keys are normalised, how positions enter, how far each layer looks back. The architecture's
+//! name only fills these in (`families`) and says how parameters are named (`names`), so a family
+//! that differs in settings alone needs nothing but a few lines. [`Config::tensors`] is the one list
+//! of parameters with their shapes: loading, random initialisation, counting and saving all follow
+//! it.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::families;
 use super::fields::Fields;
+use super::names::{FeedForwardNames, HEAD_NORMS, Names, QkvNames};
+use super::rope::Rope;
 use crate::error::{Context, Error, Result};
 
 /// Architectures (`architectures[0]` of `config.json`) that the decoder implements.
@@ -20,18 +24,38 @@ pub enum Architecture {
     Llama,
     /// Mistral: Llama with an optional sliding window.
     Mistral,
-    /// Qwen 2 and 2.5: Llama with biases on queries, keys and values.
+    /// Mixtral: Mistral with several feed-forward blocks, of which a router chooses for each token.
+    Mixtral,
+    /// Qwen 1.5, 2 and 2.5: Llama with biases on queries, keys and values.
     Qwen2,
     /// Qwen 3: Llama with normalised queries and keys.
     Qwen3,
+    /// Gemma: Llama with scaled embeddings and norms around 1.
+    Gemma,
+    /// Gemma 2: Gemma with norms on both sides of each block, capped scores and alternating windows.
+    Gemma2,
+    /// Phi-3 and Phi-4-mini: Llama with joined projections.
+    Phi3,
+    /// InternLM2: Llama with queries, keys and values joined by head.
+    InternLm2,
+    /// MPT: ALiBi, layer norms, a plain feed-forward block.
+    Mpt,
 }
 
 impl Architecture {
-    pub(crate) const KNOWN: [(&'static str, &'static str, Self); 4] = [
+    /// (`architectures[0]`, `model_type`, architecture); the first of an architecture is its name.
+    pub(crate) const KNOWN: [(&'static str, &'static str, Self); 11] = [
         ("LlamaForCausalLM", "llama", Self::Llama),
         ("MistralForCausalLM", "mistral", Self::Mistral),
+        ("MixtralForCausalLM", "mixtral", Self::Mixtral),
         ("Qwen2ForCausalLM", "qwen2", Self::Qwen2),
         ("Qwen3ForCausalLM", "qwen3", Self::Qwen3),
+        ("GemmaForCausalLM", "gemma", Self::Gemma),
+        ("Gemma2ForCausalLM", "gemma2", Self::Gemma2),
+        ("Phi3ForCausalLM", "phi3", Self::Phi3),
+        ("InternLM2ForCausalLM", "internlm2", Self::InternLm2),
+        ("MptForCausalLM", "mpt", Self::Mpt),
+        ("MPTForCausalLM", "mpt", Self::Mpt),
     ];
 
     /// The class name in `architectures`.
@@ -43,66 +67,24 @@ impl Architecture {
     }
 }
 
-/// How the frequencies of the rotary embedding are changed for longer contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
-    Default,
-    /// All frequencies divided by `factor`.
-    Linear {
-        /// Context extension, at least 1.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
-    Llama3 {
-        /// Context extension, at least 1.
-        factor: f64,
-        /// Wavelengths beyond `original / low` are scaled fully.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high` are kept.
-        high_freq_factor: f64,
-        /// Context length of the original training, in tokens.
-        original_max_position_embeddings: f64,
-    },
+/// The norms of the residual stream; all compute in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// x / rms(x) · weight.
+    Rms,
+    /// x / rms(x) · (1 + weight).
+    RmsPlusOne,
+    /// The same as `Rms` for x less its mean.
+    Layer,
 }
 
-/// The rotary position embedding.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the geometric series of frequencies.
-    pub theta: f64,
-    /// Change of the frequencies for longer contexts.
-    pub scaling: RopeScaling,
-}
-
-impl Rope {
-    /// Radians per position for each of the `head_dim / 2` rotated pairs.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|i| self.theta.powf(-2.0 * i as f64 / head_dim as f64))
-            .map(|frequency| match self.scaling {
-                RopeScaling::Default => frequency,
-                RopeScaling::Linear { factor } => frequency / factor,
-                RopeScaling::Llama3 {
-                    factor,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_max_position_embeddings: original,
-                } => {
-                    let wavelength = std::f64::consts::TAU / frequency;
-                    if wavelength < original / high {
-                        frequency
-                    } else if wavelength > original / low {
-                        frequency / factor
-                    } else {
-                        let smooth = (original / wavelength - low) / (high - low);
-                        (1.0 - smooth) * frequency / factor + smooth * frequency
-                    }
-                }
-            })
-            .map(|frequency| frequency as f32)
-            .collect()
-    }
+/// Feed-forward blocks of which each token uses a few.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Experts {
+    /// Number of blocks.
+    pub count: usize,
+    /// How many of them a token uses, 1 to `count`.
+    pub per_token: usize,
 }
 
 /// The non-linearity of the gated feed-forward block.
@@ -159,10 +141,14 @@ pub struct Config {
     pub head_dim: usize,
     /// Longest sequence, in tokens, that the model is meant for.
     pub max_position_embeddings: usize,
-    /// Added to the mean square in every RMS norm.
-    pub rms_norm_eps: f64,
-    /// The rotary position embedding.
-    pub rope: Rope,
+    /// Kind of the norms of the residual stream.
+    pub norm: NormKind,
+    /// Added to the mean square in every norm.
+    pub norm_eps: f64,
+    /// The rotary position embedding, if positions enter that way.
+    pub rope: Option<Rope>,
+    /// ALiBi, if positions enter that way: the slopes go down to 2^-`alibi_bias_max`.
+    pub alibi_bias_max: Option<f64>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Whether queries, keys and values have biases.
@@ -173,8 +159,20 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Whether queries and keys are normalised per head.
     pub qk_norm: bool,
+    /// Queries, keys and values are cut at plus and minus this.
+    pub qkv_clip: Option<f64>,
+    /// Factor on the products of queries and keys.
+    pub attention_scale: f64,
+    /// Attention scores s become c · tanh(s / c), for this c.
+    pub attention_softcap: Option<f64>,
+    /// Logits z become c · tanh(z / c), for this c.
+    pub final_softcap: Option<f64>,
+    /// Factor on embeddings, rounded to their dtype.
+    pub embedding_scale: f64,
     /// Non-linearity of the feed-forward block.
     pub activation: Activation,
+    /// Experts, if the feed-forward block has them.
+    pub experts: Option<Experts>,
     /// For each layer, how many positions (itself included) a token sees; `None` is all.
     pub windows: Vec<Option<usize>>,
     /// Standard deviation of random initialisation.
@@ -209,70 +207,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self> {
-        let fields = Fields::new(path, &raw);
-        let architecture = fields.architecture()?;
-        use Architecture::{Llama, Mistral, Qwen2, Qwen3};
-
-        let hidden_size = fields.size("hidden_size")?;
-        let num_attention_heads = fields.size("num_attention_heads")?;
-        let num_key_value_heads = fields
-            .optional_size("num_key_value_heads")?
-            .unwrap_or(num_attention_heads);
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return Err(fields.wrong(
-                "num_key_value_heads",
-                format!("a divisor of the {num_attention_heads} query heads"),
-            ));
-        }
-        let head_dim = match fields.optional_size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if architecture == Qwen3 => 128,
-            None if hidden_size.is_multiple_of(num_attention_heads) => {
-                hidden_size / num_attention_heads
-            }
-            None => {
-                return Err(fields.wrong(
-                    "num_attention_heads",
-                    format!("a divisor of hidden_size {hidden_size}, or a `head_dim`"),
-                ));
-            }
-        };
-        if !head_dim.is_multiple_of(2) {
-            return Err(fields.wrong("head_dim", "an even number"));
-        }
-
-        let num_hidden_layers = fields.size("num_hidden_layers")?;
-        if num_hidden_layers > 4096 {
-            return Err(fields.wrong("num_hidden_layers", "at most 4096"));
-        }
-        let attention_bias = match architecture {
-            Llama | Qwen3 => fields.flag("attention_bias", false)?,
-            Mistral | Qwen2 => false,
-        };
-        let config = Self {
-            architecture,
-            vocab_size: fields.size("vocab_size")?,
-            hidden_size,
-            intermediate_size: fields.size("intermediate_size")?,
-            num_hidden_layers,
-            num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            max_position_embeddings: fields.size("max_position_embeddings")?,
-            rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
-            rope: fields.rope()?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
-            qkv_bias: attention_bias || architecture == Qwen2,
-            output_bias: attention_bias,
-            mlp_bias: architecture == Llama && fields.flag("mlp_bias", false)?,
-            qk_norm: architecture == Qwen3,
-            activation: fields.activation()?,
-            windows: fields.windows(architecture, num_hidden_layers)?,
-            initializer_range: fields.number("initializer_range", 0.02)?,
-            bos_token_id: fields.ids("bos_token_id")?.first().copied(),
-            eos_token_ids: fields.ids("eos_token_id")?,
-            raw: Map::new(),
-        };
+        let config = families::read(&Fields::new(path, &raw))?;
         if config.checked_parameters().is_none() {
             return Err(Error::file(
                 path,
@@ -308,59 +243,132 @@ impl Config {
         all
     }
 
+    /// Name of the parameter that looks up tokens.
+    pub fn embedding_name(&self) -> &'static str {
+        self.names().embedding
+    }
+
+    /// Name of the parameter that gives the logits: the embedding, where the two are tied.
+    pub fn head_name(&self) -> &'static str {
+        if self.tie_word_embeddings {
+            self.names().embedding
+        } else {
+            self.names().head
+        }
+    }
+
+    pub(crate) fn names(&self) -> &'static Names {
+        self.architecture.names()
+    }
+
+    /// For each head the factor of ALiBi on the distance between a query and a key, if positions
+    /// enter that way: 2^(-b/n), 2^(-2b/n), .. 2^-b for n heads, n a power of two; for other
+    /// numbers every second one of the next power of two, then those between.
+    pub fn alibi_slopes(&self) -> Option<Vec<f32>> {
+        let max = self.alibi_bias_max?;
+        let power = self.num_attention_heads.next_power_of_two();
+        let slope = |i: usize| (-(i as f64) * max / power as f64).exp2() as f32;
+        if power == self.num_attention_heads {
+            return Some((1..=power).map(slope).collect());
+        }
+        let (second, between) = ((2..=power).step_by(2), (1..=power).step_by(2));
+        let all = second.chain(between).map(slope);
+        Some(all.take(self.num_attention_heads).collect())
+    }
+
     fn outer_tensors(&self) -> Vec<TensorSpec> {
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
+        let names = self.names();
         let mut all = vec![
-            TensorSpec::new(EMBEDDING, &[vocab, hidden], Init::Normal),
-            TensorSpec::new(FINAL_NORM, &[hidden], Init::Ones),
+            TensorSpec::new(names.embedding, &[vocab, hidden], Init::Normal),
+            TensorSpec::new(names.final_norm, &[hidden], self.norm_init()),
         ];
         if !self.tie_word_embeddings {
-            all.push(TensorSpec::new(HEAD, &[vocab, hidden], Init::Normal));
+            all.push(TensorSpec::new(names.head, &[vocab, hidden], Init::Normal));
         }
         all
+    }
+
+    fn norm_init(&self) -> Init {
+        match self.norm {
+            NormKind::RmsPlusOne => Init::Zeros,
+            NormKind::Rms | NormKind::Layer => Init::Ones,
+        }
     }
 
     fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let query = self.num_attention_heads.saturating_mul(self.head_dim);
         let key = self.num_key_value_heads.saturating_mul(self.head_dim);
+        let joined = key.saturating_mul(2).saturating_add(query);
+        let names = self.names();
+        let prefix = format!("{}{layer}.", names.layers);
         let mut all = Vec::with_capacity(16);
         let mut linear = |name: &str, rows: usize, columns: usize, bias: bool| {
-            let prefix = format!("model.layers.{layer}.{name}");
-            let weight = format!("{prefix}.weight");
+            let weight = format!("{prefix}{name}.weight");
             all.push(TensorSpec::new(&weight, &[rows, columns], Init::Normal));
             if bias {
-                let bias = format!("{prefix}.bias");
+                let bias = format!("{prefix}{name}.bias");
                 all.push(TensorSpec::new(&bias, &[rows], Init::Zeros));
             }
         };
-        linear("self_attn.q_proj", query, hidden, self.qkv_bias);
-        linear("self_attn.k_proj", key, hidden, self.qkv_bias);
-        linear("self_attn.v_proj", key, hidden, self.qkv_bias);
-        linear("self_attn.o_proj", hidden, query, self.output_bias);
-        linear("mlp.gate_proj", inner, hidden, self.mlp_bias);
-        linear("mlp.up_proj", inner, hidden, self.mlp_bias);
-        linear("mlp.down_proj", hidden, inner, self.mlp_bias);
+        match &names.qkv {
+            QkvNames::Separate([q, k, v]) => {
+                linear(q, query, hidden, self.qkv_bias);
+                linear(k, key, hidden, self.qkv_bias);
+                linear(v, key, hidden, self.qkv_bias);
+            }
+            QkvNames::Joined(name) | QkvNames::Grouped(name) => {
+                linear(name, joined, hidden, self.qkv_bias);
+            }
+        }
+        linear(names.output, hidden, query, self.output_bias);
+        match &names.feed_forward {
+            FeedForwardNames::Gated([gate, up, down]) => {
+                linear(gate, inner, hidden, self.mlp_bias);
+                linear(up, inner, hidden, self.mlp_bias);
+                linear(down, hidden, inner, self.mlp_bias);
+            }
+            FeedForwardNames::Joined([gate_up, down]) => {
+                linear(gate_up, inner.saturating_mul(2), hidden, self.mlp_bias);
+                linear(down, hidden, inner, self.mlp_bias);
+            }
+            FeedForwardNames::Plain([up, down]) => {
+                linear(up, inner, hidden, self.mlp_bias);
+                linear(down, hidden, inner, self.mlp_bias);
+            }
+            FeedForwardNames::Experts {
+                router,
+                experts,
+                gated: [gate, up, down],
+            } => {
+                let count = self.experts.map_or(0, |experts| experts.count);
+                linear(router, count, hidden, false);
+                for expert in 0..count {
+                    linear(&format!("{experts}{expert}.{gate}"), inner, hidden, false);
+                    linear(&format!("{experts}{expert}.{up}"), inner, hidden, false);
+                    linear(&format!("{experts}{expert}.{down}"), hidden, inner, false);
+                }
+            }
+        }
         let mut norm = |name: &str, width: usize| {
-            let name = format!("model.layers.{layer}.{name}.weight");
-            all.push(TensorSpec::new(&name, &[width], Init::Ones));
+            let name = format!("{prefix}{name}.weight");
+            all.push(TensorSpec::new(&name, &[width], self.norm_init()));
         };
-        norm("input_layernorm", hidden);
-        norm("post_attention_layernorm", hidden);
+        norm(names.input_norm, hidden);
+        norm(names.middle_norm, hidden);
+        let after = [names.attention_norm, names.feed_forward_norm];
+        for name in after.into_iter().flatten() {
+            norm(name, hidden);
+        }
         if self.qk_norm {
-            norm("self_attn.q_norm", self.head_dim);
-            norm("self_attn.k_norm", self.head_dim);
+            for name in HEAD_NORMS {
+                norm(name, self.head_dim);
+            }
         }
         all
     }
 }
-
-/// Name of the token embedding.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// Name of the norm before the head.
-pub(crate) const FINAL_NORM: &str = "model.norm.weight";
-/// Name of the head, where it is not the embedding.
-pub(crate) const HEAD: &str = "lm_head.weight";
 
 impl TensorSpec {
     fn new(name: &str, shape: &[usize], init: Init) -> Self {

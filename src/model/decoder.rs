@@ -5,9 +5,11 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::config::{Config, EMBEDDING, FINAL_NORM, HEAD, Init};
+use super::config::{Config, Init};
 use super::layer::{KeyValue, Layer};
+use super::norm::Norm;
 use super::ops;
+use super::rope::Rope;
 use super::weights;
 use crate::error::{Context, Error, Result};
 
@@ -31,13 +33,14 @@ pub struct LoadOptions {
     pub mode: Mode,
 }
 
-/// Rotation angles for a range of positions; computed once per batch, shared by all layers.
+/// How the positions of a batch enter attention; computed once per batch, shared by all layers.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    /// Cosines, f32 (len, head_dim / 2); (batch · len, head_dim / 2) where rows are packed.
-    pub(crate) cos: Tensor,
-    /// Sines, in the shape of `cos`.
-    pub(crate) sin: Tensor,
+    /// Cosines and sines, f32 (len, rotated dimensions / 2), or (batch · len, ..) where rows are
+    /// packed; none for a model that does not rotate.
+    pub(crate) tables: Option<(Tensor, Tensor)>,
+    /// Penalties on distance, f32 (heads), for a model that has them.
+    pub(crate) slopes: Option<Tensor>,
     /// Where rows are packed: the first token of each token's sample, u32 (batch, len).
     pub(crate) starts: Option<Tensor>,
     /// Position of the first token.
@@ -46,7 +49,7 @@ pub struct Rotary {
     pub(crate) len: usize,
 }
 
-/// A decoder-only transformer of the Llama family with all its parameters in memory.
+/// A decoder-only transformer with all its parameters in memory.
 pub struct Decoder {
     config: Config,
     device: Device,
@@ -54,9 +57,11 @@ pub struct Decoder {
     mode: Mode,
     params: BTreeMap<String, Var>,
     frequencies: Vec<f32>,
+    slopes: Option<Tensor>,
     embedding: Tensor,
+    embedding_scale: f64,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Norm,
     head: Tensor,
 }
 
@@ -124,22 +129,36 @@ impl Decoder {
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::assemble(&config, index, find))
             .collect::<Result<_>>()?;
-        let embedding = get(EMBEDDING)?;
-        let head = if config.tie_word_embeddings {
-            embedding.clone()
-        } else {
-            get(HEAD)?
+        let norm = Norm {
+            weight: get(config.names().final_norm)?,
+            eps: config.norm_eps,
+            kind: config.norm,
         };
+        let scale = Tensor::new(config.embedding_scale, &Device::Cpu)
+            .and_then(|scale| {
+                scale
+                    .to_dtype(options.dtype)?
+                    .to_dtype(DType::F64)?
+                    .to_scalar()
+            })
+            .during(|| "rounding the embeddings' scale".to_owned())?;
+        let slopes = config.alibi_slopes();
+        let slopes = slopes
+            .map(|slopes| Tensor::new(slopes, &options.device))
+            .transpose()
+            .during(|| "computing the slopes of ALiBi".to_owned())?;
         Ok(Self {
-            frequencies: config.rope.frequencies(config.head_dim),
-            norm: get(FINAL_NORM)?,
+            slopes,
+            embedding_scale: scale,
+            frequencies: config.rope.as_ref().map_or(Vec::new(), Rope::frequencies),
+            norm,
+            embedding: get(config.embedding_name())?,
+            head: get(config.head_name())?,
             config,
             device: options.device.clone(),
             dtype: options.dtype,
             mode: options.mode,
-            embedding,
             layers,
-            head,
             params,
         })
     }
@@ -188,10 +207,9 @@ impl Decoder {
                 "a sequence of {end} tokens does not fit the model's context of {limit} tokens"
             )));
         }
-        let (cos, sin) = self.angles(offset..end)?;
         Ok(Rotary {
-            cos,
-            sin,
+            tables: self.angles(offset..end)?,
+            slopes: self.slopes.clone(),
             starts: None,
             offset,
             len,
@@ -218,45 +236,57 @@ impl Decoder {
                 }
             }
         }
-        let (cos, sin) = self.angles(positions.into_iter())?;
         let rows = starts.len() / len.max(1);
         let starts = Tensor::from_slice(starts, (rows, len), &self.device)
             .during(|| "preparing packed rows".to_owned())?;
         Ok(Rotary {
-            cos,
-            sin,
+            tables: self.angles(positions.into_iter())?,
+            slopes: self.slopes.clone(),
             starts: Some(starts),
             offset: 0,
             len,
         })
     }
 
-    /// Cosines and sines (positions, head_dim / 2).
-    fn angles(&self, positions: impl Iterator<Item = usize>) -> Result<(Tensor, Tensor)> {
+    /// Cosines and sines (positions, rotated dimensions / 2), if the model rotates.
+    fn angles(&self, positions: impl Iterator<Item = usize>) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(rope) = &self.config.rope else {
+            return Ok(None);
+        };
+        let factor = rope.attention_factor();
         let angles = positions.flat_map(|position| {
             let position = position as f32;
             self.frequencies
                 .iter()
                 .map(move |frequency| position * frequency)
         });
-        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles
+            .map(|angle| (angle.cos() * factor, angle.sin() * factor))
+            .unzip();
         let count = cos.len() / self.frequencies.len().max(1);
         let shape = (count, self.frequencies.len());
         let table = |values| Tensor::from_vec(values, shape, &self.device);
         let tables = table(cos).and_then(|cos| Ok((cos, table(sin)?)));
-        tables.during(|| "computing rotary angles".to_owned())
+        tables
+            .map(Some)
+            .during(|| "computing rotary angles".to_owned())
     }
 
-    /// Embeddings of `ids` (batch, len) u32: (batch, len, hidden).
+    /// Embeddings of `ids` (batch, len) u32, scaled if the model does so: (batch, len, hidden).
     ///
     /// # Errors
     /// An id is not below `vocab_size`.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let embed = || {
             let (batch, len) = ids.dims2()?;
-            self.embedding
+            let x = self
+                .embedding
                 .index_select(&ids.flatten_all()?, 0)?
-                .reshape((batch, len, self.config.hidden_size))
+                .reshape((batch, len, self.config.hidden_size))?;
+            match self.embedding_scale {
+                1.0 => Ok(x),
+                scale => x * scale,
+            }
         };
         embed().during(|| "looking up token embeddings".to_owned())
     }
@@ -297,7 +327,8 @@ impl Decoder {
     /// # Errors
     /// Shapes disagree.
     pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)
+        self.norm
+            .forward(x)
             .during(|| "computing the final norm".to_owned())
     }
 
@@ -331,12 +362,18 @@ impl Decoder {
         &self.head
     }
 
-    /// Logits (n, vocab) of hidden states (n, hidden).
+    /// Logits (n, vocab) of hidden states (n, hidden), capped if the model does so.
     ///
     /// # Errors
     /// Shapes disagree.
     pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let logits = || rows.matmul(&self.head.t()?);
+        let logits = || {
+            let logits = rows.matmul(&self.head.t()?)?;
+            match self.config.final_softcap {
+                Some(cap) => ops::softcap(&logits, cap),
+                None => Ok(logits),
+            }
+        };
         logits().during(|| "computing logits".to_owned())
     }
 }

@@ -4,18 +4,29 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::config::{Activation, Architecture, Rope, RopeScaling};
+use super::config::{Activation, Architecture};
 use crate::error::{Error, Result, did_you_mean};
 
-/// The object in the file, and where it is.
+/// An object in the file, and where it is.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
+    /// Names of the objects around this one, each with a dot.
+    prefix: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
     pub fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Self { path, map }
+        Self {
+            path,
+            prefix: String::new(),
+            map,
+        }
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &'a Path {
+        self.path
     }
 
     pub fn wrong(&self, field: &str, expected: impl std::fmt::Display) -> Error {
@@ -23,15 +34,34 @@ impl<'a> Fields<'a> {
             Some(value) => short(value),
             None => "nothing".to_owned(),
         };
+        let prefix = &self.prefix;
         Error::file(
             self.path,
-            format!("field `{field}`: expected {expected}, found {found}"),
+            format!("field `{prefix}{field}`: expected {expected}, found {found}"),
         )
     }
 
     /// The field's value; JSON `null` is the same as absent.
-    fn get(&self, field: &str) -> Option<&Value> {
+    pub fn get(&self, field: &str) -> Option<&'a Value> {
         self.map.get(field).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field has a value.
+    pub fn has(&self, field: &str) -> bool {
+        self.get(field).is_some()
+    }
+
+    /// The fields of an object within this one.
+    pub fn object(&self, field: &str) -> Result<Option<Self>> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self {
+                path: self.path,
+                prefix: format!("{}{field}.", self.prefix),
+                map,
+            })),
+            Some(_) => Err(self.wrong(field, "an object")),
+        }
     }
 
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>> {
@@ -59,12 +89,37 @@ impl<'a> Fields<'a> {
     }
 
     pub fn number(&self, field: &str, default: f64) -> Result<f64> {
+        Ok(self.optional_number(field)?.unwrap_or(default))
+    }
+
+    pub fn required(&self, field: &str) -> Result<f64> {
+        self.optional_number(field)?
+            .ok_or_else(|| self.wrong(field, "a positive number"))
+    }
+
+    pub fn optional_number(&self, field: &str) -> Result<Option<f64>> {
         match self.get(field) {
-            None => Ok(default),
+            None => Ok(None),
             Some(value) => match value.as_f64() {
-                Some(number) if number.is_finite() && number > 0.0 => Ok(number),
+                Some(number) if number.is_finite() && number > 0.0 => Ok(Some(number)),
                 _ => Err(self.wrong(field, "a positive number")),
             },
+        }
+    }
+
+    /// A number that is `default` where the file does not have the field, and none for `null`.
+    pub fn number_or_null(&self, field: &str, default: f64) -> Result<Option<f64>> {
+        match self.map.get(field) {
+            None => Ok(Some(default)),
+            Some(_) => self.optional_number(field),
+        }
+    }
+
+    pub fn text(&self, field: &str) -> Result<Option<&'a str>> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(field, "a string")),
         }
     }
 
@@ -96,7 +151,7 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| {
                 let classes: Vec<&str> = known.iter().map(|(class, _, _)| *class).collect();
                 let error = self.wrong(
-                    if named.is_none() && self.get("model_type").is_some() {
+                    if named.is_none() && self.has("model_type") {
                         "model_type"
                     } else {
                         "architectures"
@@ -110,134 +165,41 @@ impl<'a> Fields<'a> {
             })
     }
 
-    pub fn activation(&self) -> Result<Activation> {
-        match self.get("hidden_act").map(Value::as_str) {
-            None | Some(Some("silu" | "swish")) => Ok(Activation::Silu),
-            Some(Some("gelu")) => Ok(Activation::Gelu),
-            Some(Some("gelu_pytorch_tanh" | "gelu_new")) => Ok(Activation::GeluTanh),
-            _ => Err(self.wrong("hidden_act", "silu, gelu or gelu_pytorch_tanh")),
+    /// The non-linearity named by `field`, `default` where it is absent.
+    pub fn activation(&self, field: &str, default: Activation) -> Result<Activation> {
+        match self.text(field)? {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+            Some(_) => Err(self.wrong(field, "silu, gelu or gelu_pytorch_tanh")),
         }
     }
 
-    /// The old `rope_theta` + `rope_scaling`, or the new `rope_parameters` that has both.
-    pub fn rope(&self) -> Result<Rope> {
-        let object = |field: &'static str| match self.get(field) {
-            None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some((field, map))),
-            Some(_) => Err(self.wrong(field, "an object")),
+    /// The windows of `layers` layers by `layer_types`, if the file has the field.
+    pub fn layer_types(&self, layers: usize, window: usize) -> Result<Option<Vec<Option<usize>>>> {
+        let Some(types) = self.get("layer_types") else {
+            return Ok(None);
         };
-        let outer = self.number("rope_theta", 10_000.0)?;
-        if let Some(factor) = self.get("partial_rotary_factor")
-            && factor.as_f64() != Some(1.0)
-        {
-            return Err(self.wrong("partial_rotary_factor", "1 (whole heads are rotated)"));
-        }
-        let found = match object("rope_parameters")? {
-            Some(parameters) => Some(parameters),
-            None => object("rope_scaling")?,
-        };
-        let Some((field, map)) = found else {
-            return Ok(Rope {
-                theta: outer,
-                scaling: RopeScaling::Default,
-            });
-        };
-        let inner = Fields {
-            path: self.path,
-            map,
-        };
-        let place = |error: Error| match error {
-            Error::Input {
-                subject,
-                problem,
-                remedy,
-            } => Error::Input {
-                subject,
-                problem: problem.replacen("field `", &format!("field `{field}."), 1),
-                remedy,
-            },
-            other => other,
-        };
-        inner.rope_values(outer).map_err(place)
+        let expected = || format!("{layers} times `full_attention` or `sliding_attention`");
+        let types = types
+            .as_array()
+            .filter(|types| types.len() == layers)
+            .ok_or_else(|| self.wrong("layer_types", expected()))?;
+        let windows = types.iter().map(|kind| match kind.as_str() {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") => Ok(Some(window)),
+            _ => Err(self.wrong("layer_types", expected())),
+        });
+        windows.collect::<Result<_>>().map(Some)
     }
 
-    fn rope_values(&self, outer_theta: f64) -> Result<Rope> {
-        let theta = self.number("rope_theta", outer_theta)?;
-        if let Some(factor) = self.get("partial_rotary_factor")
-            && factor.as_f64() != Some(1.0)
-        {
-            return Err(self.wrong("partial_rotary_factor", "1 (whole heads are rotated)"));
+    /// Refuses a field whose value is not `only`, which `reason` explains.
+    pub fn only(&self, field: &str, only: &Value, reason: &str) -> Result<()> {
+        match self.get(field) {
+            Some(value) if value != only => Err(self.wrong(field, format!("{only} ({reason})"))),
+            _ => Ok(()),
         }
-        let kind = if self.get("rope_type").is_some() {
-            "rope_type"
-        } else {
-            "type"
-        };
-        let required = |field: &str| match self.get(field) {
-            Some(_) => self.number(field, 1.0),
-            None => Err(self.wrong(field, "a positive number")),
-        };
-        let scaling = match self.get(kind).map(Value::as_str) {
-            None | Some(Some("default")) => RopeScaling::Default,
-            Some(Some("linear")) => RopeScaling::Linear {
-                factor: required("factor")?,
-            },
-            Some(Some("llama3")) => {
-                let low = required("low_freq_factor")?;
-                let high = required("high_freq_factor")?;
-                if high <= low {
-                    let expected = format!("more than low_freq_factor {low}");
-                    return Err(self.wrong("high_freq_factor", expected));
-                }
-                RopeScaling::Llama3 {
-                    factor: required("factor")?,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_max_position_embeddings: required("original_max_position_embeddings")?,
-                }
-            }
-            _ => return Err(self.wrong(kind, "default, linear or llama3")),
-        };
-        Ok(Rope { theta, scaling })
-    }
-
-    pub fn windows(&self, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
-        let none = vec![None; layers];
-        let Some(window) = self.optional_size("sliding_window")? else {
-            return Ok(none);
-        };
-        match architecture {
-            Architecture::Llama => return Ok(none),
-            Architecture::Mistral => return Ok(vec![Some(window); layers]),
-            Architecture::Qwen2 | Architecture::Qwen3 => {}
-        }
-        if !self.flag("use_sliding_window", false)? {
-            return Ok(none);
-        }
-        if let Some(types) = self.get("layer_types") {
-            let expected = || format!("{layers} times `full_attention` or `sliding_attention`");
-            let types = types
-                .as_array()
-                .filter(|types| types.len() == layers)
-                .ok_or_else(|| self.wrong("layer_types", expected()))?;
-            return types
-                .iter()
-                .map(|kind| match kind.as_str() {
-                    Some("full_attention") => Ok(None),
-                    Some("sliding_attention") => Ok(Some(window)),
-                    _ => Err(self.wrong("layer_types", expected())),
-                })
-                .collect();
-        }
-        let first = match self.get("max_window_layers") {
-            None => 28,
-            Some(value) => value
-                .as_u64()
-                .ok_or_else(|| self.wrong("max_window_layers", "a number of layers"))?,
-        };
-        Ok((0..layers)
-            .map(|layer| (layer as u64 >= first).then_some(window))
-            .collect())
     }
 }
 

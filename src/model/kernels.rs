@@ -372,9 +372,13 @@ fn tanh(x: f32) -> f32 {
 }
 
 wide! {
-    /// Rotates the pairs `(i, i + half)` of `x` into `out`; `sign` -1 rotates backwards.
+    /// Rotates the pairs `(i, i + half)` of `x` into `out`, `half` being the number of angles, and
+    /// copies what is after them; `sign` -1 rotates backwards.
     pub fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
-        let half = x.len() / 2;
+        let half = cos.len();
+        let (x, rest) = x.split_at(2 * half);
+        let (out, out_rest) = out.split_at_mut(2 * half);
+        out_rest.copy_from_slice(rest);
         let (a, b) = x.split_at(half);
         let (out_a, out_b) = out.split_at_mut(half);
         let outputs = out_a.iter_mut().zip(out_b);

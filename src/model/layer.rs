@@ -6,10 +6,15 @@
 use candle_core::Tensor;
 
 use super::attention::{Causal, attention};
-use super::config::{Activation, Config};
+use super::config::Config;
 use super::decoder::Rotary;
+use super::experts::Mixture;
+use super::feed_forward::{FeedForward, Gated};
 use super::linear::Linear;
+use super::names::{FeedForwardNames, HEAD_NORMS, QkvNames};
+use super::norm::Norm;
 use super::ops;
+use super::qkv::Qkv;
 use crate::error::{Error, Result};
 
 /// Keys and values of one layer for all positions so far: (batch, heads, positions, head_dim).
@@ -17,15 +22,13 @@ pub(crate) type KeyValue = (Tensor, Tensor);
 
 /// The parameters of one layer.
 pub(crate) struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    qkv: Qkv,
     output: Linear,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    input_norm: Tensor,
-    middle_norm: Tensor,
+    feed_forward: FeedForward,
+    input_norm: Norm,
+    attention_norm: Option<Norm>,
+    middle_norm: Norm,
+    feed_forward_norm: Option<Norm>,
     query_norm: Option<Tensor>,
     key_norm: Option<Tensor>,
     window: Option<usize>,
@@ -41,7 +44,8 @@ impl Layer {
         index: usize,
         find: impl Fn(&str) -> Option<Tensor>,
     ) -> Result<Self> {
-        let prefix = format!("model.layers.{index}.");
+        let names = config.names();
+        let prefix = format!("{}{index}.", names.layers);
         let get = |name: &str| {
             let name = format!("{prefix}{name}.weight");
             find(&name).ok_or_else(|| Error::usage(format!("the model lacks tensor `{name}`")))
@@ -52,18 +56,68 @@ impl Layer {
                 bias: find(&format!("{prefix}{name}.bias")),
             })
         };
+        let gated = |gate: &str, up: &str, down: &str| -> Result<Gated> {
+            Ok(Gated {
+                gate: linear(gate)?,
+                up: linear(up)?,
+                down: linear(down)?,
+            })
+        };
+        let norm = |name: &str| -> Result<Norm> {
+            Ok(Norm {
+                weight: get(name)?,
+                eps: config.norm_eps,
+                kind: config.norm,
+            })
+        };
+        let [query_norm, key_norm] = match config.qk_norm {
+            true => [Some(get(HEAD_NORMS[0])?), Some(get(HEAD_NORMS[1])?)],
+            false => [None, None],
+        };
         Ok(Self {
-            query: linear("self_attn.q_proj")?,
-            key: linear("self_attn.k_proj")?,
-            value: linear("self_attn.v_proj")?,
-            output: linear("self_attn.o_proj")?,
-            gate: linear("mlp.gate_proj")?,
-            up: linear("mlp.up_proj")?,
-            down: linear("mlp.down_proj")?,
-            input_norm: get("input_layernorm")?,
-            middle_norm: get("post_attention_layernorm")?,
-            query_norm: find(&format!("{prefix}self_attn.q_norm.weight")),
-            key_norm: find(&format!("{prefix}self_attn.k_norm.weight")),
+            qkv: match &names.qkv {
+                QkvNames::Separate([q, k, v]) => {
+                    Qkv::Separate([linear(q)?, linear(k)?, linear(v)?])
+                }
+                QkvNames::Joined(name) => Qkv::Joined(linear(name)?),
+                QkvNames::Grouped(name) => Qkv::Grouped(linear(name)?),
+            },
+            output: linear(names.output)?,
+            feed_forward: match &names.feed_forward {
+                FeedForwardNames::Gated([gate, up, down]) => {
+                    FeedForward::Gated(gated(gate, up, down)?)
+                }
+                FeedForwardNames::Joined([gate_up, down]) => FeedForward::Joined {
+                    gate_up: linear(gate_up)?,
+                    down: linear(down)?,
+                },
+                FeedForwardNames::Plain([up, down]) => FeedForward::Plain {
+                    up: linear(up)?,
+                    down: linear(down)?,
+                },
+                FeedForwardNames::Experts {
+                    router,
+                    experts,
+                    gated: [gate, up, down],
+                } => {
+                    let shape = config.experts.unwrap_or_default();
+                    let expert = |number: usize| {
+                        let name = |part: &str| format!("{experts}{number}.{part}");
+                        gated(&name(gate), &name(up), &name(down))
+                    };
+                    FeedForward::Mixture(Mixture {
+                        router: linear(router)?,
+                        experts: (0..shape.count).map(expert).collect::<Result<_>>()?,
+                        per_token: shape.per_token,
+                    })
+                }
+            },
+            input_norm: norm(names.input_norm)?,
+            attention_norm: names.attention_norm.map(norm).transpose()?,
+            middle_norm: norm(names.middle_norm)?,
+            feed_forward_norm: names.feed_forward_norm.map(norm).transpose()?,
+            query_norm,
+            key_norm,
             window: config.windows[index],
         })
     }
@@ -84,38 +138,45 @@ impl Layer {
         let (heads, groups, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
         let x = x.reshape((batch * len, hidden))?;
 
-        let normed = ops::rms_norm(&x, &self.input_norm, c.rms_norm_eps)?;
-        let split = |linear: &Linear, heads: usize, norm: Option<&Tensor>| {
-            let y = linear.forward(&normed)?.reshape((batch, len, heads, d))?;
-            match norm {
-                Some(norm) => ops::rms_norm(&y, norm, c.rms_norm_eps),
-                None => Ok(y),
+        let [query, key, value] = self.qkv.forward(c, &self.input_norm.forward(&x)?)?;
+        let place = |y: Tensor, heads: usize, norm: Option<&Tensor>| {
+            let y = match norm {
+                Some(norm) => ops::rms_norm(&y, norm, c.norm_eps)?,
+                None => y,
+            };
+            let y = y.reshape((batch, len, heads, d))?;
+            match &rotary.tables {
+                Some((cos, sin)) => ops::rotate_heads(&y, cos, sin),
+                None => y.transpose(1, 2),
             }
         };
-        let query = split(&self.query, heads, self.query_norm.as_ref())?;
-        let key = split(&self.key, groups, self.key_norm.as_ref())?;
-        let value = split(&self.value, groups, None)?;
-        let query = ops::rotate_heads(&query, &rotary.cos, &rotary.sin)?;
-        let key = ops::rotate_heads(&key, &rotary.cos, &rotary.sin)?;
-        let value = value.transpose(1, 2)?;
+        let query = place(query, heads, self.query_norm.as_ref())?;
+        let key = place(key, groups, self.key_norm.as_ref())?;
+        let value = value.reshape((batch, len, groups, d))?.transpose(1, 2)?;
         let (key, value) = extend(key, value)?;
 
         let causal = Causal {
             offset: rotary.offset,
             window: self.window,
             starts: rotary.starts.clone(),
-            ..Causal::new(1.0 / (d as f64).sqrt())
+            softcap: c.attention_softcap,
+            slopes: rotary.slopes.clone(),
+            scale: c.attention_scale,
         };
         let mixed = attention(&query, &key, &value, &causal)?.reshape((batch * len, heads * d))?;
-        let x = (x + self.output.forward(&mixed)?)?;
+        let mixed = normed(self.output.forward(&mixed)?, self.attention_norm.as_ref())?;
+        let x = (x + mixed)?;
 
-        let normed = ops::rms_norm(&x, &self.middle_norm, c.rms_norm_eps)?;
-        let (gate, up) = (self.gate.forward(&normed)?, self.up.forward(&normed)?);
-        let inner = match c.activation {
-            Activation::Silu => ops::swiglu(&gate, &up)?,
-            Activation::Gelu => (gate.gelu_erf()? * up)?,
-            Activation::GeluTanh => (gate.gelu()? * up)?,
-        };
-        (x + self.down.forward(&inner)?)?.reshape((batch, len, hidden))
+        let inner = self.middle_norm.forward(&x)?;
+        let inner = self.feed_forward.forward(&inner, c.activation)?;
+        let inner = normed(inner, self.feed_forward_norm.as_ref())?;
+        (x + inner)?.reshape((batch, len, hidden))
+    }
+}
+
+fn normed(x: Tensor, norm: Option<&Norm>) -> candle_core::Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
     }
 }

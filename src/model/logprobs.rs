@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::decoder::Decoder;
-use super::{attach, kernels};
+use super::{attach, kernels, ops};
 use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
@@ -32,7 +32,7 @@ pub struct NextToken<'a> {
 /// than `vocab_len` means all). Sums are over f32 exponentials, their total and logarithm in f64.
 ///
 /// Memory: 64 MiB of logits, or one row of them if that is more (twice that for other dtypes
-/// than f32), and 8 · k bytes per row of such a chunk.
+/// than f32, or where the model caps them), and 8 · k bytes per row of such a chunk.
 ///
 /// # Errors
 /// A target is not below `vocab_len`; a logit is NaN or infinite (names the row; all rows before
@@ -83,6 +83,10 @@ pub fn next_token(
         let targets = &targets[begin..begin + len];
         let mut compute = || {
             let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
+            let logits = match config.final_softcap {
+                Some(cap) => ops::softcap(&logits, cap)?,
+                None => logits,
+            };
             let logits = logits.to_device(&Device::Cpu)?;
             attach::with_values(&logits, |logits| {
                 scratch.fill(logits, targets, vocab_len, k);

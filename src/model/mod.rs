@@ -2,9 +2,10 @@
 //!
 //! The decoder is our own because it must do what ready-made ones do not: return logits at *all*
 //! positions and pass a gradient to *every* parameter, at the speed of fused kernels. It covers
-//! the Llama family ([`Architecture`]) by configuration:
+//! all families ([`Architecture`]) by configuration:
 //!
-//! * [`Config`] is `config.json`, validated; [`Config::tensors`] lists every parameter.
+//! * [`Config`] is `config.json`, validated (`families`); [`Config::tensors`] lists every parameter
+//!   by its name in the checkpoint (`names`).
 //! * [`Decoder`] holds the parameters and runs the layers; `ops` and `attention` are the fused
 //!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
@@ -17,6 +18,9 @@ mod attention;
 mod cache;
 mod config;
 mod decoder;
+mod experts;
+mod families;
+mod feed_forward;
 mod fields;
 mod generate;
 pub(crate) mod kernels;
@@ -24,23 +28,28 @@ mod layer;
 mod linear;
 mod locate;
 mod logprobs;
-mod ops;
+mod names;
+mod norm;
+pub(crate) mod ops;
 mod predict;
 mod products;
+mod qkv;
+mod rope;
 mod save;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use attach::{attach1, attach2};
 pub use cache::Cache;
-pub use config::{Activation, Architecture, Config, Init, Rope, RopeScaling, TensorSpec};
+pub use config::{Activation, Architecture, Config, Experts, Init, NormKind, TensorSpec};
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use generate::{GenerateOptions, generate};
 pub use locate::locate;
 pub use logprobs::{NextToken, next_token};
 pub use predict::{PredictOptions, Predictions, predict};
+pub use rope::{Rope, RopeScaling};
 pub use save::copy_companions;
 pub use weights::check_weights;
 

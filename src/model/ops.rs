@@ -139,6 +139,50 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.apply_op2(&up, SwiGlu)?.to_dtype(dtype)
 }
 
+// ---- soft cap ----
+
+struct SoftCap {
+    cap: f64,
+}
+
+impl CustomOp1 for SoftCap {
+    fn name(&self) -> &'static str {
+        "softcap"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(x, layout)?;
+        let width = layout.dims().last().copied().unwrap_or(1);
+        let mut out = vec![0f32; x.len()];
+        kernels::for_rows(&mut out, width, |row, out| {
+            out.copy_from_slice(&x[row * width..][..width]);
+            kernels::softcap_row(out, self.cap as f32);
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        (grad * softcap_slope(out, self.cap)?).map(Some)
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+pub fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return (x / cap)?.tanh()? * cap;
+    }
+    let dtype = x.dtype();
+    x.to_dtype(DType::F32)?
+        .contiguous()?
+        .apply_op1(SoftCap { cap })?
+        .to_dtype(dtype)
+}
+
+/// Derivative of [`softcap`] where it is `y`: 1 - (y / cap)².
+pub fn softcap_slope(y: &Tensor, cap: f64) -> Result<Tensor> {
+    (y / cap)?.sqr()?.affine(-1.0, 1.0)
+}
+
 // ---- heads and rotary embedding ----
 
 /// (batch, len, heads, d) to (batch, heads, len, d), rotated by position; and back.
@@ -157,15 +201,17 @@ impl Rotate {
             (dims.0, dims.1, dims.2, dims.3)
         };
         let (len, heads) = (outer, inner);
-        let half = d / 2;
+        let half = self.cos.dim(1)?;
         let sign = if self.backwards { -1.0 } else { 1.0 };
         let mut out = vec![0f32; batch * len * heads * d];
         with_values(&self.cos, |cos| {
             with_values(&self.sin, |sin| {
                 // One row for each position, or for each position of each sequence.
                 let table = cos.len() / half.max(1);
-                if !(table == len || table == batch * len) || sin.len() != cos.len() {
-                    bail!("rotary table for {table} positions, found {batch} times {len}");
+                let fits = table == len || table == batch * len;
+                if !fits || sin.len() != cos.len() || 2 * half > d {
+                    let shape = self.cos.shape();
+                    bail!("rotary table {shape:?} for {batch} times {len} positions of width {d}");
                 }
                 kernels::for_rows(&mut out, d, |row, out| {
                     let (b, position, from) = if self.backwards {
@@ -217,8 +263,9 @@ impl CustomOp1 for Rotate {
 
 /// Splits off the heads and rotates each by its position.
 ///
-/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, d / 2) or (batch · len, d / 2) in f32;
-/// the result is (batch, heads, len, d), contiguous.
+/// `x` is (batch, len, heads, d), `cos` and `sin` are (len, r / 2) or (batch · len, r / 2) in f32,
+/// of which the first r <= d dimensions of each head are rotated; the result is (batch, heads, len,
+/// d), contiguous.
 pub fn rotate_heads(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let op = Rotate {

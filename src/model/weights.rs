@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::config::{Config, HEAD, TensorSpec};
+use super::config::{Config, TensorSpec};
 use super::decoder::LoadOptions;
 use crate::error::{Context, Error, Result};
 
@@ -215,7 +215,7 @@ fn check<'a>(
     let extra: Vec<&str> = found
         .into_keys()
         .filter(|name| !name.ends_with(".rotary_emb.inv_freq"))
-        .filter(|name| !(config.tie_word_embeddings && *name == HEAD))
+        .filter(|name| !(config.tie_word_embeddings && *name == config.names().head))
         .collect();
     if !extra.is_empty() {
         return Err(Error::file(

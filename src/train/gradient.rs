@@ -3,15 +3,10 @@
 use candle_core::{DType, Tensor};
 
 use super::data::MicroBatch;
-use super::loss::{self, Sums, Weights};
+use super::loss::{self, Head, Sums, Weights};
 use super::passes::Pass;
 use crate::error::{Context, Error, Result};
 use crate::model::Decoder;
-
-/// Name of the embedding, which is also the head where the two are tied.
-const EMBEDDING: &str = "model.embed_tokens.weight";
-/// Name of a head of its own.
-const HEAD: &str = "lm_head.weight";
 
 /// What one micro batch adds to the step.
 #[derive(Debug)]
@@ -43,7 +38,8 @@ pub fn micro_gradient(
     let pass = Pass::forward(decoder, micro, checkpointing)?;
     let hidden = &pass.hidden;
     let (picked, index) = pick(hidden, micro)?;
-    let head = loss::head_gradient(&picked, decoder.head(), &micro.rows, weights)?;
+    let head = Head::of(decoder);
+    let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
     let spread = || -> candle_core::Result<Tensor> {
         let zeros = hidden.detach().zeros_like()?;
@@ -51,11 +47,7 @@ pub fn micro_gradient(
     };
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = pass.backward(decoder, &seed)?;
-    let name = if decoder.config().tie_word_embeddings {
-        EMBEDDING
-    } else {
-        HEAD
-    };
+    let name = decoder.config().head_name();
     let slot = decoder.params().keys().position(|key| key == name);
     let slot = slot
         .and_then(|i| params.get_mut(i))
@@ -78,7 +70,7 @@ pub fn micro_nll(decoder: &Decoder, micro: &MicroBatch) -> Result<f64> {
     // Nothing is kept for a backward: checkpointing drops the graph layer by layer.
     let pass = Pass::forward(decoder, micro, true)?;
     let (picked, _) = pick(&pass.hidden, micro)?;
-    loss::head_nll(&picked, decoder.head(), &micro.rows)
+    loss::head_nll(&picked, &Head::of(decoder), &micro.rows)
 }
 
 /// The rows whose next token is supervised, without their graph, and which they are.

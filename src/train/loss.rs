@@ -24,7 +24,7 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 use crate::error::{Context, Error, Result};
-use crate::model::kernels;
+use crate::model::{Decoder, kernels, ops};
 
 /// Most bytes of f32 logits at once.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -86,21 +86,49 @@ pub struct HeadGradient {
     pub head: Tensor,
 }
 
+/// What turns hidden states into logits.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// (vocabulary, hidden size), without its graph.
+    pub weight: Tensor,
+    /// Logits z become c · tanh(z / c), for this c.
+    pub softcap: Option<f64>,
+}
+
+impl Head {
+    /// The head of a model.
+    pub fn of(decoder: &Decoder) -> Self {
+        Self {
+            weight: decoder.head().detach(),
+            softcap: decoder.config().final_softcap,
+        }
+    }
+
+    /// f32 logits (rows, vocabulary).
+    fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        let logits = hidden.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        match self.softcap {
+            Some(cap) => ops::softcap(&logits, cap),
+            None => Ok(logits),
+        }
+    }
+}
+
 /// Loss and gradient for `hidden` (rows, hidden size), one row for each of `rows`, and the
-/// `head` (vocabulary, hidden size). Both are used without their graph.
+/// `head`. Both are used without their graph.
 ///
 /// Sums are infinite or NaN where the logits are: the caller says which samples.
 ///
 /// # Memory
-/// Beside its result: at most 64 MiB of f32 logits.
+/// Beside its result: at most 64 MiB of f32 logits, three times that if they are capped.
 pub fn head_gradient(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Head,
     rows: &Rows,
     weights: Weights,
 ) -> Result<HeadGradient> {
     let during = || "computing the loss".to_owned();
-    let (hidden, head) = (hidden.detach(), head.detach());
+    let (hidden, weight) = (hidden.detach(), &head.weight);
     let mut sums = Sums {
         entropy: rows.entropy,
         ..Sums::default()
@@ -110,13 +138,21 @@ pub fn head_gradient(
     for range in chunks(rows.len(), rows.vocabulary, hidden.device()) {
         let mut chunk = || -> candle_core::Result<()> {
             let part = hidden.narrow(0, range.start, range.len())?;
-            let logits = part.matmul(&head.t()?)?.to_dtype(DType::F32)?;
+            let logits = head.logits(&part)?;
+            let slope = match head.softcap {
+                Some(cap) => Some(ops::softcap_slope(&logits, cap)?),
+                None => None,
+            };
             let (gradient, chunk_sums) = logits_gradient(logits, rows, range.clone(), weights)?;
+            let gradient = match slope {
+                Some(slope) => (gradient * slope)?,
+                None => gradient,
+            };
             sums.add(&chunk_sums);
             hidden_parts.push(
                 gradient
-                    .to_dtype(head.dtype())?
-                    .matmul(&head)?
+                    .to_dtype(weight.dtype())?
+                    .matmul(weight)?
                     .to_dtype(hidden.dtype())?,
             );
             let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
@@ -135,13 +171,13 @@ pub fn head_gradient(
     };
     let head = match head_sum {
         Some(sum) => sum,
-        None => Tensor::zeros(head.dims(), DType::F32, head.device()).during(during)?,
+        None => Tensor::zeros(weight.dims(), DType::F32, weight.device()).during(during)?,
     };
     Ok(HeadGradient { sums, hidden, head })
 }
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
-pub fn head_nll(hidden: &Tensor, head: &Tensor, rows: &Rows) -> Result<f64> {
+pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
     let mut nll = 0.0;
     let weights = Weights {
         clm: 0.0,
@@ -150,7 +186,7 @@ pub fn head_nll(hidden: &Tensor, head: &Tensor, rows: &Rows) -> Result<f64> {
     for range in chunks(rows.len(), rows.vocabulary, hidden.device()) {
         let mut chunk = || -> candle_core::Result<()> {
             let part = hidden.detach().narrow(0, range.start, range.len())?;
-            let logits = part.matmul(&head.detach().t()?)?.to_dtype(DType::F32)?;
+            let logits = head.logits(&part)?;
             nll += logits_gradient(logits, rows, range.clone(), weights)?.1.clm;
             Ok(())
         };

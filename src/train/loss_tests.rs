@@ -75,6 +75,7 @@ fn reference(
     samples: &[Sample],
     hidden: &[f64],
     head: &[f64],
+    softcap: Option<f64>,
     tail: Tail,
     weights: Weights,
 ) -> (f64, f64, f64, f64) {
@@ -83,7 +84,8 @@ fn reference(
         let x = &hidden[i * WIDTH..][..WIDTH];
         let logit = |v: usize| -> f64 {
             let row = &head[v * WIDTH..][..WIDTH];
-            row.iter().zip(x).map(|(a, b)| a * b).sum()
+            let z = row.iter().zip(x).map(|(a, b)| a * b).sum::<f64>();
+            softcap.map_or(z, |cap| cap * (z / cap).tanh())
         };
         let z: Vec<f64> = (0..VOCABULARY).map(logit).collect();
         let lse = z.iter().map(|z| z.exp()).sum::<f64>().ln();
@@ -97,6 +99,13 @@ fn reference(
     }
     let loss = weights.clm * clm + weights.fusion * fusion;
     (loss, clm, fusion, entropy)
+}
+
+fn head_of(weight: Tensor) -> Head {
+    Head {
+        weight,
+        softcap: None,
+    }
 }
 
 fn tensor(values: &[f64], rows: usize) -> Tensor {
@@ -118,19 +127,24 @@ fn loss_and_gradients_match_an_f64_reference() {
     let samples = samples();
     let n = samples.len();
     let (hidden, head) = (numbers(n * WIDTH, 0.3), numbers(VOCABULARY * WIDTH, 1.7));
-    for tail in TAILS {
+    let cases = TAILS.map(|tail| (tail, None)).into_iter();
+    for (tail, softcap) in cases.chain([(Tail::Uniform, Some(3.0))]) {
         let rows = rows(&samples, tail);
         assert_eq!(rows.targets(), 4);
         let weights = Weights::new(0.7, rows.len(), rows.targets());
         let found = head_gradient(
             &tensor(&hidden, n),
-            &tensor(&head, VOCABULARY),
+            &Head {
+                weight: tensor(&head, VOCABULARY),
+                softcap,
+            },
             &rows,
             weights,
         )
         .unwrap();
-        let loss_of =
-            |hidden: &[f64], head: &[f64]| reference(&samples, hidden, head, tail, weights);
+        let loss_of = |hidden: &[f64], head: &[f64]| {
+            reference(&samples, hidden, head, softcap, tail, weights)
+        };
         let (_, clm, fusion, entropy) = loss_of(&hidden, &head);
         assert_near("clm", found.sums.clm, clm, 1e-6);
         assert_near("fusion", found.sums.fusion, fusion, 1e-6);
@@ -201,7 +215,7 @@ fn a_step_counts_the_same_however_it_is_divided() {
     let (hidden, head) = (numbers(n * WIDTH, 0.3), numbers(VOCABULARY * WIDTH, 1.7));
     let all = rows(&samples, Tail::Renormalise);
     let weights = Weights::new(0.9, all.len(), all.targets());
-    let head = tensor(&head, VOCABULARY);
+    let head = head_of(tensor(&head, VOCABULARY));
     let whole = head_gradient(&tensor(&hidden, n), &head, &all, weights).unwrap();
     for cut in 1..n {
         let parts = [(0, cut), (cut, n)].map(|(begin, end)| {
@@ -230,7 +244,7 @@ fn without_targets_it_is_the_plain_cross_entropy() {
     let mut rows = Rows::new(2);
     rows.push(0, 1, None, Tail::Renormalise).unwrap();
     let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
-    let head = Tensor::new(&[[0f32], [3f32.ln()]], &Device::Cpu).unwrap();
+    let head = head_of(Tensor::new(&[[0f32], [3f32.ln()]], &Device::Cpu).unwrap());
     let weights = Weights::new(1.0, 1, 0);
     let found = head_gradient(&hidden, &head, &rows, weights).unwrap();
     assert_near("clm", found.sums.clm, (4.0f64 / 3.0).ln(), 1e-7);
@@ -247,12 +261,33 @@ fn without_targets_it_is_the_plain_cross_entropy() {
 }
 
 #[test]
+fn a_soft_cap_by_hand() {
+    // z = 2 with c = 2: y = 2 tanh 1, dy/dz = 1 − tanh² 1; the other logit is 0.
+    let mut rows = Rows::new(2);
+    rows.push(0, 1, None, Tail::Renormalise).unwrap();
+    let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
+    let head = Head {
+        weight: Tensor::new(&[[0f32], [2.0]], &Device::Cpu).unwrap(),
+        softcap: Some(2.0),
+    };
+    let found = head_gradient(&hidden, &head, &rows, Weights::new(1.0, 1, 0)).unwrap();
+    let t = 1f64.tanh();
+    let other = 1.0 / (1.0 + (2.0 * t).exp());
+    assert_near("clm", found.sums.clm, -(1.0 - other).ln(), 1e-6);
+    let by_head = found.head.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_near("head 0", by_head[0].into(), other, 1e-6);
+    assert_near("head 1", by_head[1].into(), -other * (1.0 - t * t), 1e-6);
+    let nll = head_nll(&hidden, &head, &rows).unwrap();
+    assert_near("nll", nll, found.sums.clm, 1e-12);
+}
+
+#[test]
 fn logits_that_are_no_numbers_are_named() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut rows = Rows::new(2);
         rows.push(0, 1, None, Tail::Renormalise).unwrap();
         let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
-        let head = Tensor::new(&[[bad], [1.0]], &Device::Cpu).unwrap();
+        let head = head_of(Tensor::new(&[[bad], [1.0]], &Device::Cpu).unwrap());
         let weights = Weights::new(1.0, 1, 0);
         let sums = head_gradient(&hidden, &head, &rows, weights).unwrap().sums;
         let error = check_finite(&sums, 6, &[17, 4]).unwrap_err().to_string();

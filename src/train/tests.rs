@@ -12,6 +12,7 @@ use crate::artifact::targets::{Target, TargetBuilder};
 use crate::artifact::tokens::{SampleTokens, to_batch};
 use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use crate::error::{Error, Result};
+use crate::model::tests::families::families;
 
 const VOCABULARY: u32 = 31;
 
@@ -203,21 +204,34 @@ fn a_training_learns_logs_and_leaves_no_state() {
 }
 
 #[test]
-fn a_tiny_model_learns_its_samples_by_heart() {
-    let mut f = fixture(false);
-    f.inputs.targets = None;
-    f.inputs.valid_tokens = None;
-    f.inputs.tokens = f.dir.path().join("few");
-    write_tokens(&f.inputs.tokens, "", std::slice::from_ref(&(0..4)));
-    let options = TrainOptions {
-        epochs: 150,
-        lr: 1e-2,
-        batch_tokens: 4096,
-        ..f.options
-    };
-    let summary = run(&f.inputs, &options).unwrap();
-    assert!(summary.loss < 0.05, "loss {}", summary.loss);
-    assert_eq!(log(&f.inputs.steps_out)["loss_fusion"], vec![-1.0; 150]);
+fn every_family_learns_samples_by_heart() {
+    for (name, changes) in families() {
+        let mut model = config(false);
+        model.remove("tie_word_embeddings");
+        model.extend(changes.as_object().unwrap().clone());
+        model.insert("head_dim".to_owned(), json!(8));
+        // MPT's name of `hidden_size`; a cap of 4 would keep Gemma 2 from being sure.
+        model.insert("d_model".to_owned(), json!(32));
+        model.insert("final_logit_softcapping".to_owned(), json!(30.0));
+        let mut f = fixture(false);
+        f.inputs.pivot = Init::Random {
+            config: model,
+            tokenizer: f.dir.path().join("base"),
+        };
+        f.inputs.targets = None;
+        f.inputs.valid_tokens = None;
+        f.inputs.tokens = f.dir.path().join("few");
+        write_tokens(&f.inputs.tokens, "", std::slice::from_ref(&(0..4)));
+        let options = TrainOptions {
+            epochs: 150,
+            lr: 1e-2,
+            batch_tokens: 4096,
+            ..f.options
+        };
+        let summary = run(&f.inputs, &options).unwrap();
+        assert!(summary.loss < 0.05, "{name}: loss {}", summary.loss);
+        assert_eq!(log(&f.inputs.steps_out)["loss_fusion"], vec![-1.0; 150]);
+    }
 }
 
 #[test]

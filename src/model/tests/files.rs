@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::families::mpt;
 use super::*;
 
 fn saved(config: &Config, dir: &Path) -> Decoder {
@@ -170,7 +171,7 @@ fn bad_configurations_name_file_and_field() {
     for (changes, words) in [
         (
             json!({"architectures": ["BertModel"]}),
-            "LlamaForCausalLM, MistralForCausalLM",
+            "LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM",
         ),
         (
             json!({"architectures": ["LlamaForCausalLm"]}),
@@ -212,6 +213,57 @@ fn bad_configurations_name_file_and_field() {
         ),
         (json!({"tie_word_embeddings": "yes"}), "true or false"),
         (json!({"eos_token_id": "</s>"}), "eos_token_id"),
+        (
+            json!({"partial_rotary_factor": 0.5}),
+            "whole heads are rotated",
+        ),
+        (
+            json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
+            "an even part of the 6 dimensions",
+        ),
+        (
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 2]}}),
+            "`rope_scaling.short_factor`: expected 3 positive numbers",
+        ),
+        (
+            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 2,
+                "num_experts_per_tok": 3}),
+            "at most the 2 experts",
+        ),
+        (
+            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 1e9 as u64}),
+            "num_local_experts",
+        ),
+        (
+            json!({"architectures": ["Gemma2ForCausalLM"], "use_bidirectional_attention": true}),
+            "expected false",
+        ),
+        (
+            mpt(json!({"attn_config": {"qk_ln": true}})),
+            "`attn_config.qk_ln`: expected false",
+        ),
+        (
+            mpt(json!({"attn_config": {"alibi": false}})),
+            "`attn_config.alibi`: expected true",
+        ),
+        (
+            mpt(json!({"attn_config": {"attn_type": "multiquery_attention"}})),
+            "`attn_config.attn_type`: expected \"multihead_attention\"",
+        ),
+        (
+            mpt(json!({"attn_config": 1})),
+            "`attn_config`: expected an object",
+        ),
+        (mpt(json!({"no_bias": false})), "`no_bias`: expected true"),
+        (mpt(json!({"norm_type": "rmsnorm"})), "`norm_type`"),
+        (
+            mpt(json!({"logit_scale": "inv_sqrt_d_model"})),
+            "`logit_scale`: expected null",
+        ),
+        (
+            mpt(json!({"n_heads": 5})),
+            "a divisor of the hidden size 12",
+        ),
     ] {
         let error = error(changes);
         assert!(

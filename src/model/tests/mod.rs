@@ -1,8 +1,11 @@
 //! The decoder against Hugging Face transformers, a plain float64 version, and bad files.
 
+pub(crate) mod families;
 mod files;
 mod gradients;
 mod invariances;
+mod layouts;
+mod plain;
 mod references;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
+use self::families::{tiny, variants};
 use super::*;
 
 fn shared() -> Option<PathBuf> {
@@ -56,54 +60,6 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 fn all_logits(decoder: &Decoder, ids: &Tensor) -> Tensor {
     let hidden = decoder.hidden(ids).unwrap();
     decoder.logits(&hidden.flatten_to(1).unwrap()).unwrap()
-}
-
-/// A `config.json` of a tiny model with `changes` applied.
-fn tiny(changes: Value) -> Map<String, Value> {
-    let mut config = json!({
-        "architectures": ["LlamaForCausalLM"], "vocab_size": 19, "hidden_size": 12,
-        "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 32,
-        "rms_norm_eps": 1e-5, "initializer_range": 0.3, "hidden_act": "silu",
-    });
-    let map = config.as_object_mut().unwrap();
-    for (key, value) in changes.as_object().unwrap() {
-        map.insert(key.clone(), value.clone());
-    }
-    map.clone()
-}
-
-fn variants() -> Vec<(&'static str, Config)> {
-    let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 500.0});
-    [
-        ("llama", json!({})),
-        ("tied", json!({"tie_word_embeddings": true})),
-        ("biases", json!({"attention_bias": true, "mlp_bias": true})),
-        ("llama3 rope", json!({"rope_parameters": llama3})),
-        (
-            "linear rope",
-            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
-        ),
-        (
-            "mistral window",
-            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 3}),
-        ),
-        ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
-        (
-            "qwen2 windows",
-            json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true,
-                "sliding_window": 2, "max_window_layers": 1}),
-        ),
-        ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
-        ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
-    ]
-    .into_iter()
-    .map(|(name, changes)| {
-        let config = Config::from_json(tiny(changes), Path::new("config.json")).unwrap();
-        (name, config)
-    })
-    .collect()
 }
 
 /// A random model whose norms and biases have left their defaults too.

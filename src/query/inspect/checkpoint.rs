@@ -92,6 +92,12 @@ pub(super) fn of_folder(dir: &Path) -> Result<CheckpointReport> {
             "num_key_value_heads",
             "vocab_size",
             "max_position_embeddings",
+            "num_local_experts",
+            // MPT's names
+            "d_model",
+            "n_layers",
+            "n_heads",
+            "max_seq_len",
         ] {
             if let Some(value) = config.get(key).and_then(serde_json::Value::as_u64) {
                 report.sizes.insert(key.to_owned(), value);

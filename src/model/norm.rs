@@ -1,0 +1,35 @@
+//! The norms of the residual stream.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::config::NormKind;
+use super::ops;
+
+/// A norm of the last dimension.
+pub(crate) struct Norm {
+    /// One per column.
+    pub weight: Tensor,
+    /// Added to the mean square.
+    pub eps: f64,
+    pub kind: NormKind,
+}
+
+impl Norm {
+    /// Norm of `x` (.., width), in its dtype.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.kind {
+            NormKind::Rms => ops::rms_norm(x, &self.weight, self.eps),
+            NormKind::RmsPlusOne => {
+                // In f32: bf16 has no numbers between 1 and 1.0078.
+                let weight = self.weight.to_dtype(DType::F32)?.affine(1.0, 1.0)?;
+                ops::rms_norm(x, &weight, self.eps)
+            }
+            NormKind::Layer => {
+                // The variance is the mean square of what is left without the mean.
+                let wide = x.to_dtype(DType::F32)?;
+                let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+                ops::rms_norm(&centred, &self.weight, self.eps)?.to_dtype(x.dtype())
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Tiny configurations of every family and of every setting, for tests that must hold for all.
+
+use serde_json::{Map, Value, json};
+
+use super::super::Config;
+use std::path::Path;
+
+/// A `config.json` of a tiny model with `changes` applied.
+pub(crate) fn tiny(changes: Value) -> Map<String, Value> {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 19, "hidden_size": 12,
+        "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 32,
+        "rms_norm_eps": 1e-5, "initializer_range": 0.3, "hidden_act": "silu",
+    });
+    let map = config.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        map.insert(key.clone(), value.clone());
+    }
+    map.clone()
+}
+
+/// For each family, the changes to a Llama's `config.json` that make one of it.
+pub(crate) fn families() -> Vec<(&'static str, Value)> {
+    vec![
+        ("llama", json!({})),
+        (
+            "mistral",
+            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 3}),
+        ),
+        (
+            "mixtral",
+            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+                "num_experts_per_tok": 2}),
+        ),
+        ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
+        ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
+        (
+            "gemma",
+            json!({"architectures": ["GemmaForCausalLM"], "hidden_act": "gelu"}),
+        ),
+        ("gemma2", gemma2()),
+        (
+            "phi3",
+            json!({"architectures": ["Phi3ForCausalLM"], "sliding_window": 4}),
+        ),
+        (
+            "internlm2",
+            json!({"architectures": ["InternLM2ForCausalLM"], "bias": false,
+                "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"},
+                "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        ),
+        ("mpt", mpt(json!({}))),
+    ]
+}
+
+/// All families, and settings that they may have.
+pub(crate) fn variants() -> Vec<(&'static str, Config)> {
+    let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 500.0});
+    let long = json!({"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]});
+    let settings = [
+        ("tied", json!({"tie_word_embeddings": true})),
+        ("biases", json!({"attention_bias": true, "mlp_bias": true})),
+        ("llama3 rope", json!({"rope_parameters": llama3})),
+        (
+            "linear rope",
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ),
+        (
+            "qwen2 windows",
+            json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true,
+                "sliding_window": 2, "max_window_layers": 1}),
+        ),
+        ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
+        (
+            "phi3 longrope",
+            json!({"architectures": ["Phi3ForCausalLM"], "rope_scaling": long,
+                "partial_rotary_factor": 0.67, "original_max_position_embeddings": 16}),
+        ),
+        (
+            "internlm2 biases",
+            json!({"architectures": ["InternLM2ForCausalLM"], "bias": true}),
+        ),
+        (
+            "mpt three heads",
+            mpt(json!({"n_heads": 3, "tie_word_embeddings": false,
+                "attn_config": {"clip_qkv": 0.8, "softmax_scale": 0.3, "alibi_bias_max": 4}})),
+        ),
+    ];
+    let all = families().into_iter().chain(settings);
+    all.map(read).collect()
+}
+
+fn gemma2() -> Value {
+    json!({"architectures": ["Gemma2ForCausalLM"], "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": 3, "query_pre_attn_scalar": 9, "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 4.0})
+}
+
+/// Changes to [`tiny`] that make an MPT of it, with `changes` of their own.
+pub(super) fn mpt(changes: Value) -> Value {
+    let mut config = json!({"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4,
+        "n_layers": 2, "expansion_ratio": 2, "max_seq_len": 32});
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn read((name, changes): (&'static str, Value)) -> (&'static str, Config) {
+    let config = Config::from_json(tiny(changes), Path::new("config.json")).unwrap();
+    (name, config)
+}

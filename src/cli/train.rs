@@ -112,13 +112,15 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         .valid_loss
         .map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
     note(format!(
-        "{}: {} parameters trained for {} steps, loss {:.4}{valid}, {:.0} tokens/s, {:.1} % of the time waiting for data",
+        "{}: {} parameters trained for {} steps, loss {:.4}{valid}, {:.0} tokens/s, \
+         {:.1} % of the time waiting for data, {:.1} % padding",
         inputs.out.display(),
         Count(summary.parameters),
         Count(summary.steps),
         summary.loss,
         summary.tokens_per_second,
-        100.0 * summary.waiting
+        100.0 * summary.waiting,
+        100.0 * summary.padding
     ));
     Ok(())
 }

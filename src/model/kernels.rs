@@ -1,9 +1,43 @@
 //! Row kernels in f32 for the CPU, forward and backward.
 //!
-//! Plain loops over slices, written so that the compiler vectorises them; rows are spread over
-//! the thread pool in chunks of fixed size, so results do not depend on the number of threads.
+//! Plain loops over slices, written so that the compiler vectorises them, for the widest registers
+//! that the machine has (`wide!`); rows are spread over the thread pool in chunks of fixed size.
+//! Results depend neither on the number of threads nor on the machine: no operation is fused or
+//! reordered.
 
 use rayon::prelude::*;
+
+/// Compiles a function for AVX2 and AVX-512 too, and calls the best that the machine has.
+macro_rules! wide {
+    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        pub fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn plain($($arg: $type),*) $(-> $out)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($arg: $type),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the machine has the instructions.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the machine has the instructions.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
 
 /// Elements per parallel task: enough to hide the cost of a task.
 const TASK: usize = 1 << 14;
@@ -104,51 +138,109 @@ fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-/// The largest value of a row; NaN only if all are.
-#[inline(always)]
-pub fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let mut best = f32::NEG_INFINITY;
-    for &value in chunks.remainder() {
-        best = if value > best { value } else { best };
+wide! {
+    /// The largest value of a row; NaN only if all are.
+    pub fn max(row: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let chunks = row.chunks_exact(LANES);
+        let mut best = f32::NEG_INFINITY;
+        for &value in chunks.remainder() {
+            best = if value > best { value } else { best };
+        }
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let value = chunk[lane];
+                lanes[lane] = if value > lanes[lane] {
+                    value
+                } else {
+                    lanes[lane]
+                };
+            }
+        }
+        lanes.iter().fold(best, |a, &b| if b > a { b } else { a })
     }
-    for chunk in chunks {
-        for lane in 0..LANES {
-            let value = chunk[lane];
-            lanes[lane] = if value > lanes[lane] {
-                value
-            } else {
-                lanes[lane]
-            };
+}
+
+wide! {
+    /// Sum of e^(value - shift) over a row, in f32 lanes; NaN if a value is NaN or +inf.
+    pub fn sum_exp(row: &[f32], shift: f32) -> f32 {
+        sum2(row, row, |value, _| exp(value - shift))
+    }
+}
+
+wide! {
+    /// Replaces each value by e^(value - shift) and returns the sum: f32 in blocks, which are added in
+    /// f64. NaN if a value is NaN or +inf.
+    pub fn exp_row(row: &mut [f32], shift: f32) -> f64 {
+        let mut total = 0.0;
+        for block in row.chunks_mut(64 * LANES) {
+            for value in block.iter_mut() {
+                *value = exp(*value - shift);
+            }
+            total += f64::from(sum2(block, block, |value, _| value));
+        }
+        total
+    }
+}
+
+wide! {
+    /// `value * scale + shift` for each value.
+    pub fn affine_row(row: &mut [f32], scale: f32, shift: f32) {
+        for value in row {
+            *value = *value * scale + shift;
         }
     }
-    lanes.iter().fold(best, |a, &b| if b > a { b } else { a })
 }
 
-/// Sum of e^(value - shift) over a row, in f32 lanes; NaN if a value is NaN or +inf.
-#[inline(always)]
-pub fn sum_exp(row: &[f32], shift: f32) -> f32 {
-    sum2(row, row, |value, _| exp(value - shift))
-}
-
-/// Whether no value is NaN or infinite.
-pub fn all_finite(row: &[f32]) -> bool {
-    // 0 times anything else is 0.
-    sum2(row, row, |value, _| value * 0.0) == 0.0
-}
-
-/// `out = x / rms(x) * weight` for one row.
-pub fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let scale = inverse_rms(x, eps);
-    for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
-        *out = x * scale * w;
+wide! {
+    /// Whether no value is NaN or infinite.
+    pub fn all_finite(row: &[f32]) -> bool {
+        // 0 times anything else is 0.
+        sum2(row, row, |value, _| value * 0.0) == 0.0
     }
 }
 
+wide! {
+    /// `out = x / rms(x) * weight` for one row.
+    pub fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let scale = inverse_rms(x, eps);
+        for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * w;
+        }
+    }
+}
+
+#[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     let mean = sum2(x, x, |a, b| a * b) / x.len() as f32;
     1.0 / (mean + eps).sqrt()
+}
+
+wide! {
+    /// Gradient of [`rms_norm_row`] for `x`; that for the weight is added to `dw`.
+    pub fn rms_norm_row_backward(
+        x: &[f32],
+        weight: &[f32],
+        grad: &[f32],
+        eps: f32,
+        dx: &mut [f32],
+        dw: &mut [f32],
+    ) {
+        let scale = inverse_rms(x, eps);
+        for (((dx, dw), (&x, &g)), &w) in dx
+            .iter_mut()
+            .zip(dw.iter_mut())
+            .zip(x.iter().zip(grad))
+            .zip(weight)
+        {
+            *dw += g * x * scale;
+            *dx = g * w;
+        }
+        let dot = sum2(dx, x, |a, b| a * b) * scale * scale / x.len() as f32;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = (*dx - x * dot) * scale;
+        }
+    }
 }
 
 /// Gradients of an RMS norm over rows: (for x, for the weight).
@@ -169,20 +261,7 @@ pub fn rms_norm_backward(
             let mut dw = vec![0f32; width];
             let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
             for (dx, (x, grad)) in dx.chunks_exact_mut(width).zip(rows) {
-                let scale = inverse_rms(x, eps);
-                for (((dx, dw), (&x, &g)), &w) in dx
-                    .iter_mut()
-                    .zip(dw.iter_mut())
-                    .zip(x.iter().zip(grad))
-                    .zip(weight)
-                {
-                    *dw += g * x * scale;
-                    *dx = g * w;
-                }
-                let dot = sum2(dx, x, |a, b| a * b) * scale * scale / width as f32;
-                for (dx, &x) in dx.iter_mut().zip(x) {
-                    *dx = (*dx - x * dot) * scale;
-                }
+                rms_norm_row_backward(x, weight, grad, eps, dx, &mut dw);
             }
             dw
         })
@@ -196,21 +275,25 @@ pub fn rms_norm_backward(
     (dx, dw)
 }
 
-/// `silu(gate) * up`, elementwise.
-pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        *out = gate * sigmoid(gate) * up;
+wide! {
+    /// `silu(gate) * up`, elementwise.
+    pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate * sigmoid(gate) * up;
+        }
     }
 }
 
-/// Gradients of [`swiglu`] for `gate` and `up`.
-pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    let outputs = dgate.iter_mut().zip(dup);
-    for ((&gate, &up), (&grad, (dgate, dup))) in gate.iter().zip(up).zip(grad.iter().zip(outputs)) {
-        let sigma = sigmoid(gate);
-        let silu = gate * sigma;
-        *dgate = grad * up * (sigma + silu * (1.0 - sigma));
-        *dup = grad * silu;
+wide! {
+    /// Gradients of [`swiglu`] for `gate` and `up`.
+    pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        let outputs = dgate.iter_mut().zip(dup);
+        for ((&gate, &up), (&grad, (dgate, dup))) in gate.iter().zip(up).zip(grad.iter().zip(outputs)) {
+            let sigma = sigmoid(gate);
+            let silu = gate * sigma;
+            *dgate = grad * up * (sigma + silu * (1.0 - sigma));
+            *dup = grad * silu;
+        }
     }
 }
 
@@ -221,35 +304,41 @@ pub fn visible(position: usize, window: Option<usize>) -> std::ops::Range<usize>
     end.saturating_sub(window.unwrap_or(end))..end
 }
 
-/// Softmax of `scale * row` over the `visible` entries, in place; all others become 0.
-pub fn softmax_row(row: &mut [f32], visible: std::ops::Range<usize>, scale: f32) {
-    let (before, rest) = row.split_at_mut(visible.start);
-    let (row, after) = rest.split_at_mut(visible.end - visible.start);
-    before.fill(0.0);
-    after.fill(0.0);
-    let shift = max(row) * scale;
-    for value in row.iter_mut() {
-        *value = exp(*value * scale - shift);
-    }
-    let sum = sum2(row, row, |value, _| value);
-    let inverse = 1.0 / sum;
-    for value in row {
-        *value *= inverse;
-    }
-}
-
-/// Gradient of [`softmax_row`] given its result `p` and the gradient `out` of it, in place.
-pub fn softmax_row_backward(p: &[f32], out: &mut [f32], scale: f32) {
-    let dot = sum2(p, out, |p, g| p * g);
-    for (out, &p) in out.iter_mut().zip(p) {
-        *out = scale * p * (*out - dot);
+wide! {
+    /// Softmax of `scale * row` over the `visible` entries, in place; all others become 0.
+    pub fn softmax_row(row: &mut [f32], visible: std::ops::Range<usize>, scale: f32) {
+        let (before, rest) = row.split_at_mut(visible.start);
+        let (row, after) = rest.split_at_mut(visible.end - visible.start);
+        before.fill(0.0);
+        after.fill(0.0);
+        let shift = max(row) * scale;
+        for value in row.iter_mut() {
+            *value = exp(*value * scale - shift);
+        }
+        let sum = sum2(row, row, |value, _| value);
+        let inverse = 1.0 / sum;
+        for value in row {
+            *value *= inverse;
+        }
     }
 }
 
-/// `cap * tanh(x / cap)` for each x.
-pub fn softcap_row(row: &mut [f32], cap: f32) {
-    for value in row {
-        *value = cap * tanh(*value / cap);
+wide! {
+    /// Gradient of [`softmax_row`] given its result `p` and the gradient `out` of it, in place.
+    pub fn softmax_row_backward(p: &[f32], out: &mut [f32], scale: f32) {
+        let dot = sum2(p, out, |p, g| p * g);
+        for (out, &p) in out.iter_mut().zip(p) {
+            *out = scale * p * (*out - dot);
+        }
+    }
+}
+
+wide! {
+    /// `cap * tanh(x / cap)` for each x.
+    pub fn softcap_row(row: &mut [f32], cap: f32) {
+        for value in row {
+            *value = cap * tanh(*value / cap);
+        }
     }
 }
 
@@ -282,21 +371,23 @@ fn tanh(x: f32) -> f32 {
     if x.abs() < 0.25 { small } else { large }
 }
 
-/// Rotates the pairs `(i, i + half)` of `x` into `out`, `half` being the number of angles, and
-/// copies what is after them; `sign` -1 rotates backwards.
-pub fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
-    let half = cos.len();
-    let (x, rest) = x.split_at(2 * half);
-    let (out, out_rest) = out.split_at_mut(2 * half);
-    out_rest.copy_from_slice(rest);
-    let (a, b) = x.split_at(half);
-    let (out_a, out_b) = out.split_at_mut(half);
-    let outputs = out_a.iter_mut().zip(out_b);
-    let angles = cos.iter().zip(sin);
-    for (((&a, &b), (&cos, &sin)), (out_a, out_b)) in a.iter().zip(b).zip(angles).zip(outputs) {
-        let sin = sin * sign;
-        *out_a = a * cos - b * sin;
-        *out_b = a * sin + b * cos;
+wide! {
+    /// Rotates the pairs `(i, i + half)` of `x` into `out`, `half` being the number of angles, and
+    /// copies what is after them; `sign` -1 rotates backwards.
+    pub fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, out: &mut [f32]) {
+        let half = cos.len();
+        let (x, rest) = x.split_at(2 * half);
+        let (out, out_rest) = out.split_at_mut(2 * half);
+        out_rest.copy_from_slice(rest);
+        let (a, b) = x.split_at(half);
+        let (out_a, out_b) = out.split_at_mut(half);
+        let outputs = out_a.iter_mut().zip(out_b);
+        let angles = cos.iter().zip(sin);
+        for (((&a, &b), (&cos, &sin)), (out_a, out_b)) in a.iter().zip(b).zip(angles).zip(outputs) {
+            let sin = sin * sign;
+            *out_a = a * cos - b * sin;
+            *out_b = a * sin + b * cos;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Log-probabilities of next tokens, without ever holding the logits of a whole batch.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
@@ -14,6 +14,8 @@ const CHUNK: usize = 16 << 20;
 /// A GPU finds the best one after another; for longer lists the CPU is better.
 #[cfg(feature = "cuda")]
 const MOST_ON_GPU: usize = 512;
+/// Rows of logits at one time on a CPU: enough for fast products, few enough for the caches.
+const ROWS_ON_CPU: usize = 256;
 
 /// The distribution of one next token under the full softmax; natural logarithms.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +92,11 @@ pub fn next_token(
         (scratch.ids, scratch.logprobs) = (found.ids, found.logprobs);
         return (0..count).try_for_each(|row| scratch.deliver(row, row, k, &mut sink));
     }
-    let per_chunk = (CHUNK / vocab_len).max(1);
+    let enough = match rows.device() {
+        Device::Cpu => ROWS_ON_CPU,
+        _ => usize::MAX,
+    };
+    let per_chunk = (CHUNK / vocab_len).clamp(1, enough);
     for begin in (0..count).step_by(per_chunk) {
         let len = per_chunk.min(count - begin);
         let targets = &targets[begin..begin + len];
@@ -100,7 +106,7 @@ pub fn next_token(
                 Some(cap) => ops::softcap(&logits, cap)?,
                 None => logits,
             };
-            let logits = logits.to_device(&candle_core::Device::Cpu)?;
+            let logits = logits.to_device(&Device::Cpu)?;
             attach::with_values(&logits, |logits| {
                 scratch.fill(logits, targets, vocab_len, k);
                 Ok(())

@@ -29,7 +29,7 @@ mod feed_forward;
 mod fields;
 mod generate;
 mod gguf;
-mod kernels;
+pub(crate) mod kernels;
 mod layer;
 mod linear;
 mod locate;

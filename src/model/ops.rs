@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape
 use super::attach::{slice, with_values, wrap};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::kernels;
+use super::{kernels, products};
 
 // ---- RMS norm ----
 
@@ -298,7 +298,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if x.device().is_cuda() {
         return cuda::linear(x, weight);
     }
-    x.matmul(&weight.t()?)
+    products::linear(x, weight)
 }
 
 /// Rows `ids` (n, u32) of `table` (vocabulary, width).

@@ -1,6 +1,9 @@
 //! Products of f32 matrices that lie anywhere in main memory, by the `gemm` crate.
 
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
+
+use super::attach::{slice, with_values, wrap};
 
 /// A matrix in a slice; neither rows nor columns need to be neighbours.
 #[derive(Clone, Copy, Debug)]
@@ -55,22 +58,48 @@ pub(crate) fn product(
     out: &mut [f32],
     stride: usize,
 ) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(k, b.rows);
+    let (m, n) = (a.rows, b.columns);
     if m == 0 || n == 0 {
         return;
     }
     assert!(n <= stride || m == 1);
     assert!((m - 1) * stride + n <= out.len());
+    // SAFETY: checked.
+    unsafe {
+        gemm(
+            Parallelism::None,
+            factor,
+            a,
+            b,
+            keep,
+            out.as_mut_ptr(),
+            stride,
+        )
+    }
+}
+
+/// # Safety
+/// `out` points at (rows of `a` − 1) · `stride` + columns of `b` elements that nobody else uses;
+/// they hold numbers unless `keep` is 0.
+unsafe fn gemm(
+    parallelism: Parallelism,
+    factor: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    keep: f32,
+    out: *mut f32,
+    stride: usize,
+) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(k, b.rows);
     let signed = |stride: usize| stride as isize;
-    // SAFETY: the matrices lie within their slices, as checked here and in `Matrix::new`, and
-    // `out` is borrowed for this call alone.
+    // SAFETY: the arguments lie within their slices (`Matrix::new`), the result as promised.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             signed(stride),
             keep != 0.0,
@@ -85,8 +114,99 @@ pub(crate) fn product(
             false,
             false,
             false,
-            Parallelism::None,
+            parallelism,
         );
+    }
+}
+
+/// `a · b` by all threads of the pool.
+fn whole_product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let parallelism = match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        _ => Parallelism::Rayon(0),
+    };
+    let count = a.rows * b.columns;
+    let mut out = Vec::with_capacity(count);
+    if count > 0 {
+        // SAFETY: there is room for `count` numbers, and the product writes all of them.
+        unsafe {
+            gemm(parallelism, 1.0, a, b, 0.0, out.as_mut_ptr(), b.columns);
+            out.set_len(count);
+        }
+    }
+    out
+}
+
+/// `x` (rows, in) times the transpose of `weight` (out, in): (rows, out). Differentiable in both.
+///
+/// What candle would do, but for f32 on the CPU the gradient of the weight comes out in the
+/// weight's own order; candle's is transposed, and adding that up is slow.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    match (x.device(), x.dtype(), weight.dtype()) {
+        (Device::Cpu, DType::F32, DType::F32) => {
+            x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)
+        }
+        _ => x.matmul(&weight.t()?),
+    }
+}
+
+struct Linear;
+
+/// The sizes (rows, in, out) of a projection.
+fn sizes(x: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
+    let ((rows, inner), (out, same)) = (x.dims2()?, weight.dims2()?);
+    if inner != same {
+        candle_core::bail!("a projection of {x:?} by {weight:?}");
+    }
+    Ok((rows, inner, out))
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, inner, out) = sizes(x_layout.shape(), weight_layout.shape())?;
+        let x = Matrix::new(slice(x, x_layout)?, rows, inner, inner);
+        let weight = Matrix::new(slice(weight, weight_layout)?, out, inner, inner);
+        let y = whole_product(x, weight.t());
+        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (rows, inner, out) = sizes(x.shape(), weight.shape())?;
+        with_values(grad, |grad| {
+            let grad = Matrix::new(grad, rows, out, out);
+            let of = |tensor: &Tensor, other: &Tensor, left: Matrix<'_>, dims: (usize, usize)| {
+                if !tensor.track_op() {
+                    return Ok(None);
+                }
+                let product = with_values(other, |other| {
+                    Ok(whole_product(
+                        left,
+                        Matrix::new(other, dims.0, dims.1, dims.1),
+                    ))
+                })?;
+                wrap(product, tensor.shape()).map(Some)
+            };
+            Ok((
+                of(x, weight, grad, (out, inner))?,
+                of(weight, x, grad.t(), (rows, inner))?,
+            ))
+        })
     }
 }
 
@@ -105,6 +225,24 @@ mod tests {
         let mut out = [f32::NAN; 4];
         product(0.5, a.t(), a, 0.0, &mut out, 2);
         assert_eq!(out, [5.0, 7.0, 7.0, 10.0]);
+    }
+
+    #[test]
+    fn a_projection_and_its_gradients_equal_candles() {
+        let random = |shape| candle_core::Var::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+        let (x, weight, up) = (random((5, 3)), random((4, 3)), random((5, 4)));
+        let run = |y: Tensor| {
+            let loss = (&y * up.as_detached_tensor()).unwrap().sum_all().unwrap();
+            let grads = loss.backward().unwrap();
+            let all = [&y, grads.get(&x).unwrap(), grads.get(&weight).unwrap()];
+            all.map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let ours = run(linear(&x, &weight).unwrap());
+        let candles = run(x.matmul(&weight.t().unwrap()).unwrap());
+        for (ours, candles) in ours.iter().flatten().zip(candles.iter().flatten()) {
+            assert!((ours - candles).abs() < 1e-5, "{ours} {candles}");
+        }
+        assert!(linear(&x, &random((4, 2))).is_err());
     }
 
     #[test]

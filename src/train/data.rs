@@ -6,14 +6,16 @@
 //! targets part ┘
 //! ```
 //!
-//! The samples of a step are sorted by length and packed into micro batches of at most
-//! `micro_batch_tokens`, padded on the right (attention is causal, so padding changes nothing).
+//! The samples of a step are sorted by length and put into micro batches of at most
+//! `micro_batch_tokens`, padded on the right (attention is causal, so padding changes nothing). With
+//! `packing`, rows hold several samples, each of which attends to itself only.
 //! A sample is read up to its last supervised token only, and only positions whose next token is
 //! supervised are given to the loss.
 //!
 //! # Memory
 //! One part (9 bytes a token, 12 + 8k bytes a target), the samples of a step, and two packed steps.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
 
@@ -30,18 +32,21 @@ use crate::artifact::{Artifact, Kind};
 use crate::error::{Error, Result};
 use crate::units::{SampleId, TokenId};
 
-/// Sequences of similar length, padded to the longest.
+/// Rows of similar length, padded to the longest. A row is a sample, or several where packed.
 #[derive(Debug)]
 pub struct MicroBatch {
     /// Token ids (sequences × length), row by row.
     pub ids: Vec<TokenId>,
-    /// Number of sequences.
+    /// Number of rows.
     pub sequences: usize,
     /// Padded length.
     pub len: usize,
+    /// Where rows hold several samples: for each id, the place in its row at which its sample
+    /// begins.
+    pub starts: Option<Vec<u32>>,
     /// The supervised positions.
     pub rows: Rows,
-    /// Which samples the sequences are.
+    /// The samples in the rows.
     pub samples: Vec<SampleId>,
 }
 
@@ -56,6 +61,8 @@ pub struct StepBatch {
     pub targets: usize,
     /// Positions that the model reads, without padding.
     pub tokens: u64,
+    /// The same with padding.
+    pub padded: u64,
     /// The place after this step.
     pub position: Position,
     /// Whether the epoch ends with this step.
@@ -238,11 +245,10 @@ impl DataSet {
                 }
                 step.push(loaded.take(sample));
                 if closes {
-                    let batch = pack(
+                    let batch = self.pack(
                         std::mem::take(&mut step),
-                        micro_batch_tokens,
+                        Layout::new(options, micro_batch_tokens),
                         options.tail,
-                        self.limits.vocabulary,
                         Position { epoch, ordinal },
                         ordinal == samples,
                     );
@@ -259,6 +265,7 @@ impl DataSet {
     /// All samples in their own order, as micro batches without targets: for validation.
     pub fn for_each_in_order(
         &self,
+        options: &TrainOptions,
         micro_batch_tokens: usize,
         mut use_step: impl FnMut(StepBatch) -> Result<()>,
     ) -> Result<()> {
@@ -268,11 +275,10 @@ impl DataSet {
             let mut loaded = self.load(index)?;
             let used: Vec<usize> = (0..lengths.len()).filter(|i| lengths[*i] > 0).collect();
             for group in used.chunks(TOGETHER) {
-                use_step(pack(
+                use_step(self.pack(
                     group.iter().map(|sample| loaded.take(*sample)).collect(),
-                    micro_batch_tokens,
+                    Layout::new(options, micro_batch_tokens),
                     Tail::default(),
-                    self.limits.vocabulary,
                     Position::default(),
                     false,
                 )?)?;
@@ -390,47 +396,156 @@ impl LoadedSample {
     }
 }
 
-/// Sorts the samples of a step by length and packs them into micro batches.
-fn pack(
-    mut samples: Vec<LoadedSample>,
+/// How samples are put into micro batches.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Most tokens of a micro batch, padding included; a longer row is a micro batch of its own.
     micro_batch_tokens: usize,
-    tail: Tail,
-    vocabulary: usize,
-    position: Position,
-    ends_epoch: bool,
-) -> Result<StepBatch> {
-    samples.sort_by_key(|sample| std::cmp::Reverse(sample.len()));
-    let mut step = StepBatch {
-        micro: Vec::new(),
-        supervised: 0,
-        targets: 0,
-        tokens: samples.iter().map(|sample| sample.len() as u64).sum(),
-        position,
-        ends_epoch,
-    };
-    let mut left = samples.as_slice();
-    while let Some(longest) = left.first() {
-        let len = longest.len();
-        let count = (micro_batch_tokens / len.max(1)).clamp(1, left.len());
-        // Two halves rather than a full one and a rest: they take the same time.
-        let count = left.len().div_ceil(left.len().div_ceil(count));
-        let (now, later) = left.split_at(count);
-        let mut ids = vec![0; count * len];
-        let mut rows = Rows::new(vocabulary);
-        for (i, sample) in now.iter().enumerate() {
-            ids[i * len..][..sample.len()].copy_from_slice(&sample.tokens.ids[..sample.len()]);
-            sample.push_rows(i * len, &mut rows, tail)?;
+    /// Rows are filled with samples up to so many tokens; 0 gives each sample its own.
+    row: usize,
+}
+
+impl Layout {
+    /// Tokens of a row where samples are packed, unless the longest sample needs more: enough to be
+    /// filled well, and few enough for devices that compute whole score matrices.
+    const ROW: usize = 1024;
+
+    fn new(options: &TrainOptions, micro_batch_tokens: usize) -> Self {
+        Self {
+            micro_batch_tokens,
+            row: match options.packing {
+                true => Self::ROW.min(micro_batch_tokens),
+                false => 0,
+            },
         }
-        step.supervised += rows.len();
-        step.targets += rows.targets();
-        step.micro.push(MicroBatch {
-            ids,
-            sequences: count,
-            len,
-            rows,
-            samples: now.iter().map(|sample| sample.tokens.sample_id).collect(),
-        });
-        left = later;
     }
-    Ok(step)
+
+    /// Rows as lists of indices into `lengths`, which fall; the longest row first.
+    fn rows(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        let capacity = match self.row {
+            0 => 0,
+            row => row.max(lengths.first().copied().unwrap_or(0)),
+        };
+        let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
+        // (room, row): best fit, of equals the first.
+        let mut open = BTreeSet::new();
+        for (index, &len) in lengths.iter().enumerate() {
+            let (room, row) = match open.range((len, 0)..).next().copied() {
+                Some(found) => {
+                    open.remove(&found);
+                    found
+                }
+                None => {
+                    rows.push((0, Vec::new()));
+                    (capacity, rows.len() - 1)
+                }
+            };
+            rows[row].0 += len;
+            rows[row].1.push(index);
+            if room > len {
+                open.insert((room - len, row));
+            }
+        }
+        rows.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        rows.into_iter().map(|(_, samples)| samples).collect()
+    }
+}
+
+impl DataSet {
+    /// Puts the samples of a step into micro batches.
+    fn pack(
+        &self,
+        mut samples: Vec<LoadedSample>,
+        layout: Layout,
+        tail: Tail,
+        position: Position,
+        ends_epoch: bool,
+    ) -> Result<StepBatch> {
+        samples.sort_by_key(|sample| std::cmp::Reverse(sample.len()));
+        let lengths: Vec<usize> = samples.iter().map(LoadedSample::len).collect();
+        let rows = layout.rows(&lengths);
+        let mut step = StepBatch {
+            micro: Vec::new(),
+            supervised: 0,
+            targets: 0,
+            tokens: lengths.iter().map(|len| *len as u64).sum(),
+            padded: 0,
+            position,
+            ends_epoch,
+        };
+        let mut left = rows.as_slice();
+        while let Some(longest) = left.first() {
+            let len: usize = longest.iter().map(|sample| lengths[*sample]).sum();
+            let count = (layout.micro_batch_tokens / len.max(1)).clamp(1, left.len());
+            // Two halves rather than a full one and a rest: they take the same time.
+            let count = left.len().div_ceil(left.len().div_ceil(count));
+            let (now, later) = left.split_at(count);
+            let micro = self.micro_batch(&samples, now, len, tail)?;
+            step.supervised += micro.rows.len();
+            step.targets += micro.rows.targets();
+            step.padded += micro.ids.len() as u64;
+            step.micro.push(micro);
+            left = later;
+        }
+        Ok(step)
+    }
+
+    /// The micro batch of `rows`, padded to `len`.
+    fn micro_batch(
+        &self,
+        samples: &[LoadedSample],
+        rows: &[Vec<usize>],
+        len: usize,
+        tail: Tail,
+    ) -> Result<MicroBatch> {
+        let mut micro = MicroBatch {
+            ids: vec![0; rows.len() * len],
+            sequences: rows.len(),
+            len,
+            starts: None,
+            rows: Rows::new(self.limits.vocabulary),
+            samples: Vec::new(),
+        };
+        // Padding is of no sample; its tokens see themselves only.
+        let mut starts: Vec<u32> = (0..len as u32).collect::<Vec<_>>().repeat(rows.len());
+        for (row, of_row) in rows.iter().enumerate() {
+            let mut begin = 0;
+            for sample in of_row.iter().map(|index| &samples[*index]) {
+                let place = row * len + begin..row * len + begin + sample.len();
+                micro.ids[place.clone()].copy_from_slice(&sample.tokens.ids[..sample.len()]);
+                starts[place.clone()].fill(begin as u32);
+                sample.push_rows(place.start, &mut micro.rows, tail)?;
+                micro.samples.push(sample.tokens.sample_id);
+                begin += sample.len();
+            }
+        }
+        if rows.iter().any(|row| row.len() > 1) {
+            micro.starts = Some(starts);
+        }
+        Ok(micro)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_filled_by_best_fit() {
+        let layout = |row| Layout {
+            micro_batch_tokens: 20,
+            row,
+        };
+        let lengths = [9, 6, 4, 3, 1, 1];
+        assert_eq!(layout(0).rows(&lengths), [[0], [1], [2], [3], [4], [5]]);
+        // 6 + 4 fill a row of 10; 1 goes to the 9, the row with the least room.
+        let rows = [vec![0, 4], vec![1, 2], vec![3, 5]];
+        assert_eq!(layout(10).rows(&lengths), rows);
+        // The longest sample makes rows longer.
+        assert_eq!(
+            layout(5).rows(&lengths),
+            [vec![0], vec![1, 3], vec![2, 4, 5]]
+        );
+        assert!(layout(5).rows(&[]).is_empty());
+    }
 }

@@ -4,10 +4,11 @@ use candle_core::{DType, Tensor};
 
 use super::data::MicroBatch;
 use super::loss::{self, Head, Sums, Weights};
+use super::passes::Pass;
 use crate::error::{Context, Result};
+use crate::model::Decoder;
 #[cfg(feature = "cuda")]
 use crate::model::cuda;
-use crate::model::{Decoder, attach1};
 
 /// What one micro batch adds to the step.
 #[derive(Debug)]
@@ -21,21 +22,24 @@ pub struct MicroGradient {
 /// Runs the decoder forward and backward.
 ///
 /// The gradient of the loss at the head is computed first, without a graph; it then seeds one
-/// backward pass of the decoder. (Gradient checkpointing replaces `backward` alone.)
+/// backward pass of the decoder. With `checkpointing`, layers are computed again on the way back.
 ///
 /// # Errors
 /// A loss that is infinite or NaN, naming `step` (from 0) and the samples.
 ///
 /// # Memory
-/// All activations of the micro batch, 64 MiB of logits, and the gradients.
+/// All activations of the micro batch (with `checkpointing`, those of one layer and the inputs of
+/// all), 64 MiB of logits, and the gradients.
 pub fn micro_gradient(
     decoder: &Decoder,
     micro: &MicroBatch,
     weights: Weights,
     step: u64,
+    checkpointing: bool,
 ) -> Result<MicroGradient> {
-    let hidden = forward(decoder, micro)?;
-    let (picked, index) = pick(&hidden, micro)?;
+    let pass = Pass::forward(decoder, micro, checkpointing)?;
+    let hidden = &pass.hidden;
+    let (picked, index) = pick(hidden, micro)?;
     let head = Head::of(decoder);
     let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
@@ -48,7 +52,7 @@ pub fn micro_gradient(
         zeros.index_add(&index, &head.hidden, 0)
     };
     let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
-    let mut params = backward(decoder, &hidden, &seed)?;
+    let mut params = pass.backward(decoder, &seed)?;
     let name = decoder.config().head_name();
     let slot = decoder.trained().keys().position(|key| key == name);
     let slot = slot.and_then(|i| params.get_mut(i));
@@ -69,20 +73,10 @@ pub fn micro_gradient(
 
 /// Σ −log q over the supervised tokens, in nats.
 pub fn micro_nll(decoder: &Decoder, micro: &MicroBatch) -> Result<f64> {
-    let hidden = forward(decoder, micro)?;
-    let (picked, _) = pick(&hidden, micro)?;
+    // Nothing is kept for a backward: checkpointing drops the graph layer by layer.
+    let pass = Pass::forward(decoder, micro, true)?;
+    let (picked, _) = pick(&pass.hidden, micro)?;
     loss::head_nll(&picked, &Head::of(decoder), &micro.rows)
-}
-
-/// Hidden states (sequences · length, hidden size).
-fn forward(decoder: &Decoder, micro: &MicroBatch) -> Result<Tensor> {
-    let shape = (micro.sequences, micro.len);
-    let ids = Tensor::from_slice(&micro.ids, shape, decoder.device())
-        .during(|| "preparing a batch".to_owned())?;
-    let hidden = decoder.hidden(&ids)?;
-    hidden
-        .flatten_to(1)
-        .during(|| "preparing a batch".to_owned())
 }
 
 /// The rows whose next token is supervised, without their graph, and which they are.
@@ -92,20 +86,4 @@ fn pick(hidden: &Tensor, micro: &MicroBatch) -> Result<(Tensor, Tensor)> {
         Ok((hidden.detach().index_select(&index, 0)?, index))
     };
     pick().during(|| "selecting supervised positions".to_owned())
-}
-
-/// ∂L/∂parameter of all that is trained, given ∂L/∂hidden.
-fn backward(decoder: &Decoder, hidden: &Tensor, seed: &Tensor) -> Result<Vec<Option<Tensor>>> {
-    let run = || -> candle_core::Result<Vec<Option<Tensor>>> {
-        // `backward` starts from ones, so the seed comes in as the gradient of a scalar.
-        let zero = Tensor::zeros((), hidden.dtype(), hidden.device())?;
-        let seed = seed.clone();
-        let scalar = attach1(hidden, &zero, move |_, _, _| Ok(seed.clone()))?;
-        let mut gradients = scalar.backward()?;
-        let params = decoder.trained().values();
-        Ok(params
-            .map(|var| gradients.remove(var.as_tensor()))
-            .collect())
-    };
-    run().during(|| "computing gradients".to_owned())
 }

@@ -24,12 +24,12 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 use crate::error::{Context, Error, Result};
-use crate::model::{Decoder, ops};
+use crate::model::{Decoder, kernels, ops};
 
 /// Most bytes of f32 logits at once.
 const CHUNK_BYTES: usize = 64 << 20;
-/// Most rows of logits at once: beyond it only the caches suffer.
-const CHUNK_ROWS: usize = 2048;
+/// Rows of logits at one time: enough for fast products, few enough for the caches.
+const CHUNK_ROWS: usize = 512;
 
 /// What one row counts in the loss of the whole optimiser step.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +123,7 @@ impl Head {
 /// Sums are infinite or NaN where the logits are: the caller says which samples.
 ///
 /// # Memory
-/// Beside its result: min(64 MiB, 2,048 rows) of f32 logits, three times that if they are capped.
+/// Beside its result: at most 64 MiB of f32 logits, three times that if they are capped.
 /// On a GPU: 512 MiB of them, or one row if that is more, and their gradient.
 pub fn head_gradient(
     hidden: &Tensor,
@@ -351,14 +351,12 @@ impl Kernel<'_> {
             expected += f64::from(rest) * all;
             mass += f64::from(rest) * logits.len() as f64;
         }
-        let max = maximum(logits);
-        let sum = exponentials(logits, max);
+        let max = kernels::max(logits);
+        let sum = kernels::exp_row(logits, max);
         let lse = f64::from(max) + sum.ln();
         let scale = ((a + b * mass) / sum) as f32;
         let shift = (b * f64::from(rest)) as f32;
-        for value in logits.iter_mut() {
-            *value = *value * scale - shift;
-        }
+        kernels::affine_row(logits, scale, -shift);
         logits[label] -= a as f32;
         for (id, p) in ids.iter().zip(probs) {
             logits[*id as usize] -= (b * f64::from(p - rest)) as f32;
@@ -371,68 +369,6 @@ impl Kernel<'_> {
     }
 }
 
-/// Values handled side by side, so that the compiler uses vector registers.
-const LANES: usize = 16;
-
-fn maximum(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = if *value > *lane { *value } else { *lane };
-        }
-    }
-    let all = lanes.iter().chain(rest).copied();
-    all.fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// Replaces each z by exp(z − max) and returns their sum; NaN where an input is not finite.
-fn exponentials(values: &mut [f32], max: f32) -> f64 {
-    let mut total = 0.0;
-    for block in values.chunks_mut(64 * LANES) {
-        let mut lanes = [0f32; LANES];
-        let mut chunks = block.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *value = exp_not_positive(*value - max);
-                *lane += *value;
-            }
-        }
-        for value in chunks.into_remainder() {
-            *value = exp_not_positive(*value - max);
-            lanes[0] += *value;
-        }
-        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
-    }
-    total
-}
-
-/// exp(x) for x ≤ 0 to 2e-7 relative, without branches or calls; 1.6e-38 below −87.
-#[inline(always)]
-fn exp_not_positive(x: f32) -> f32 {
-    // 1.5 · 2²³: adding it rounds to an integer, which is then in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    // ln 2 as a short and a small part, so that n · LN2_HIGH is exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
-        p = p * r + coefficient;
-    }
-    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 //! | parameters | 4 P, in bf16 2 P |
 //! | gradients | 4 T, and 4 T for each worker |
 //! | optimiser | 8 T, with the masters of bf16 parameters 12 T |
-//! | activations | W · n · layers · (6 hidden + 4 queries + 5 keys + 3 intermediate) · 4, in bf16 · 2 |
-//! | logits | W · min(64 MiB, 4 · vocabulary · min(n, 2048)) |
+//! | activations | W · n · layers · a · 4, in bf16 · 2; a = 6 hidden + 4 queries + 5 keys + 3 intermediate |
+//! | with checkpointing | W · n · (a + layers · hidden) · 4, in bf16 · 2 |
+//! | logits | W · min(64 MiB, 4 · vocabulary · min(n, 512)) |
 //!
 //! where queries and keys are the widths of all heads, and the intermediate width is that of all
 //! experts that a token goes to. Small buffers, the samples of a part and
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub workers: u64,
     /// Most padded tokens of a micro batch.
     pub tokens: u64,
+    /// Whether the activations of one layer exist at a time, and the inputs of all.
+    pub checkpointing: bool,
 }
 
 /// Bytes for each purpose.
@@ -49,7 +52,12 @@ impl Estimate {
         let experts = config.experts.map_or(1, |experts| experts.per_token);
         let inner = of(config.intermediate_size) * of(experts);
         let layer = 6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * inner;
-        let activations = plan.tokens * of(config.num_hidden_layers) * layer * width;
+        let layers = of(config.num_hidden_layers);
+        let numbers = match plan.checkpointing {
+            true => layer + layers * of(config.hidden_size),
+            false => layers * layer,
+        };
+        let activations = plan.tokens * numbers * width;
         // Adapters are f32, their own masters.
         let masters = u64::from(width < 4 && options.method != Method::Lora);
         Self {
@@ -97,7 +105,8 @@ impl Estimate {
         let activations = part("activations") + part("logits");
         let trained = part("gradients") + part("optimiser");
         let remedy = if activations >= trained {
-            "use a smaller `micro_batch_tokens`, or shorter samples (`corpus.max_tokens`)"
+            "use `gradient_checkpointing: true`, a smaller `micro_batch_tokens`, or shorter samples \
+             (`corpus.max_tokens`)"
         } else if trained > part("parameters") {
             "use `method: lora`, which trains adapters only"
         } else {
@@ -131,6 +140,7 @@ mod tests {
             trained: 1000,
             workers: 2,
             tokens: 64,
+            checkpointing: false,
         };
         let estimate = Estimate::of(&config, &TrainOptions::default(), plan);
         // 6 · 8 + 4 · 8 + 5 · 4 + 3 · 20 = 160 numbers a layer and token.

@@ -14,7 +14,7 @@
 //! | `order` | which samples make up which step |
 //! | `data` | the reading thread: samples, targets, micro batches |
 //! | `rows`, `loss` | what is learnt at each position; the loss and its gradient at the head |
-//! | `gradient`, `gradients` | one micro batch, and the sum of all |
+//! | `gradient`, `passes`, `gradients` | one micro batch, the decoder forward and back, and the sum of all |
 //! | `workers` | micro batches side by side, results in order |
 //! | `optim`, `schedule`, `groups` | AdamW, learning rate, which parameters learn how |
 //! | `stopping` | the best validation, and early stopping |
@@ -39,6 +39,7 @@ mod memory;
 pub mod optim;
 mod options;
 pub mod order;
+mod passes;
 pub mod rows;
 mod run;
 pub mod schedule;
@@ -54,7 +55,9 @@ use candle_core::Device;
 use serde_json::{Map, Value};
 
 pub use groups::ParamGroup;
-pub use options::{LoraOptions, LoraTargets, Method, MicroBatchTokens, Precision, TrainOptions};
+pub use options::{
+    Checkpointing, LoraOptions, LoraTargets, Method, MicroBatchTokens, Precision, TrainOptions,
+};
 pub use rows::Tail;
 pub use run::{provenance, run};
 pub use schedule::Schedule;
@@ -119,6 +122,8 @@ pub struct TrainSummary {
     pub resumed: bool,
     /// Share of the time in which the trainer waited for samples.
     pub waiting: f64,
+    /// Share of the computed positions that were padding.
+    pub padding: f64,
     /// Tokens per second of this process.
     pub tokens_per_second: f64,
 }

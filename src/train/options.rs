@@ -216,6 +216,69 @@ impl std::str::FromStr for MicroBatchTokens {
     }
 }
 
+/// Whether layers are computed a second time for their gradients instead of keeping what they
+/// computed: `true`, `false`, or `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// Where the activations of a micro batch would take much memory.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Serialize for Checkpointing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Checkpointing::Auto => serializer.serialize_str("auto"),
+            Checkpointing::On => serializer.serialize_bool(true),
+            Checkpointing::Off => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Checkpointing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrBool;
+        impl serde::de::Visitor<'_> for AutoOrBool {
+            type Value = Checkpointing;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`auto`, `true` or `false`")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Self::Value, E> {
+                Ok(match on {
+                    true => Checkpointing::On,
+                    false => Checkpointing::Off,
+                })
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(AutoOrBool)
+    }
+}
+
+impl std::str::FromStr for Checkpointing {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "true" => Ok(Self::On),
+            "false" => Ok(Self::Off),
+            _ => Err(format!(
+                "expected `auto`, `true` or `false`, found `{text}`"
+            )),
+        }
+    }
+}
+
 /// How a model is trained. Field names are the keys of `train:` in a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -244,6 +307,24 @@ pub struct TrainOptions {
         value_name = "N|auto"
     )]
     pub micro_batch_tokens: MicroBatchTokens,
+    /// Compute layers a second time for their gradients: less memory, more time, same result.
+    /// Default `auto`.
+    #[arg(
+        long,
+        default_value = "auto",
+        hide_default_value = true,
+        value_name = "true|false|auto"
+    )]
+    pub gradient_checkpointing: Checkpointing,
+    /// Put several short samples into a row, without attention between them, instead of padding:
+    /// not other results (beyond rounding). Default `true`.
+    #[arg(
+        long,
+        default_value_t = TrainOptions::default().packing,
+        hide_default_value = true,
+        action = clap::ArgAction::Set
+    )]
+    pub packing: bool,
     /// Share of the steps in which the learning rate rises. Default 0.03.
     #[arg(long, default_value_t = TrainOptions::default().warmup_ratio, hide_default_value = true)]
     pub warmup_ratio: f64,
@@ -318,6 +399,8 @@ impl Default for TrainOptions {
             max_steps: None,
             batch_tokens: 262_144,
             micro_batch_tokens: MicroBatchTokens::Auto,
+            gradient_checkpointing: Checkpointing::Auto,
+            packing: true,
             warmup_ratio: 0.03,
             schedule: Schedule::Cosine,
             weight_decay: 0.0,
@@ -468,6 +551,8 @@ impl TrainOptions {
             if self.method != Method::Lora {
                 map.remove("lora");
             }
+            // The same operations, only again.
+            map.remove("gradient_checkpointing");
         }
         value
     }
@@ -495,7 +580,21 @@ mod tests {
         assert_eq!(Ok(LoraTargets::AllLinear), "all-linear".parse());
         let auto: TrainOptions = serde_json::from_str(r#"{"micro_batch_tokens": "auto"}"#).unwrap();
         assert_eq!(auto, TrainOptions::default());
+        for (json, found) in [
+            ("\"auto\"", Checkpointing::Auto),
+            ("true", Checkpointing::On),
+            ("false", Checkpointing::Off),
+        ] {
+            let json = format!(r#"{{"gradient_checkpointing": {json}}}"#);
+            let options: TrainOptions = serde_json::from_str(&json).unwrap();
+            assert_eq!(options.gradient_checkpointing, found);
+            assert_eq!(
+                serde_json::to_value(&options).unwrap()["gradient_checkpointing"],
+                serde_json::from_str::<serde_json::Value>(&json).unwrap()["gradient_checkpointing"]
+            );
+        }
         for bad in [
+            r#"{"gradient_checkpointing": "yes"}"#,
             r#"{"epoch": 1}"#,
             r#"{"tail": "drop"}"#,
             r#"{"micro_batch_tokens": "all"}"#,

@@ -16,7 +16,9 @@ use super::steps;
 use super::stopping::Verdict;
 use super::trainer::Trainer;
 use super::workers::Workers;
-use super::{Init, Method, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary};
+use super::{
+    Checkpointing, Init, Method, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary,
+};
 use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer, digest};
 use crate::error::{Error, Result};
 use crate::model::{Adapters, Config, Decoder, LoadOptions, Mode, free_memory, lora};
@@ -128,7 +130,8 @@ pub(super) fn run_with(
     let workers = hooks
         .workers
         .unwrap_or_else(|| worker_count(&config, &inputs.device));
-    let micro_batch_tokens = micro_batch_tokens(&config, &data, options, &inputs.device);
+    let (micro_batch_tokens, checkpointing) =
+        micro_batch_tokens(&config, &data, options, &inputs.device);
     let estimate = Estimate::of(
         &config,
         options,
@@ -136,6 +139,7 @@ pub(super) fn run_with(
             trained: count_trained(&config, options)?,
             workers: workers.max(1) as u64,
             tokens: micro_batch_tokens.max(data.lengths().longest() as usize) as u64,
+            checkpointing,
         },
     );
     progress::note(format!(
@@ -180,6 +184,7 @@ pub(super) fn run_with(
         valid: valid.as_ref(),
         workers,
         micro_batch_tokens,
+        checkpointing,
         total: count_steps(data.lengths(), options),
         gradients: Gradients::zeros(decoder.trained(), &inputs.device),
         optimiser,
@@ -188,6 +193,7 @@ pub(super) fn run_with(
         progress,
         verdict,
         waited: Duration::ZERO,
+        read: (0, 0),
     };
     let (started, before) = (Instant::now(), trainer.progress.steps.len());
     let mut nothing = |_| Ok(());
@@ -196,6 +202,7 @@ pub(super) fn run_with(
 
     let elapsed = started.elapsed().as_secs_f64();
     let waited = trainer.waited.as_secs_f64();
+    let (read, padded) = trainer.read;
     if waited > elapsed / 20.0 && elapsed > 10.0 {
         progress::note(format!(
             "{}: waited for samples {:.0} % of the time; faster storage would help",
@@ -252,6 +259,7 @@ pub(super) fn run_with(
         stopped_early: made < total,
         resumed,
         waiting: if elapsed > 0.0 { waited / elapsed } else { 0.0 },
+        padding: (padded - read) as f64 / padded.max(1) as f64,
         tokens_per_second: now as f64 / elapsed.max(1e-9),
     })
 }
@@ -344,31 +352,46 @@ fn worker_count(config: &Config, device: &Device) -> usize {
     }
 }
 
-/// Padded tokens of a micro batch. `auto` must not depend on the number of threads: the
-/// rounding of a step depends on how it is divided.
+/// Padded tokens of a micro batch, and whether its layers are computed again for their gradients.
+/// `auto` must not depend on the number of threads: the rounding of a step depends on how it is
+/// divided.
 fn micro_batch_tokens(
     config: &Config,
     data: &DataSet,
     options: &TrainOptions,
     device: &Device,
-) -> usize {
+) -> (usize, bool) {
     /// Activations for a micro batch, in bytes.
     const ON_CPU: usize = 256 << 20;
     const ON_GPU: usize = 8 << 30;
     /// On a CPU, more tokens than this at once only leave the caches.
     const ENOUGH_ON_CPU: usize = 1024;
-    match options.micro_batch_tokens {
-        MicroBatchTokens::AtMost(n) => n,
-        MicroBatchTokens::Auto => {
-            let longest = data.lengths().longest() as usize;
-            let attention = 2 * config.num_attention_heads * longest;
-            let layer = 16 * config.hidden_size + 6 * config.intermediate_size + attention;
-            let token = 4 * layer * config.num_hidden_layers.max(1);
-            let (bytes, enough) = match device {
-                Device::Cpu => (ON_CPU, ENOUGH_ON_CPU),
-                _ => (ON_GPU, usize::MAX),
-            };
-            (bytes / token.max(1)).clamp(1, enough).max(longest)
+    /// Checkpointing costs a quarter of the speed, so activations may first take so many times more.
+    const RATHER_THAN_CHECKPOINTING: usize = 4;
+    let longest = data.lengths().longest() as usize;
+    let size = options.dtype.dtype().size_in_bytes();
+    let layers = config.num_hidden_layers.max(1);
+    let layer = size * (16 * config.hidden_size + 6 * config.intermediate_size);
+    let border = size * config.hidden_size;
+    let (bytes, enough) = match device {
+        Device::Cpu => (ON_CPU, ENOUGH_ON_CPU),
+        _ => (ON_GPU, usize::MAX),
+    };
+    let tokens = |checkpointing: bool| match (options.micro_batch_tokens, checkpointing) {
+        (MicroBatchTokens::AtMost(n), _) => n,
+        (MicroBatchTokens::Auto, false) => (bytes / (layer * layers)).clamp(1, enough).max(longest),
+        (MicroBatchTokens::Auto, true) => {
+            let token = layer + border * layers;
+            (bytes / token).clamp(1, enough).max(longest)
         }
-    }
+    };
+    let checkpointing = match options.gradient_checkpointing {
+        Checkpointing::On => true,
+        Checkpointing::Off => false,
+        Checkpointing::Auto => {
+            let whole = tokens(false).max(longest).saturating_mul(layer * layers);
+            whole / RATHER_THAN_CHECKPOINTING > bytes
+        }
+    };
+    (tokens(checkpointing), checkpointing)
 }

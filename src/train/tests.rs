@@ -327,14 +327,31 @@ fn the_number_of_threads_does_not_change_the_weights() {
     });
     assert!(result.iter().all(|other| *other == result[0]));
 }
+
+#[test]
+fn checkpointing_gives_the_same_bytes() {
+    let result = [Checkpointing::Off, Checkpointing::On].map(|checkpointing| {
+        let mut f = fixture(true);
+        f.options.gradient_checkpointing = checkpointing;
+        run(&f.inputs, &f.options).unwrap();
+        weights(&f.inputs.out)
+    });
+    assert!(result[0] == result[1]);
+}
+
 #[test]
 fn micro_batches_do_not_change_the_loss() {
     let mut losses = Vec::new();
-    for tokens in [1, 64, 100_000] {
+    for (tokens, packing) in [(1, false), (64, true), (64, false), (100_000, true)] {
         let mut f = fixture(true);
         f.options.micro_batch_tokens = MicroBatchTokens::AtMost(tokens);
+        f.options.packing = packing;
         f.options.max_steps = Some(2);
-        run(&f.inputs, &f.options).unwrap();
+        let summary = run(&f.inputs, &f.options).unwrap();
+        // A micro batch of one row needs no padding.
+        if !packing {
+            assert_eq!(summary.padding > 0.0, tokens > 1, "{}", summary.padding);
+        }
         losses.push(log(&f.inputs.steps_out));
     }
     for column in ["loss", "loss_clm", "loss_fusion", "kl", "grad_norm"] {

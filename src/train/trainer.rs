@@ -37,6 +37,8 @@ pub(super) struct Trainer<'a> {
     pub valid: Option<&'a DataSet>,
     pub workers: Workers,
     pub micro_batch_tokens: usize,
+    /// Whether layers are computed again for their gradients.
+    pub checkpointing: bool,
     /// Steps of the whole training.
     pub total: u64,
     pub gradients: Gradients,
@@ -49,6 +51,8 @@ pub(super) struct Trainer<'a> {
     pub saved: (usize, Instant, Duration),
     /// Time spent waiting for samples.
     pub waited: Duration,
+    /// Positions read, without padding and with it.
+    pub read: (u64, u64),
 }
 
 impl Trainer<'_> {
@@ -85,6 +89,8 @@ impl Trainer<'_> {
                 Error::usage(format!("the samples ended before step {}", step + 1))
             })??;
             self.waited += started.elapsed();
+            self.read.0 += batch.tokens;
+            self.read.1 += batch.padded;
             let mut row = self.step(step, &batch)?;
             let last = step + 1 == self.total;
             let every = self.options.eval_steps;
@@ -153,13 +159,14 @@ impl Trainer<'_> {
         };
         let weights = Weights::new(lambda, batch.supervised, batch.targets);
         let (decoder, gradients) = (self.decoder, &mut self.gradients);
+        let checkpointing = self.checkpointing;
         gradients.clear();
         let mut sums = Sums::default();
         self.workers.in_order(
             batch.micro.len(),
             |i| {
                 progress::check_interrupt()?;
-                micro_gradient(decoder, &batch.micro[i], weights, step)
+                micro_gradient(decoder, &batch.micro[i], weights, step, checkpointing)
             },
             |_, micro| {
                 sums.add(&micro.sums);
@@ -196,7 +203,7 @@ impl Trainer<'_> {
             return Ok(None);
         };
         let (mut nll, mut tokens) = (0.0, 0);
-        valid.for_each_in_order(self.micro_batch_tokens, |group| {
+        valid.for_each_in_order(self.options, self.micro_batch_tokens, |group| {
             tokens += group.supervised;
             self.workers.in_order(
                 group.micro.len(),

@@ -1,0 +1,153 @@
+//! What must not change loss and gradients: checkpointing and packing.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use serde_json::{Value, json};
+
+use super::super::gradient::{MicroGradient, micro_gradient, micro_nll};
+use super::super::loss::Weights;
+use super::super::rows::{Rows, Tail, Target};
+use super::*;
+use crate::model::{Config, LoadOptions, Mode};
+
+const VOCABULARY: usize = 23;
+
+fn models() -> Vec<(&'static str, Decoder)> {
+    let changes = [
+        ("llama", json!({})),
+        ("tied", json!({"tie_word_embeddings": true})),
+        (
+            "mistral",
+            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 3}),
+        ),
+        ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
+        ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
+    ];
+    changes.map(|(name, changes)| (name, model(changes))).into()
+}
+
+fn model(changes: Value) -> Decoder {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": VOCABULARY, "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 9,
+        "rms_norm_eps": 1e-5, "initializer_range": 0.3, "hidden_act": "silu",
+    });
+    let map = config.as_object_mut().unwrap();
+    map.extend(changes.as_object().unwrap().clone());
+    let config = Config::from_json(map.clone(), Path::new("config.json")).unwrap();
+    let options = LoadOptions {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        mode: Mode::Training,
+    };
+    Decoder::random(config, &options, 5).unwrap()
+}
+
+/// Rows of samples of the given lengths; every position but the first of a sample is learnt from.
+fn micro(rows: &[&[u64]]) -> MicroBatch {
+    let length = |sample: u64| 9 - 2 * sample as usize;
+    let len = rows
+        .iter()
+        .map(|row| row.iter().map(|sample| length(*sample)).sum());
+    let len: usize = len.max().unwrap();
+    let mut micro = MicroBatch {
+        ids: vec![0; rows.len() * len],
+        sequences: rows.len(),
+        len,
+        starts: None,
+        rows: Rows::new(VOCABULARY),
+        samples: Vec::new(),
+    };
+    let mut starts: Vec<u32> = (0..len as u32).collect::<Vec<_>>().repeat(rows.len());
+    for (row, samples) in rows.iter().enumerate() {
+        let mut begin = 0;
+        for &sample in *samples {
+            let token = |i: usize| ((sample as usize * 7 + i * i * 3 + i) % VOCABULARY) as u32;
+            for i in 0..length(sample) {
+                let place = row * len + begin + i;
+                micro.ids[place] = token(i);
+                starts[place] = begin as u32;
+                let target = Target {
+                    ids: &[1, token(i)],
+                    probs: &[0.5, 0.25],
+                    tail: 0.25,
+                };
+                let (place, label) = (place as u32, token(i + 1));
+                let target = (i % 2 == 0).then_some(target);
+                if i > 0 {
+                    micro
+                        .rows
+                        .push(place, label, target, Tail::Uniform)
+                        .unwrap();
+                }
+            }
+            micro.samples.push(sample);
+            begin += length(sample);
+        }
+    }
+    if rows.iter().any(|row| row.len() > 1) {
+        micro.starts = Some(starts);
+    }
+    micro
+}
+
+fn gradient(decoder: &Decoder, micro: &MicroBatch, checkpointing: bool) -> MicroGradient {
+    let weights = Weights::new(0.7, micro.rows.len(), micro.rows.targets());
+    micro_gradient(decoder, micro, weights, 0, checkpointing).unwrap()
+}
+
+fn assert_near(name: &str, found: &MicroGradient, want: &MicroGradient, tolerance: f64) {
+    let sums = [
+        (found.sums.clm, want.sums.clm),
+        (found.sums.fusion, want.sums.fusion),
+    ];
+    for (found, want) in sums {
+        assert!(
+            (found - want).abs() < tolerance * want,
+            "{name}: {found} {want}"
+        );
+    }
+    for (i, (found, want)) in found.params.iter().zip(&want.params).enumerate() {
+        let values = |tensor: &Option<Tensor>| -> Vec<f32> {
+            let tensor = tensor.as_ref().unwrap().flatten_all().unwrap();
+            tensor.to_vec1().unwrap()
+        };
+        let (found, want) = (values(found), values(want));
+        let size = want.iter().fold(0f32, |size, x| size.max(x.abs()));
+        assert!(size > 0.0, "{name}: parameter {i}");
+        for (found, want) in found.iter().zip(&want) {
+            let difference = f64::from((found - want).abs());
+            let tolerance = tolerance * f64::from(size.max(1e-2));
+            assert!(difference <= tolerance, "{name}, {i}: {found} {want}");
+        }
+    }
+}
+
+#[test]
+fn checkpointing_changes_nothing() {
+    for (name, decoder) in models() {
+        for micro in [micro(&[&[0], &[1], &[2]]), micro(&[&[0, 3], &[1, 2]])] {
+            let plain = gradient(&decoder, &micro, false);
+            let checkpointed = gradient(&decoder, &micro, true);
+            assert_near(name, &checkpointed, &plain, 1e-6);
+            let nll = micro_nll(&decoder, &micro).unwrap();
+            assert!((nll - plain.sums.clm).abs() < 1e-6 * nll, "{name}");
+        }
+    }
+}
+
+#[test]
+fn packing_changes_nothing_but_rounding() {
+    // The context of 9 is shorter than the rows: positions begin anew with each sample.
+    for (name, decoder) in models() {
+        let padded = gradient(&decoder, &micro(&[&[0], &[1], &[2], &[3]]), false);
+        for rows in [[&[0, 3][..], &[1, 2]], [&[3, 0], &[2, 1]]] {
+            let packed = gradient(&decoder, &micro(&rows), false);
+            assert_near(name, &packed, &padded, 1e-5);
+        }
+        let packed = gradient(&decoder, &micro(&[&[2, 0, 3, 1]]), true);
+        assert_near(name, &packed, &padded, 1e-5);
+    }
+}

@@ -369,8 +369,6 @@ impl Kernel<'_> {
     }
 }
 
-}
-
 #[cfg(test)]
 #[path = "loss_tests.rs"]
 mod tests;

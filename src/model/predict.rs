@@ -21,7 +21,7 @@ pub enum Predictor {
     /// All of its parameters are in memory.
     Memory(Box<Decoder>),
     /// Its layers are read one after the other.
-    Streamed(Streamed),
+    Streamed(Box<Streamed>),
 }
 
 impl Predictor {
@@ -39,7 +39,8 @@ impl Predictor {
         let source = Source::open(model)?;
         let offload = offload.or(is_gguf(model).then_some(offload::DEFAULT_OFFLOAD));
         if let Some(budget) = offload {
-            return Streamed::new(source, options.clone(), budget).map(Self::Streamed);
+            let streamed = Streamed::new(source, options.clone(), budget)?;
+            return Ok(Self::Streamed(Box::new(streamed)));
         }
         offload::check_fits(model, source.config(), options)?;
         Decoder::from_source(&source, options).map(|decoder| Self::Memory(Box::new(decoder)))

@@ -76,7 +76,9 @@ impl Gradients {
                         match (&*sum, gradient.dtype()) {
                             (Some(sum), _) => return cuda::accumulate(sum, gradient),
                             // Sums are added to in place, so they are no one else's.
-                            (None, DType::F32) => *sum = Some(gradient.detach().copy()?),
+                            (None, DType::F32) => {
+                                *sum = Some(gradient.detach().force_contiguous()?)
+                            }
                             (None, _) => *sum = Some(gradient.detach().to_dtype(DType::F32)?),
                         }
                         Ok(())

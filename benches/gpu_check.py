@@ -10,6 +10,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 SECONDS = 3.0
 DEVICE = "cuda:0"
@@ -55,6 +56,7 @@ class Model(torch.nn.Module):
         self.embed = torch.nn.Embedding(vocabulary, hidden)
         self.layers = torch.nn.ModuleList(Layer(hidden, heads, groups, inner) for _ in range(layers))
         self.norm = torch.nn.RMSNorm(hidden, eps=1e-5)
+        self.recompute = False
         self.head = torch.nn.Linear(hidden, vocabulary, bias=False)
 
     def forward(self, ids, eager):
@@ -64,7 +66,10 @@ class Model(torch.nn.Module):
         x = self.embed(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.layers:
-            x = layer(x, cos, sin, eager)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, eager, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, eager)
         return self.norm(x)
 
 
@@ -126,7 +131,7 @@ def training(model, ids, eager):
 def main():
     for line in sys.stdin:
         name, *numbers = line.rstrip("\n").split("\t")
-        hidden, layers, heads, groups, inner, vocabulary, *shapes = map(int, numbers)
+        hidden, layers, heads, groups, inner, vocabulary, *shapes, recompute = map(int, numbers)
         work = {"scoring": (scoring, shapes[:2]), "training": (training, shapes[2:])}
         for what, (run, shape) in work.items():
             for attention in ("eager", "sdpa"):
@@ -134,6 +139,7 @@ def main():
                     torch.manual_seed(0)
                     with torch.device(DEVICE):
                         model = Model(hidden, layers, heads, groups, inner, vocabulary).bfloat16()
+                    model.recompute = bool(recompute)
                     ids = torch.randint(vocabulary, tuple(shape), device=DEVICE)
                     speed, peak = run(model, ids, attention == "eager")
                     result = f"{speed}\t{peak}"

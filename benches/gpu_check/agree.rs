@@ -59,14 +59,16 @@ pub fn run(device: &Device, only: Option<&str>) -> Result<bool> {
             BF16
         };
         for (dtype, limits) in [(DType::F32, F32), (DType::BF16, rough)] {
-            all &= report(name, &config, device, (3, 33), dtype, &limits)?;
+            all &= report(name, &config, device, ((3, 33), false), dtype, &limits)?;
         }
+        let name = format!("{name}, packed");
+        all &= report(&name, &config, device, ((3, 33), true), DType::F32, &F32)?;
     }
     // Long enough for several blocks of queries.
     for (name, config) in families::all()? {
         if wanted(name) && ["llama", "mistral, window", "gemma2", "mpt"].contains(&name) {
             let name = format!("{name}, 600 tokens");
-            all &= report(&name, &config, device, (2, 600), DType::F32, &F32)?;
+            all &= report(&name, &config, device, ((2, 600), false), DType::F32, &F32)?;
         }
     }
     println!(
@@ -83,7 +85,7 @@ fn report(
     name: &str,
     config: &Config,
     device: &Device,
-    shape: (usize, usize),
+    shape: ((usize, usize), bool),
     dtype: DType,
     limits: &Tolerance,
 ) -> Result<bool> {
@@ -104,19 +106,19 @@ fn report(
 fn compare(
     config: &Config,
     device: &Device,
-    (batch, len): (usize, usize),
+    (shape, packed): ((usize, usize), bool),
     dtype: DType,
 ) -> Result<[f64; 4]> {
     let cpu = model(config, &Device::Cpu, DType::F32)?;
     let gpu = model(config, device, dtype)?;
-    let micro = micro_batch(config, batch, len);
+    let micro = micro_batch(config, shape, packed);
     let weights = Weights::new(0.7, micro.rows.len(), micro.rows.targets());
 
     let logits = [logits(&cpu, &micro)?, logits(&gpu, &micro)?];
     let difference = distance(&logits[0], &logits[1], largest(&logits[0])?)?;
     let best = best_differ(&cpu, &gpu, &micro, dtype)?;
 
-    let [a, b] = [&cpu, &gpu].map(|decoder| micro_gradient(decoder, &micro, weights, 0));
+    let [a, b] = [&cpu, &gpu].map(|decoder| micro_gradient(decoder, &micro, weights, 0, false));
     let (a, b) = (a?, b?);
     let loss =
         |found: &MicroGradient| weights.clm * found.sums.clm + weights.fusion * found.sums.fusion;
@@ -171,7 +173,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 }
 
 /// Positions of all kinds: with target and without, the label listed and not.
-fn micro_batch(config: &Config, batch: usize, len: usize) -> MicroBatch {
+fn micro_batch(config: &Config, (batch, len): (usize, usize), packed: bool) -> MicroBatch {
     let vocabulary = config.vocab_size;
     let id = |i: usize| (i * i * 7 + i / 5 + 3) as u32 % vocabulary as u32;
     let ids: Vec<u32> = (0..batch * len).map(id).collect();
@@ -198,10 +200,14 @@ fn micro_batch(config: &Config, batch: usize, len: usize) -> MicroBatch {
         let target = (index % 3 > 0).then_some(target);
         rows.push(index as u32, label, target, tail).unwrap();
     }
+    // Two samples in each row.
+    let start = |i: usize| if i % len < len / 3 { 0 } else { len / 3 };
+    let starts = (0..batch * len).map(|i| start(i) as u32).collect();
     MicroBatch {
         ids,
         sequences: batch,
         len,
+        starts: packed.then_some(starts),
         rows,
         samples: (0..batch as u64).collect(),
     }
@@ -319,8 +325,8 @@ fn steps_differ(cpu: &Decoder, gpu: &Decoder, micro: &MicroBatch, weights: Weigh
         for step in 0..10 {
             gradients.clear();
             let mut loss = 0.0;
-            for _ in 0..2 {
-                let found = micro_gradient(decoder, micro, weights, step)?;
+            for again in [false, true] {
+                let found = micro_gradient(decoder, micro, weights, step, again)?;
                 loss += found.sums.clm;
                 gradients.add(&found.params)?;
             }

@@ -32,6 +32,8 @@ struct Size {
     scoring: (usize, usize),
     /// In training.
     training: (usize, usize),
+    /// Whether layers are computed again on the way back.
+    recompute: bool,
 }
 
 const VOCABULARY: usize = 32000;
@@ -45,6 +47,7 @@ const SIZES: [Size; 3] = [
         inner: 2048,
         scoring: (16, 1024),
         training: (16, 1024),
+        recompute: false,
     },
     Size {
         name: "1.1 B",
@@ -55,6 +58,7 @@ const SIZES: [Size; 3] = [
         inner: 5632,
         scoring: (8, 2048),
         training: (4, 2048),
+        recompute: false,
     },
     Size {
         name: "7 B",
@@ -64,7 +68,8 @@ const SIZES: [Size; 3] = [
         groups: 32,
         inner: 11008,
         scoring: (4, 2048),
-        training: (1, 1024),
+        training: (1, 2048),
+        recompute: true,
     },
 ];
 
@@ -72,7 +77,7 @@ const SIZES: [Size; 3] = [
 pub fn list() -> Result<bool> {
     for s in &SIZES {
         println!(
-            "{}\t{}\t{}\t{}\t{}\t{}\t{VOCABULARY}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{}\t{VOCABULARY}\t{}\t{}\t{}\t{}\t{}",
             s.name.replace(' ', ""),
             s.hidden,
             s.layers,
@@ -83,6 +88,7 @@ pub fn list() -> Result<bool> {
             s.scoring.1,
             s.training.0,
             s.training.1,
+            u8::from(s.recompute),
         );
     }
     Ok(true)
@@ -116,8 +122,12 @@ pub fn run(device: &Device, beside: Option<&str>) -> Result<bool> {
                 (Ok((ours, _)), Some(Ok((theirs, _)))) => format!("{:.2}", ours / theirs),
                 _ => "-".to_owned(),
             };
+            let note = match size.recompute && name == "training" {
+                true => ", layers recomputed",
+                false => "",
+            };
             println!(
-                "| {} | {name} | {batch} x {len} | {} | {} | {} | {share} |",
+                "| {} | {name}{note} | {batch} x {len} | {} | {} | {} | {share} |",
                 size.name,
                 cell(Some(figure)),
                 cell(eager),
@@ -251,6 +261,7 @@ fn training(size: &Size, device: &Device) -> Result<(f64, u64)> {
         ids,
         sequences: batch,
         len,
+        starts: None,
         rows,
         samples: vec![0; batch],
     };
@@ -267,7 +278,7 @@ fn training(size: &Size, device: &Device) -> Result<(f64, u64)> {
     let mut step = 0;
     measure(device, batch * len, || {
         gradients.clear();
-        let found = micro_gradient(&decoder, &micro, weights, step)?;
+        let found = micro_gradient(&decoder, &micro, weights, step, size.recompute)?;
         gradients.add(&found.params)?;
         drop(found);
         step += 1;

@@ -26,6 +26,7 @@ mod plan;
 mod run;
 mod select;
 mod stats;
+mod vector;
 
 pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
 pub use plan::{MergeOptions, Plan, plan};

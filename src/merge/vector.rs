@@ -6,10 +6,10 @@
 use crate::tensors::simd::vectorised;
 
 /// Lanes of a sum.
-const LANES: usize = 32;
+const LANES: usize = 16;
 /// Positions that a loop over several models holds at a time.
-const STRIP: usize = 128;
-/// Positions that are looked at one by one where one of them is wanted.
+const STRIP: usize = 256;
+/// Positions that fit into registers.
 const CHUNK: usize = 32;
 
 /// The bits of a number's magnitude, which order like the magnitude; NaN is the largest.
@@ -18,22 +18,23 @@ pub fn key(value: f32) -> u32 {
     value.to_bits() & 0x7fff_ffff
 }
 
-/// Σ of `term` over the places, in lanes.
+/// Calls `found` with the places where `is_wanted` holds, which are few.
 #[inline(always)]
-fn lanes(len: usize, mut term: impl FnMut(usize) -> f64) -> f64 {
-    let mut sums = [0f64; LANES];
-    let whole = len - len % LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += term(start + lane);
+fn places<T: Copy>(values: &[T], is_wanted: impl Fn(T) -> bool, mut found: impl FnMut(u32, T)) {
+    for (chunk, start) in values.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        let mut flags = [0u8; CHUNK];
+        for (flag, value) in flags.iter_mut().zip(chunk) {
+            *flag = u8::from(is_wanted(*value));
         }
-        start += LANES;
+        for (flags, start) in flags.as_chunks::<8>().0.iter().zip((start..).step_by(8)) {
+            let mut left = u64::from_le_bytes(*flags);
+            while left != 0 {
+                let place = start + left.trailing_zeros() as usize / 8;
+                found(place as u32, values[place]);
+                left &= left - 1;
+            }
+        }
     }
-    for place in whole..len {
-        sums[place - whole] += term(place);
-    }
-    sums.iter().sum()
 }
 
 vectorised! {
@@ -74,14 +75,32 @@ vectorised! {
 
     /// Σ a·b.
     pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-        let len = a.len().min(b.len());
-        let (a, b) = (&a[..len], &b[..len]);
-        lanes(len, |at| f64::from(a[at]) * f64::from(b[at]))
+        let mut sums = [0f64; LANES];
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *sum += f64::from(*a) * f64::from(*b);
+            }
+        }
+        for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+        sums.iter().sum()
     }
 
     /// Σ |a|.
     pub fn sum_abs(a: &[f32]) -> f64 {
-        lanes(a.len(), |at| f64::from(a[at].abs()))
+        let mut sums = [0f64; LANES];
+        let (a, rest) = a.as_chunks::<LANES>();
+        for a in a {
+            for (sum, a) in sums.iter_mut().zip(a) {
+                *sum += f64::from(a.abs());
+            }
+        }
+        for (sum, a) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(a.abs());
+        }
+        sums.iter().sum()
     }
 
     /// How many values are infinite or NaN.
@@ -118,25 +137,24 @@ vectorised! {
         within: &mut Vec<(u32, u32)>,
     ) -> [u32; 5] {
         let mut counts = [0u32; 5];
+        let mut window = 0;
+        for key in keys {
+            counts[0] += u32::from(*key > high);
+        }
+        for key in keys {
+            window += u32::from((*key >= low) & (*key <= high));
+        }
+        for (count, atom) in counts[1..].iter_mut().zip(atoms) {
+            let mut equal = 0;
+            for key in keys {
+                equal += u32::from(key == atom);
+            }
+            *count = equal;
+        }
         within.clear();
-        for (chunk, place) in keys.chunks(CHUNK).zip((0u32..).step_by(CHUNK)) {
-            let mut some = 0;
-            for key in chunk {
-                let above = u32::from(*key > high);
-                counts[0] += above;
-                let mut other = u32::from(*key >= low) & !above;
-                for (count, atom) in counts[1..].iter_mut().zip(atoms) {
-                    let equal = u32::from(key == atom);
-                    *count += equal;
-                    other &= !equal;
-                }
-                some += other;
-            }
-            if some > 0 {
-                let is_other = |key: u32| key >= low && key <= high && !atoms.contains(&key);
-                let places = chunk.iter().zip(place..).filter(|(key, _)| is_other(**key));
-                within.extend(places.map(|(key, place)| (*key, place)));
-            }
+        if window > counts[1..].iter().sum() {
+            let is_other = |key: u32| (key >= low) & (key <= high) & !atoms.contains(&key);
+            places(keys, is_other, |place, key| within.push((key, place)));
         }
         counts
     }
@@ -155,31 +173,36 @@ vectorised! {
         out: &mut [f32],
         used: &mut [u32],
     ) {
-        let len = out.len();
-        for start in (0..len).step_by(STRIP) {
-            let width = STRIP.min(len - start);
-            let (mut total, mut mixed, mut divisor) = ([0f32; STRIP], [0f32; STRIP], [0f32; STRIP]);
+        for start in (0..out.len()).step_by(STRIP) {
+            let end = (start + STRIP).min(out.len());
+            let (mut total, mut divisor) = ([0f32; STRIP], [0f32; STRIP]);
+            let out = &mut out[start..end];
+            out.fill(0.0);
             for update in updates {
-                for (total, delta) in total.iter_mut().zip(&update[start..start + width]) {
+                // From +0: a sum of zeros is positive.
+                for (total, delta) in total.iter_mut().zip(&update[start..end]) {
                     *total += delta;
                 }
             }
             for ((update, weight), used) in updates.iter().zip(weights).zip(used.iter_mut()) {
                 let factor = if scaled { *weight } else { 1.0 };
                 let mut kept = 0;
-                let places = mixed.iter_mut().zip(&mut divisor).zip(&total);
-                for (((mixed, divisor), total), delta) in places.zip(&update[start..start + width]) {
-                    let keep = (*delta != 0.0) & ((*delta > 0.0) == (*total >= 0.0));
-                    *mixed += if keep { factor * delta } else { 0.0 };
-                    *divisor += if keep { *weight } else { 0.0 };
-                    kept += u32::from(keep);
+                let places = out.iter_mut().zip(&mut divisor).zip(&total);
+                for (((out, divisor), total), delta) in places.zip(&update[start..end]) {
+                    let same_sign = ((delta.to_bits() ^ total.to_bits()) as i32) >= 0;
+                    let keep = same_sign & (*delta != 0.0);
+                    // Masks, as branches and products of 0 would not do for infinities.
+                    let mask = if keep { u32::MAX } else { 0 };
+                    *out += f32::from_bits((factor * delta).to_bits() & mask);
+                    *divisor += f32::from_bits(weight.to_bits() & mask);
+                    kept += mask & 1;
                 }
                 *used += kept;
             }
-            let places = out[start..start + width].iter_mut().zip(&mixed).zip(&divisor);
-            for ((out, mixed), divisor) in places {
-                let by = if normalize & (*divisor != 0.0) { *divisor } else { 1.0 };
-                *out = mixed / by;
+            if normalize {
+                for (out, divisor) in out.iter_mut().zip(&divisor) {
+                    *out /= if *divisor == 0.0 { 1.0 } else { *divisor };
+                }
             }
         }
     }
@@ -192,58 +215,77 @@ vectorised! {
             return;
         };
         let n = models.len() as f64;
-        let len = out.len();
-        for start in (0..len).step_by(STRIP) {
-            let here = start..(start + STRIP).min(len);
-            let (mut sum, mut squares) = ([0f64; STRIP], [0f64; STRIP]);
+        let (first_chunks, first_rest) = first.as_chunks::<CHUNK>();
+        let (out_chunks, out_rest) = out.as_chunks_mut::<CHUNK>();
+        for (at, (out, first)) in out_chunks.iter_mut().zip(first_chunks).enumerate() {
+            let (mut sum, mut squares) = ([0f64; CHUNK], [0f64; CHUNK]);
             for model in others {
-                let places = sum.iter_mut().zip(&mut squares);
-                let values = model[here.clone()].iter().zip(&first[here.clone()]);
-                for ((sum, squares), (value, first)) in places.zip(values) {
+                let model = &model.as_chunks::<CHUNK>().0[at];
+                let sums = sum.iter_mut().zip(&mut squares);
+                for (((sum, squares), value), first) in sums.zip(model).zip(first) {
                     let d = f64::from(*value) - f64::from(*first);
                     *sum += d;
                     *squares += d * d;
                 }
             }
-            for ((out, sum), squares) in out[here].iter_mut().zip(&sum).zip(&squares) {
+            for ((out, sum), squares) in out.iter_mut().zip(&sum).zip(&squares) {
                 *out = n * squares - sum * sum;
             }
+        }
+        let start = first.len() - first_rest.len();
+        for (at, (out, first)) in (start..).zip(out_rest.iter_mut().zip(first_rest)) {
+            let (mut sum, mut squares) = (0.0, 0.0);
+            for model in others {
+                let d = f64::from(model[at]) - f64::from(*first);
+                sum += d;
+                squares += d * d;
+            }
+            *out = n * squares - sum * sum;
         }
     }
 
     /// How many measures are above `high` (or NaN), and how many are not zero; the places of
     /// those from `low` to `high` are left in `within`.
     pub fn classify(measures: &[f64], low: f64, high: f64, within: &mut Vec<u32>) -> [u32; 2] {
-        let mut counts = [0u32; 2];
-        within.clear();
-        for (chunk, place) in measures.chunks(CHUNK).zip((0u32..).step_by(CHUNK)) {
-            let mut some = 0u32;
-            for measure in chunk {
-                let above = u32::from(!(*measure <= high));
-                counts[0] += above;
-                counts[1] += u32::from(*measure != 0.0);
-                some += u32::from(*measure >= low) & !above;
-            }
-            if some > 0 {
-                let found = |measure: &f64| *measure >= low && *measure <= high;
-                let places = (place..).zip(chunk).filter(|(_, measure)| found(measure));
-                within.extend(places.map(|(place, _)| place));
-            }
+        let (mut above, mut nonzero, mut window) = (0u64, 0u64, 0u64);
+        for measure in measures {
+            above += u64::from(!(*measure <= high));
         }
-        counts
+        for measure in measures {
+            nonzero += u64::from(*measure != 0.0);
+        }
+        let is_within = |measure: f64| (measure >= low) & (measure <= high);
+        for measure in measures {
+            window += u64::from(is_within(*measure));
+        }
+        within.clear();
+        if window > 0 {
+            places(measures, is_within, |place, _| within.push(place));
+        }
+        [above as u32, nonzero as u32]
     }
 
     /// Σ (value − base)² over all places, and over those whose measure is above `high` (or NaN).
     pub fn squares_above(values: &[f32], base: &[f32], measures: &[f64], high: f64) -> (f64, f64) {
-        let len = values.len().min(base.len()).min(measures.len());
-        let (values, base, measures) = (&values[..len], &base[..len], &measures[..len]);
-        let square = |at: usize| {
-            let delta = f64::from(values[at] - base[at]);
-            delta * delta
-        };
-        let all = lanes(len, square);
-        let above = lanes(len, |at| if measures[at] <= high { 0.0 } else { square(at) });
-        (all, above)
+        let (mut all, mut above) = ([0f64; LANES], [0f64; LANES]);
+        let (values, values_rest) = values.as_chunks::<LANES>();
+        let (base, base_rest) = base.as_chunks::<LANES>();
+        let (measures, measures_rest) = measures.as_chunks::<LANES>();
+        for ((values, base), measures) in values.iter().zip(base).zip(measures) {
+            for lane in 0..LANES {
+                let delta = f64::from(values[lane] - base[lane]);
+                let square = delta * delta;
+                all[lane] += square;
+                above[lane] += if measures[lane] <= high { 0.0 } else { square };
+            }
+        }
+        let rest = values_rest.iter().zip(base_rest).zip(measures_rest);
+        for (lane, ((value, base), measure)) in rest.enumerate() {
+            let delta = f64::from(value - base);
+            all[lane] += delta * delta;
+            above[lane] += if *measure <= high { 0.0 } else { delta * delta };
+        }
+        (all.iter().sum(), above.iter().sum())
     }
 
     /// `values − base` in place where the measure is above `high` (or NaN), zero elsewhere.

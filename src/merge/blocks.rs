@@ -77,6 +77,20 @@ impl Walk {
             .map(move |begin| begin..(begin + tile).min(end))
     }
 
+    /// Calls `visit` with the ranges of a sample.
+    pub fn sampled(&self, inputs: &Inputs<'_>, mut visit: impl FnMut(&Range<usize>, &mut Tiles)) {
+        let mut tiles = Tiles::empty(inputs.models.len());
+        let ranges = self.sample();
+        for some in ranges.chunks(256) {
+            for range in some {
+                visit(range, &mut tiles);
+            }
+            if let (Some(first), Some(last)) = (some.first(), some.last()) {
+                inputs.done(first.start..last.end);
+            }
+        }
+    }
+
     /// Short ranges, spread over the tensor in the same way every time, that give an idea of its
     /// values: about one element of 128 and at least 8,192, or all of them.
     pub fn sample(&self) -> Vec<Range<usize>> {
@@ -114,7 +128,9 @@ impl Walk {
                 || Tiles::new(inputs.models.len(), self.tile.min(self.len)),
                 |tiles, at| {
                     check_interrupt()?;
-                    work(at, tiles)
+                    let result = work(at, tiles)?;
+                    inputs.done(self.block(at));
+                    Ok(result)
                 },
             )
             .collect()
@@ -192,6 +208,15 @@ pub struct Inputs<'a> {
     pub base: Option<&'a dyn Elements>,
     /// The models besides the base.
     pub models: Vec<&'a dyn Elements>,
+}
+
+impl Inputs<'_> {
+    /// Says that a range is not needed again for a while.
+    pub fn done(&self, range: Range<usize>) {
+        for input in self.base.iter().chain(&self.models) {
+            input.done(range.clone());
+        }
+    }
 }
 
 /// A thread's buffers: a tile of the base and of each model.

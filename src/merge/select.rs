@@ -156,14 +156,13 @@ struct Guess {
 fn guess(walk: &Walk, inputs: &Inputs<'_>, wanted: &[Wanted], keys: &Keys<'_>) -> Vec<Guess> {
     let streams = wanted.iter().map(|want| want.stream + 1).max().unwrap_or(0);
     let mut samples: Vec<Vec<u32>> = vec![Vec::new(); streams];
-    let mut tiles = Tiles::empty(inputs.models.len());
-    for range in walk.sample() {
-        keys(&range, &mut tiles, &mut |stream, keys| {
+    walk.sampled(inputs, |range, tiles| {
+        keys(range, tiles, &mut |stream, keys| {
             if let Some(sample) = samples.get_mut(stream) {
                 sample.extend_from_slice(keys);
             }
         });
-    }
+    });
     wanted
         .iter()
         .map(|want| {
@@ -230,6 +229,7 @@ fn check(
     keys: &Keys<'_>,
 ) -> Result<Vec<Option<Cutoff>>> {
     let gathered = AtomicUsize::new(0);
+    let limit = walk.len.clamp(1 << 16, GATHERED);
     let blocks = walk.each(inputs, |at, tiles| {
         let mut counted = vec![Counted::default(); wanted.len()];
         let mut within = Vec::new();
@@ -245,7 +245,7 @@ fn check(
                         *total += count;
                     }
                     let before = gathered.fetch_add(within.len(), Ordering::Relaxed);
-                    if before <= GATHERED {
+                    if before <= limit {
                         let places = within.iter().map(|(key, place)| (*key, first + place));
                         counted.inside.extend(places);
                     }
@@ -255,7 +255,7 @@ fn check(
         Ok(counted)
     })?;
     // What the sum is does not depend on the order of the threads.
-    if gathered.into_inner() > GATHERED {
+    if gathered.into_inner() > limit {
         return Ok(vec![None; wanted.len()]);
     }
     let one = |(at, (want, guess)): (usize, (&Wanted, &Guess))| {

@@ -139,13 +139,13 @@ pub(super) fn survey(walk: &Walk, inputs: &Inputs<'_>, share: f64) -> Result<Sur
 /// Spreads between which the threshold must lie, as far as a sample says.
 fn guess(walk: &Walk, inputs: &Inputs<'_>, share: f64) -> (f64, f64) {
     let mut sample: Vec<u64> = Vec::new();
-    let mut tiles = Tiles::empty(inputs.models.len());
-    for range in walk.sample() {
-        tiles.read(inputs, &range);
+    walk.sampled(inputs, |range, tiles| {
+        tiles.read(inputs, range);
         tiles.measures.resize(range.len(), 0.0);
         spread(&tiles.models, &mut tiles.measures);
-        sample.extend(tiles.measures.iter().map(|measure| measure.abs().to_bits()));
-    }
+        let bits = tiles.measures.iter().map(|measure| measure.abs().to_bits());
+        sample.extend(bits);
+    });
     let nonzero = sample.iter().filter(|bits| **bits > 0).count();
     let share = share * nonzero as f64 / sample.len().max(1) as f64;
     let inside = window(&mut sample, share, walk.len);

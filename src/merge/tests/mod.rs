@@ -1,5 +1,6 @@
 //! Merges of small made-up models.
 
+mod adapters;
 mod configurations;
 mod methods;
 mod refusals;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run, run_observed};
 use super::{config_of, files, zoo};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::tensors::{Checkpoint, Dtype};
 
 #[test]
@@ -16,18 +16,21 @@ fn an_interrupted_merge_continues_to_the_same_files() {
         out_shard_size: 100_000,
         ..Default::default()
     };
+    // One thread merges the tensors in order.
+    let one = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
     let whole = plan(&config, &zoo.out("whole"), &options).unwrap();
     let expected = run(&whole).unwrap();
     for stop in 0..7 {
         let out = zoo.out("broken");
         let broken = plan(&config, &out, &options).unwrap();
-        let stopped = run_observed(&broken, &mut |at, _| -> Result<()> {
-            if at == stop {
-                Err(Error::Interrupted)
-            } else {
-                Ok(())
-            }
-        });
+        let mut observer = |at, _: &str| match at == stop {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        };
+        let stopped = one.install(|| run_observed(&broken, &mut observer));
         assert!(matches!(stopped, Err(Error::Interrupted)));
         assert!(!out.exists());
         // What the tensor after the last finished one had written may be anything, and the
@@ -38,11 +41,11 @@ fn an_interrupted_merge_continues_to_the_same_files() {
         std::fs::write(&journal, text).unwrap();
         let again = plan(&config, &out, &options).unwrap();
         let mut merged = Vec::new();
-        let summary = run_observed(&again, &mut |at, _| {
+        let mut observer = |at, _: &str| {
             merged.push(at);
             Ok(())
-        })
-        .unwrap();
+        };
+        let summary = one.install(|| run_observed(&again, &mut observer)).unwrap();
         assert_eq!(merged, (stop + 1..7).collect::<Vec<_>>());
         assert_eq!(summary.resumed, stop + 1);
         assert_eq!(summary.stats, expected.stats);
@@ -106,4 +109,34 @@ fn tied_embeddings_are_written_once_and_the_dtype_is_the_configured_one() {
     assert_eq!(out.tensor("model.norm.weight").unwrap().dtype, Dtype::BF16);
     let text = std::fs::read_to_string(zoo.out("out/config.json")).unwrap();
     assert!(text.contains("\"torch_dtype\": \"bfloat16\""), "{text}");
+}
+
+#[test]
+fn tokenizers_that_differ_are_told_of_unless_one_was_chosen() {
+    let zoo = zoo(Dtype::F32, 8);
+    let tokenizer = |name: &str, vocabulary: Value| {
+        let text = json!({"model": {"type": "BPE", "vocab": vocabulary}}).to_string();
+        std::fs::write(zoo.out(name).join("tokenizer.json"), text).unwrap();
+    };
+    let mut value = json!({"merge_method": "varm", "base_model": "base", "models": ["a", "b"]});
+    let warnings = |value: &Value| {
+        plan(
+            &zoo.config(value.clone()),
+            &zoo.out("out"),
+            &MergeOptions::default(),
+        )
+        .unwrap()
+        .warnings
+    };
+    tokenizer("base", json!({"x": 0, "y": 1}));
+    tokenizer("a", json!({"y": 1, "x": 0}));
+    assert!(warnings(&value).is_empty());
+    tokenizer("b", json!({"x": 1, "y": 0}));
+    let found = warnings(&value);
+    assert!(
+        found.len() == 1 && found[0].contains("`base` and `b`"),
+        "{found:?}"
+    );
+    value["tokenizer_source"] = "b".into();
+    assert!(warnings(&value).is_empty());
 }

@@ -14,6 +14,7 @@ mod suite {
     pub mod full_disk;
     pub mod killed;
     pub mod layers;
+    pub mod merge_memory;
     pub mod pipeline;
     pub mod program;
     pub mod readable;

@@ -27,6 +27,7 @@ mod output;
 mod plan;
 mod run;
 mod select;
+mod single;
 mod stats;
 mod vector;
 mod vocabulary;
@@ -35,6 +36,7 @@ pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
 pub use extract::{ExtractOptions, Extracted, extract};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
+pub use single::merge_elements;
 pub use stats::write_stats;
 
 #[cfg(test)]

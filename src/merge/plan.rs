@@ -76,7 +76,7 @@ pub struct Plan {
 ///
 /// Inputs that are missing, damaged or of different architectures, tensors that are missing,
 /// superfluous or of different shapes (model, tensor and shapes are named), parameters that are
-/// missing, an output folder that is not empty or lies inside an input, too little free space.
+/// missing, an output folder that is not empty or lies inside an input.
 pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
     options.validate()?;
     let mut names: Vec<&String> = Vec::new();
@@ -109,7 +109,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = available_memory().is_none_or(|memory| inputs < memory / 2);
     let warnings = differences(config, &models).into_iter().collect();
-    let plan = Plan {
+    Ok(Plan {
         config: config.clone(),
         options: options.clone(),
         out: out.to_path_buf(),
@@ -119,9 +119,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         fingerprint,
         warnings,
         pages: if fits { Pages::Keep } else { Pages::Drop },
-    };
-    plan.check_space()?;
-    Ok(plan)
+    })
 }
 
 fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
@@ -318,7 +316,7 @@ impl Plan {
         free_bytes(&existing_ancestor(&self.out))
     }
 
-    fn check_space(&self) -> Result<()> {
+    pub(super) fn check_space(&self) -> Result<()> {
         let there: u64 = self
             .layout
             .files()
@@ -415,7 +413,9 @@ impl fmt::Display for Plan {
         )?;
         write!(f, "write       {}", Bytes(self.bytes_written()))?;
         if let Some(free) = self.free_space() {
-            write!(f, " ({} free)", Bytes(free))?;
+            let enough = free >= self.bytes_written();
+            let but = if enough { "" } else { ": too little" };
+            write!(f, " ({} free{but})", Bytes(free))?;
         }
         writeln!(f)?;
         writeln!(

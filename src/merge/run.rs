@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::blocks::{Inputs, Output, Walk};
 use super::inputs::{Input, Pages};
 use super::journal::{JOURNAL, Journal};
-use super::kernels::{self, Job, Outcome, Remark};
+use super::kernels::{self, Job, Outcome, Remark, Share};
 use super::output::write_companions;
 use super::plan::Plan;
 use crate::error::{Context, Error, Result};
@@ -35,6 +35,19 @@ pub struct MergeStat {
     pub delta_norm: f64,
 }
 
+impl MergeStat {
+    pub(super) fn new(tensor: &str, model: &str, share: &Share) -> Self {
+        Self {
+            tensor: tensor.to_owned(),
+            model: model.to_owned(),
+            coefficient: share.coefficient,
+            selected_fraction: share.selected_fraction,
+            kept_fraction: share.kept_fraction,
+            delta_norm: share.delta_norm,
+        }
+    }
+}
+
 /// What a merge did.
 #[derive(Clone, Debug)]
 pub struct MergeSummary {
@@ -57,8 +70,8 @@ pub struct MergeSummary {
 ///
 /// # Errors
 ///
-/// Failed reads and writes, and the user's wish to stop; what is complete is kept beside the
-/// output for the next run.
+/// Too little free space for the output, failed reads and writes, and the user's wish to stop;
+/// what is complete is kept beside the output for the next run.
 ///
 /// # Memory
 ///
@@ -77,6 +90,7 @@ pub fn run_observed(
     plan: &Plan,
     observer: &mut (dyn FnMut(usize, &str) -> Result<()> + Send),
 ) -> Result<MergeSummary> {
+    plan.check_space()?;
     let workplace = plan.workplace();
     std::fs::create_dir_all(&workplace).at(&workplace)?;
     let (journal, outcomes) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
@@ -214,14 +228,8 @@ fn stats(plan: &Plan, outcomes: &[Outcome]) -> Vec<MergeStat> {
     let mut rows = Vec::new();
     for (tensor, outcome) in plan.matched.tensors.iter().zip(outcomes) {
         for ((number, _), share) in tensor.models.iter().zip(&outcome.shares) {
-            rows.push(MergeStat {
-                tensor: tensor.name.clone(),
-                model: plan.models[*number].name.clone(),
-                coefficient: share.coefficient,
-                selected_fraction: share.selected_fraction,
-                kept_fraction: share.kept_fraction,
-                delta_norm: share.delta_norm,
-            });
+            let model = &plan.models[*number].name;
+            rows.push(MergeStat::new(&tensor.name, model, share));
         }
     }
     rows

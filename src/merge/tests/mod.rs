@@ -2,6 +2,7 @@
 
 mod adapters;
 mod configurations;
+mod float64;
 mod methods;
 mod refusals;
 mod runs;

@@ -16,6 +16,7 @@ mod suite {
     pub mod gguf;
     pub mod killed;
     pub mod layers;
+    pub mod merge_memory;
     pub mod offload;
     pub mod pipeline;
     pub mod program;

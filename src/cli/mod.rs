@@ -4,6 +4,7 @@ mod align;
 mod check;
 mod corpus;
 mod eval;
+mod extract_lora;
 mod fuse;
 mod generate;
 mod inspect;
@@ -68,6 +69,7 @@ enum Command {
     Fuse(fuse::Command),
     Train(Box<train::Command>),
     Merge(merge::Command),
+    ExtractLora(extract_lora::Command),
     Eval(eval::Command),
     Generate(generate::Command),
     Sql(sql::Command),
@@ -136,6 +138,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Fuse(command) => fuse::run(&command),
         Command::Train(command) => train::run(&command, global),
         Command::Merge(command) => merge::run(&command),
+        Command::ExtractLora(command) => extract_lora::run(&command),
         Command::Eval(command) => eval::run(&command, global),
         Command::Generate(command) => generate::run(&command, global),
         Command::Sql(command) => sql::run(&command, global),

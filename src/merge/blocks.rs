@@ -4,7 +4,7 @@
 //! block sums are added in the order of the blocks. Results therefore do not depend on the
 //! number of threads or the chunk size, which only say how many blocks a thread takes at once.
 //!
-//! Memory: each thread holds one tile (4,096 elements, or whole rows where a kernel needs rows)
+//! Memory: each thread holds one tile (1,024 elements, or whole rows where a kernel needs rows)
 //! of every model as `f32`, and one block of output.
 
 use std::ops::Range;
@@ -15,9 +15,13 @@ use crate::error::Result;
 use crate::progress::check_interrupt;
 use crate::tensors::{Dtype, Elements};
 
+use super::vector::{dot, not_finite, subtract};
+
 /// Elements of a block, and of a tile within it.
 const BLOCK: usize = 1 << 16;
-const TILE: usize = 1 << 12;
+const TILE: usize = 1 << 10;
+/// Elements of a run of a sample.
+const RUN: usize = 64;
 
 /// The walk over one tensor.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +32,8 @@ pub struct Walk {
     pub row: usize,
     block: usize,
     tile: usize,
+    /// Elements of a run of a sample.
+    run: usize,
     chunk: usize,
 }
 
@@ -39,6 +45,7 @@ impl Walk {
             row: row.max(1),
             block: BLOCK,
             tile: TILE,
+            run: RUN,
             chunk: chunk.div_ceil(BLOCK).max(1),
         }
     }
@@ -47,6 +54,7 @@ impl Walk {
     pub fn by_rows(mut self) -> Self {
         self.block = (BLOCK / self.row).max(1) * self.row;
         self.tile = (TILE / self.row).max(1) * self.row;
+        self.run = self.tile;
         self
     }
 
@@ -69,6 +77,40 @@ impl Walk {
             .map(move |begin| begin..(begin + tile).min(end))
     }
 
+    /// Calls `visit` with the ranges of a sample.
+    pub fn sampled(&self, inputs: &Inputs<'_>, mut visit: impl FnMut(&Range<usize>, &mut Tiles)) {
+        let mut tiles = Tiles::empty(inputs.models.len());
+        let ranges = self.sample();
+        for some in ranges.chunks(256) {
+            for range in some {
+                visit(range, &mut tiles);
+            }
+            if let (Some(first), Some(last)) = (some.first(), some.last()) {
+                inputs.done(first.start..last.end);
+            }
+        }
+    }
+
+    /// Short ranges, spread over the tensor in the same way every time, that give an idea of its
+    /// values: about one element of 128 and at least 8,192, or all of them.
+    pub fn sample(&self) -> Vec<Range<usize>> {
+        let run = self.run;
+        let wanted = (self.len / 128).max(8192).div_ceil(run);
+        let runs = self.len.div_ceil(run);
+        let clip = |begin: usize| begin..(begin + run).min(self.len);
+        if runs <= wanted {
+            return (0..runs).map(|at| clip(at * run)).collect();
+        }
+        // One run somewhere in each of `wanted` equal parts.
+        (0..wanted)
+            .map(|at| {
+                let (begin, end) = (at * runs / wanted, (at + 1) * runs / wanted);
+                let somewhere = (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                clip((begin + somewhere as usize % (end - begin)) * run)
+            })
+            .collect()
+    }
+
     /// Calls `work` for every block, in parallel; the results come in the order of the blocks.
     ///
     /// # Errors
@@ -86,7 +128,9 @@ impl Walk {
                 || Tiles::new(inputs.models.len(), self.tile.min(self.len)),
                 |tiles, at| {
                     check_interrupt()?;
-                    work(at, tiles)
+                    let result = work(at, tiles)?;
+                    inputs.done(self.block(at));
+                    Ok(result)
                 },
             )
             .collect()
@@ -141,12 +185,7 @@ impl Walk {
                 let place = (range.start - block.start) * size;
                 let bytes = &mut bytes[place..place + range.len() * size];
                 output.dtype.encode(&tiles.merged, bytes);
-                // A sum of x·0 is zero unless some x is infinite or NaN.
-                let finite: f32 = tiles.merged.iter().map(|x| x * 0.0).sum();
-                if finite != 0.0 {
-                    let bad = tiles.merged.iter().filter(|x| !x.is_finite()).count();
-                    sums[width] += bad as f64;
-                }
+                sums[width] += f64::from(not_finite(&tiles.merged));
             }
             (output.write)(block.start as u64 * size as u64, &bytes)?;
             tiles.bytes = bytes;
@@ -171,6 +210,15 @@ pub struct Inputs<'a> {
     pub models: Vec<&'a dyn Elements>,
 }
 
+impl Inputs<'_> {
+    /// Says that a range is not needed again for a while.
+    pub fn done(&self, range: Range<usize>) {
+        for input in self.base.iter().chain(&self.models) {
+            input.done(range.clone());
+        }
+    }
+}
+
 /// A thread's buffers: a tile of the base and of each model.
 pub struct Tiles {
     /// The base's tile (zeros where there is no base).
@@ -179,6 +227,12 @@ pub struct Tiles {
     pub models: Vec<Vec<f32>>,
     /// One more buffer of the same length: the merged tile.
     pub merged: Vec<f32>,
+    /// A number for each position: how much the models vary there.
+    pub measures: Vec<f64>,
+    /// What positions are selected by.
+    pub keys: Vec<u32>,
+    /// Places within the tile.
+    pub places: Vec<u32>,
     bytes: Vec<u8>,
 }
 
@@ -188,6 +242,9 @@ impl Tiles {
             base: vec![0.0; tile],
             models: vec![vec![0.0; tile]; models],
             merged: vec![0.0; tile],
+            measures: Vec::new(),
+            keys: Vec::new(),
+            places: Vec::new(),
             bytes: Vec::new(),
         }
     }
@@ -215,43 +272,10 @@ impl Tiles {
         self.read(inputs, range);
         if inputs.base.is_some() {
             for tile in &mut self.models {
-                for (value, base) in tile.iter_mut().zip(&self.base) {
-                    *value -= base;
-                }
+                subtract(tile, &self.base);
             }
         }
     }
-}
-
-/// Σ a·b in eight `f64` lanes, added in a fixed order.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let (heads, rest) = a.as_chunks::<8>();
-    let (others, other_rest) = b.as_chunks::<8>();
-    for (x, y) in heads.iter().zip(others) {
-        for lane in 0..8 {
-            lanes[lane] += f64::from(x[lane]) * f64::from(y[lane]);
-        }
-    }
-    for (lane, (x, y)) in rest.iter().zip(other_rest).enumerate() {
-        lanes[lane] += f64::from(*x) * f64::from(*y);
-    }
-    lanes.iter().sum()
-}
-
-/// Σ |a| in eight `f64` lanes, added in a fixed order.
-pub fn sum_abs(a: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let (heads, rest) = a.as_chunks::<8>();
-    for x in heads {
-        for lane in 0..8 {
-            lanes[lane] += f64::from(x[lane].abs());
-        }
-    }
-    for (lane, x) in rest.iter().enumerate() {
-        lanes[lane] += f64::from(x.abs());
-    }
-    lanes.iter().sum()
 }
 
 /// The place of the product of models `i <= j` in a triangle of `n` models.

@@ -1,12 +1,59 @@
 //! The models that take part in a merge.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::adapter::{Adapter, LowRank};
 use super::config::MergeConfig;
 use crate::error::{Context, Error, Result};
-use crate::tensors::Checkpoint;
+use crate::tensors::{Checkpoint, Elements, View};
+
+/// Tensors of more bytes than this are not kept in memory as a whole.
+const LARGE: usize = 16 << 20;
+/// Bytes of a tensor that are read before it is its turn.
+const AHEAD: usize = 64 << 20;
+
+/// What becomes of a tensor's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// They are needed soon.
+    Soon,
+    /// The page cache may keep them.
+    Keep,
+    /// They are not needed again, and there is not room for all.
+    Drop,
+}
+
+/// A model's tensor as the kernels read it.
+pub(super) struct Input<'a> {
+    checkpoint: &'a Checkpoint,
+    name: &'a str,
+    view: View<'a>,
+    update: Option<LowRank>,
+}
+
+impl Elements for Input<'_> {
+    fn len(&self) -> usize {
+        self.view.len()
+    }
+
+    fn read(&self, start: usize, out: &mut [f32]) {
+        self.view.read(start, out);
+        if let Some(update) = &self.update {
+            update.add(start, out);
+        }
+    }
+
+    fn done(&self, range: Range<usize>) {
+        if self.view.bytes.len() > LARGE {
+            let size = self.view.dtype.size();
+            let bytes = range.start * size..range.end * size;
+            self.checkpoint.release(self.name, bytes, false);
+        }
+    }
+}
 
 /// A model that takes part.
 pub(super) struct Model {
@@ -18,19 +65,24 @@ pub(super) struct Model {
     pub checkpoint: Checkpoint,
     /// Its `config.json`.
     pub config: Value,
+    /// An adapter on top of the weights.
+    pub adapter: Option<Adapter>,
 }
 
 impl Model {
-    /// Opens a model's folder.
+    /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
-        let dir = config.resolve(name);
-        let explain = |error: Error| match name.split_once('+') {
-            Some(_) if !dir.exists() => error.remedy(
-                "adapters (`model+lora`) are not supported; merge the adapter into its model first",
-            ),
-            _ => error,
+        let whole = config.resolve(name);
+        let (dir, adapter) = match name.split_once('+') {
+            Some((model, adapter)) if !whole.exists() => {
+                (config.resolve(model), Some(config.resolve(adapter)))
+            }
+            _ => (whole, None),
         };
-        let checkpoint = Checkpoint::open(&dir).map_err(explain)?;
+        let checkpoint = Checkpoint::open(&dir)?;
+        let adapter = adapter
+            .map(|adapter| Adapter::open(&adapter, &checkpoint))
+            .transpose()?;
         let path = dir.join("config.json");
         let text = std::fs::read(&path).at(&path)?;
         let config = serde_json::from_slice::<Value>(&text).at(&path)?;
@@ -42,7 +94,43 @@ impl Model {
             dir,
             checkpoint,
             config,
+            adapter,
         })
+    }
+
+    /// A tensor that the model has.
+    pub fn open_tensor<'a>(&'a self, name: &'a str) -> Result<Input<'a>> {
+        Ok(Input {
+            checkpoint: &self.checkpoint,
+            name,
+            view: self.checkpoint.tensor(name)?,
+            update: match &self.adapter {
+                Some(adapter) => adapter.update(name)?,
+                None => None,
+            },
+        })
+    }
+
+    /// The files that the model is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let adapter = self
+            .adapter
+            .iter()
+            .flat_map(|adapter| adapter.checkpoint.files());
+        self.checkpoint.files().chain(adapter)
+    }
+
+    /// Tells the system what becomes of a tensor's pages. Has no effect on results.
+    pub fn advise(&self, name: &str, pages: Pages) {
+        let Some(info) = self.checkpoint.info(name) else {
+            return;
+        };
+        let length = info.end - info.begin;
+        match pages {
+            Pages::Soon => self.checkpoint.read_ahead(name, 0..length.min(AHEAD)),
+            Pages::Keep => self.checkpoint.release(name, 0..length, false),
+            Pages::Drop => self.checkpoint.release(name, 0..length, true),
+        }
     }
 
     pub fn ties_embeddings(&self) -> bool {

@@ -323,6 +323,25 @@ fn plan_tensor(
     })
 }
 
+/// The parameters of a tensor outside the layers, for all models and for each of `models`.
+pub(super) fn parameters(
+    config: &MergeConfig,
+    tensor: &str,
+    models: &[&str],
+) -> Result<(Values, Vec<Values>)> {
+    let slice = config
+        .slices
+        .first()
+        .ok_or_else(|| Error::usage("the merge configuration has no slice"))?;
+    let values = values(config.method, false, tensor, 0.0, None, slice, config)?;
+    let per_model = models
+        .iter()
+        .map(|model| values_of(config.method, tensor, 0.0, model, slice, config))
+        .collect::<Result<Vec<_>>>()?;
+    check_values(config.method, tensor, &values, &per_model)?;
+    Ok((values, per_model))
+}
+
 fn values_of(
     method: &Method,
     tensor: &str,

@@ -14,8 +14,10 @@
 //! * Memory is bounded by threads × models, not by the size of a tensor or a model.
 //! * A killed merge continues at the tensor where it stopped.
 
+mod adapter;
 mod blocks;
 mod config;
+mod extract;
 mod inputs;
 mod journal;
 mod kernels;
@@ -25,11 +27,16 @@ mod output;
 mod plan;
 mod run;
 mod select;
+mod single;
 mod stats;
+mod vector;
+mod vocabulary;
 
 pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
+pub use extract::{ExtractOptions, Extracted, extract};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
+pub use single::merge_elements;
 pub use stats::write_stats;
 
 #[cfg(test)]

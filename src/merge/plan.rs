@@ -4,9 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::config::MergeConfig;
-use super::inputs::{Model, existing_ancestor};
+use super::inputs::{Model, Pages, existing_ancestor};
 use super::matching::{Matched, TensorPlan, match_tensors};
 use super::methods::{Family, Sparsify};
+use super::vocabulary::differences;
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Layout, TensorSpec};
 use crate::units::{Bytes, Count};
@@ -63,6 +64,10 @@ pub struct Plan {
     pub(super) matched: Matched,
     pub(super) layout: Layout,
     pub(super) fingerprint: String,
+    /// What the user is warned about before the merge.
+    pub(super) warnings: Vec<String>,
+    /// What becomes of the pages of a tensor that is merged.
+    pub(super) pages: Pages,
 }
 
 /// Plans a merge into the folder `out`.
@@ -71,7 +76,7 @@ pub struct Plan {
 ///
 /// Inputs that are missing, damaged or of different architectures, tensors that are missing,
 /// superfluous or of different shapes (model, tensor and shapes are named), parameters that are
-/// missing, an output folder that is not empty or lies inside an input, too little free space.
+/// missing, an output folder that is not empty or lies inside an input.
 pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
     options.validate()?;
     let mut names: Vec<&String> = Vec::new();
@@ -101,7 +106,10 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .collect();
     let layout = Layout::new(specs, options.out_shard_size)?;
     let fingerprint = fingerprint(config, &models, &layout)?;
-    let plan = Plan {
+    let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
+    let fits = available_memory().is_none_or(|memory| inputs < memory / 2);
+    let warnings = differences(config, &models).into_iter().collect();
+    Ok(Plan {
         config: config.clone(),
         options: options.clone(),
         out: out.to_path_buf(),
@@ -109,21 +117,25 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         matched,
         layout,
         fingerprint,
-    };
-    plan.check_space()?;
-    Ok(plan)
+        warnings,
+        pages: if fits { Pages::Keep } else { Pages::Drop },
+    })
 }
 
 fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
     let place = existing_ancestor(out);
     let exists = out.exists();
-    for model in models {
-        let dir = existing_ancestor(&model.dir);
+    let folders = models.iter().flat_map(|model| {
+        let adapter = model.adapter.iter().map(|adapter| &adapter.dir);
+        std::iter::once(&model.dir).chain(adapter)
+    });
+    for folder in folders {
+        let dir = existing_ancestor(folder);
         if place.starts_with(&dir) {
             return Err(Error::usage(format!(
                 "the output `{}` lies inside the input folder `{}`",
                 out.display(),
-                model.dir.display()
+                folder.display()
             ))
             .remedy("choose another output folder"));
         }
@@ -131,7 +143,7 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
             return Err(Error::usage(format!(
                 "the output `{}` contains the input folder `{}`",
                 out.display(),
-                model.dir.display()
+                folder.display()
             ))
             .remedy("choose another output folder"));
         }
@@ -164,7 +176,10 @@ fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Resul
     for model in models {
         add(&model.name);
         add(&model.config.to_string());
-        for file in model.checkpoint.files() {
+        if let Some(adapter) = &model.adapter {
+            add(&adapter.config);
+        }
+        for file in model.files() {
             let meta = std::fs::metadata(file).at(file)?;
             let since = meta
                 .modified()
@@ -233,6 +248,13 @@ impl Plan {
             .sum()
     }
 
+    /// Tells the system what becomes of the pages of a tensor's inputs.
+    pub(super) fn advise(&self, tensor: &TensorPlan, pages: Pages) {
+        for (number, name) in tensor.base.iter().chain(&tensor.models) {
+            self.models[*number].advise(name, pages);
+        }
+    }
+
     /// The most passes over a tensor's inputs that the method may need.
     fn passes(&self, tensor: &TensorPlan) -> u64 {
         let below = |values: &super::kernels::Values, name: &str| values.number(name) < 1.0;
@@ -244,13 +266,13 @@ impl Plan {
             Family::Linear | Family::Passthrough | Family::NearSwap => 1,
             Family::Varm | Family::Slerp | Family::NuSlerp => 2,
             Family::MultiSlerp | Family::Karcher | Family::ModelStock => 2,
-            Family::ArceeFusion => 4,
-            Family::Sce if below(&tensor.values, "select_topk") => 5,
+            Family::ArceeFusion => 2,
+            Family::Sce if tensor.values.word("compat") == "mergekit" => 4,
             Family::Sce => 2,
             Family::TaskArithmetic { .. } if !sparse => 1,
             Family::TaskArithmetic { sparsify, .. } => {
                 let select = match sparsify {
-                    Sparsify::Magnitude | Sparsify::Outliers => 3,
+                    Sparsify::Magnitude | Sparsify::Outliers => 1,
                     _ => 0,
                 };
                 1 + select + u64::from(tensor.values.flag("rescale"))
@@ -261,14 +283,32 @@ impl Plan {
     /// Most anonymous memory that the merge takes beyond the program itself.
     pub fn memory(&self) -> u64 {
         let threads = rayon::current_num_threads() as u64;
-        let widest = |t: &TensorPlan| -> u64 {
+        let one = |t: &TensorPlan| -> u64 {
             let models = t.models.len() as u64 + 2;
-            let row = t.shape.last().copied().unwrap_or(1) as u64;
-            let histograms = models * (1 << 19) * 4;
-            let sums = t.shape.iter().product::<usize>() as u64 / (1 << 16) * models * 24;
-            threads * (models * row.max(1 << 12) * 4 + (1 << 18) + histograms) + sums
+            let len = t.shape.iter().product::<usize>() as u64;
+            // What a thread works on: a tile of every model and a block of output.
+            let row = t.shape.last().copied().unwrap_or(1).max(1 << 10) as u64;
+            let tiles = models * row * 12 + (1 << 19);
+            let blocks = len / (1 << 16) * models * 80;
+            // What a selection remembers, or its histograms.
+            let remembered = (len / 8).clamp(1 << 16, 1 << 22).min(len) * (16 + 4 * models);
+            let histograms = threads * models * (1 << 19);
+            let selects = self.passes(t) > 1
+                && matches!(
+                    self.config.method.family,
+                    Family::Sce | Family::TaskArithmetic { .. } | Family::ArceeFusion
+                );
+            let selection = if selects {
+                remembered.max(histograms)
+            } else {
+                0
+            };
+            match len <= super::run::SMALL as u64 {
+                true => threads * (tiles + blocks + selection),
+                false => threads * tiles + blocks + selection,
+            }
         };
-        self.matched.tensors.iter().map(widest).max().unwrap_or(0)
+        self.matched.tensors.iter().map(one).max().unwrap_or(0)
     }
 
     /// Free bytes where the output will be, if the system says.
@@ -276,7 +316,7 @@ impl Plan {
         free_bytes(&existing_ancestor(&self.out))
     }
 
-    fn check_space(&self) -> Result<()> {
+    pub(super) fn check_space(&self) -> Result<()> {
         let there: u64 = self
             .layout
             .files()
@@ -307,6 +347,16 @@ fn allocated(path: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 fn allocated(path: &Path) -> Option<u64> {
     Some(std::fs::metadata(path).ok()?.len())
+}
+
+/// Bytes of memory that are free or hold what can be read again, where the system says.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 #[cfg(unix)]
@@ -363,7 +413,9 @@ impl fmt::Display for Plan {
         )?;
         write!(f, "write       {}", Bytes(self.bytes_written()))?;
         if let Some(free) = self.free_space() {
-            write!(f, " ({} free)", Bytes(free))?;
+            let enough = free >= self.bytes_written();
+            let but = if enough { "" } else { ": too little" };
+            write!(f, " ({} free{but})", Bytes(free))?;
         }
         writeln!(f)?;
         writeln!(
@@ -371,6 +423,9 @@ impl fmt::Display for Plan {
             "memory      at most {} beyond the page cache",
             Bytes(self.memory())
         )?;
+        for warning in &self.warnings {
+            writeln!(f, "warning     {warning}")?;
+        }
         for note in &self.matched.notes {
             writeln!(f, "note        {note}")?;
         }

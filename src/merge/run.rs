@@ -1,17 +1,22 @@
 //! Carrying a plan out: tensor by tensor, each shared out over the threads.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::Mutex;
+
+use rayon::prelude::*;
 
 use super::blocks::{Inputs, Output, Walk};
+use super::inputs::{Input, Pages};
 use super::journal::{JOURNAL, Journal};
-use super::kernels::{self, Job, Outcome, Remark};
-use super::matching::TensorPlan;
+use super::kernels::{self, Job, Outcome, Remark, Share};
 use super::output::write_companions;
 use super::plan::Plan;
-use crate::error::{Context, Result};
-use crate::progress::{Bar, check_interrupt, warn};
-use crate::tensors::{CheckpointWriter, Elements, View};
+use crate::error::{Context, Error, Result};
+use crate::progress::{Bar, check_interrupt};
+use crate::tensors::{CheckpointWriter, Elements};
+
+/// Most elements of a tensor that one thread merges alone.
+pub(super) const SMALL: usize = 1 << 22;
 
 /// What one model contributed to one tensor: a row of `merge_stats`.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +33,19 @@ pub struct MergeStat {
     pub kept_fraction: f64,
     /// L2 norm of the model's difference from the base (of the model where there is no base).
     pub delta_norm: f64,
+}
+
+impl MergeStat {
+    pub(super) fn new(tensor: &str, model: &str, share: &Share) -> Self {
+        Self {
+            tensor: tensor.to_owned(),
+            model: model.to_owned(),
+            coefficient: share.coefficient,
+            selected_fraction: share.selected_fraction,
+            kept_fraction: share.kept_fraction,
+            delta_norm: share.delta_norm,
+        }
+    }
 }
 
 /// What a merge did.
@@ -52,8 +70,8 @@ pub struct MergeSummary {
 ///
 /// # Errors
 ///
-/// Failed reads and writes, and the user's wish to stop; what is complete is kept beside the
-/// output for the next run.
+/// Too little free space for the output, failed reads and writes, and the user's wish to stop;
+/// what is complete is kept beside the output for the next run.
 ///
 /// # Memory
 ///
@@ -70,50 +88,60 @@ pub fn run(plan: &Plan) -> Result<MergeSummary> {
 /// As [`run`].
 pub fn run_observed(
     plan: &Plan,
-    observer: &mut dyn FnMut(usize, &str) -> Result<()>,
+    observer: &mut (dyn FnMut(usize, &str) -> Result<()> + Send),
 ) -> Result<MergeSummary> {
+    plan.check_space()?;
     let workplace = plan.workplace();
     std::fs::create_dir_all(&workplace).at(&workplace)?;
-    let (mut journal, mut outcomes) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
+    let (journal, outcomes) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
     let resumed = outcomes.iter().flatten().count();
     let writer = CheckpointWriter::open(&workplace, plan.layout.clone())?;
     let tensors = &plan.matched.tensors;
     let bar = Bar::new("merging", plan.bytes_in(), "bytes");
+    let open: Vec<usize> = (0..tensors.len())
+        .filter(|at| outcomes[*at].is_none())
+        .collect();
+    for at in (0..tensors.len()).filter(|at| outcomes[*at].is_some()) {
+        bar.advance(plan.tensor_bytes(&tensors[at]));
+    }
+    let progress = Mutex::new((journal, outcomes, observer));
+    let poisoned = || Error::usage("another thread failed");
 
-    std::thread::scope(|scope| -> Result<()> {
-        // One thread tells the system what comes next and what is done with.
-        let (tell, told) = mpsc::channel::<(bool, usize)>();
-        scope.spawn(move || {
-            for (ahead, at) in told {
-                advise(plan, &tensors[at], ahead);
-            }
-        });
-        for (at, tensor) in tensors.iter().enumerate() {
-            if outcomes[at].is_none() {
-                check_interrupt()?;
-                if at + 1 < tensors.len() {
-                    let _ = tell.send((true, at + 1));
-                }
-                let outcome = merge_tensor(plan, at, &writer)?;
-                journal.done(at, &outcome)?;
-                outcomes[at] = Some(outcome);
-                let _ = tell.send((false, at));
-                observer(at, &tensor.name)?;
-            }
-            bar.advance(plan.tensor_bytes(tensor));
+    let merge = |place: usize| -> Result<()> {
+        check_interrupt()?;
+        let at = open[place];
+        if let Some(next) = open.get(place + 1) {
+            plan.advise(&tensors[*next], Pages::Soon);
         }
-        Ok(())
-    })?;
+        let outcome = merge_tensor(plan, at, &writer)?;
+        plan.advise(&tensors[at], plan.pages);
+        bar.advance(plan.tensor_bytes(&tensors[at]));
+        let mut progress = progress.lock().map_err(|_| poisoned())?;
+        let (journal, outcomes, observer) = &mut *progress;
+        journal.done(at, &outcome)?;
+        outcomes[at] = Some(outcome);
+        observer(at, &tensors[at].name)
+    };
+    // Small tensors are shared out whole, so that no thread waits at the end of each; large ones
+    // one at a time, block by block.
+    let is_small = |place: &usize| tensors[open[*place]].shape.iter().product::<usize>() <= SMALL;
+    let places: Vec<usize> = (0..open.len()).collect();
+    for group in places.chunk_by(|a, b| is_small(a) && is_small(b)) {
+        group
+            .par_iter()
+            .with_max_len(1)
+            .try_for_each(|place| merge(*place))?;
+    }
+
+    let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     drop(journal);
     publish(&workplace, &plan.out)?;
 
     let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-    let warnings = warnings(plan, &outcomes);
-    for warning in &warnings {
-        warn(warning);
-    }
+    let mut warnings = warnings(plan, &outcomes);
+    warnings.extend(plan.warnings.iter().cloned());
     Ok(MergeSummary {
         tensors: tensors.len(),
         resumed,
@@ -124,31 +152,26 @@ pub fn run_observed(
     })
 }
 
-fn advise(plan: &Plan, tensor: &TensorPlan, ahead: bool) {
-    for (number, name) in tensor.base.iter().chain(&tensor.models) {
-        let checkpoint = &plan.models[*number].checkpoint;
-        if ahead {
-            checkpoint.read_ahead(name);
-        } else {
-            checkpoint.release(name);
-        }
-    }
-}
-
 fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Outcome> {
     let tensor = &plan.matched.tensors[at];
-    let view = |(number, name): &(usize, String)| plan.models[*number].checkpoint.tensor(name);
     if tensor.copy {
-        let source = tensor.base.as_ref().unwrap_or(&tensor.models[0]);
-        writer.write(at, 0, view(source)?.bytes)?;
+        let (number, name) = tensor.base.as_ref().unwrap_or(&tensor.models[0]);
+        writer.write(at, 0, plan.models[*number].checkpoint.tensor(name)?.bytes)?;
         return Ok(Outcome::default());
     }
-    let base = tensor.base.as_ref().map(view).transpose()?;
+    fn open<'a>(plan: &'a Plan, (number, name): &'a (usize, String)) -> Result<Input<'a>> {
+        plan.models[*number].open_tensor(name)
+    }
+    let base = tensor
+        .base
+        .as_ref()
+        .map(|base| open(plan, base))
+        .transpose()?;
     let models = tensor
         .models
         .iter()
-        .map(view)
-        .collect::<Result<Vec<View<'_>>>>()?;
+        .map(|model| open(plan, model))
+        .collect::<Result<Vec<Input<'_>>>>()?;
     let len = tensor.shape.iter().product();
     let vector = tensor.shape.len() < 2;
     let row = if vector {
@@ -161,8 +184,8 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
         method: plan.config.method,
         walk: Walk::new(len, row, plan.options.chunk),
         inputs: Inputs {
-            base: base.as_ref().map(|view| view as &dyn Elements),
-            models: models.iter().map(|view| view as &dyn Elements).collect(),
+            base: base.as_ref().map(|input| input as &dyn Elements),
+            models: models.iter().map(|input| input as &dyn Elements).collect(),
         },
         models: tensor
             .models
@@ -205,14 +228,8 @@ fn stats(plan: &Plan, outcomes: &[Outcome]) -> Vec<MergeStat> {
     let mut rows = Vec::new();
     for (tensor, outcome) in plan.matched.tensors.iter().zip(outcomes) {
         for ((number, _), share) in tensor.models.iter().zip(&outcome.shares) {
-            rows.push(MergeStat {
-                tensor: tensor.name.clone(),
-                model: plan.models[*number].name.clone(),
-                coefficient: share.coefficient,
-                selected_fraction: share.selected_fraction,
-                kept_fraction: share.kept_fraction,
-                delta_norm: share.delta_norm,
-            });
+            let model = &plan.models[*number].name;
+            rows.push(MergeStat::new(&tensor.name, model, share));
         }
     }
     rows

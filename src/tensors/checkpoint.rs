@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
@@ -20,6 +21,9 @@ pub trait Elements: Sync {
 
     /// Reads the elements `start .. start + out.len()`, which must exist.
     fn read(&self, start: usize, out: &mut [f32]);
+
+    /// Says that a range is not needed again for a while. Has no effect on results.
+    fn done(&self, _range: Range<usize>) {}
 
     /// Whether there is no element.
     fn is_empty(&self) -> bool {
@@ -61,6 +65,8 @@ impl Elements for View<'_> {
 
 struct Shard {
     path: PathBuf,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    file: File,
     map: Option<Mmap>,
 }
 
@@ -173,7 +179,7 @@ impl Checkpoint {
             Some(unsafe { Mmap::map(&file) }.at(&path)?)
         };
         let shard = self.shards.len();
-        self.shards.push(Shard { path, map });
+        self.shards.push(Shard { path, file, map });
         let Shard { path, .. } = &self.shards[shard];
         let header = Header::parse(path, self.shards[shard].bytes())?;
         if self.metadata.is_empty() {
@@ -247,36 +253,50 @@ impl Checkpoint {
         self.tensors().map(|t| (t.end - t.begin) as u64).sum()
     }
 
-    /// Asks the system to read a tensor ahead. Has no effect on results.
-    pub fn read_ahead(&self, name: &str) {
+    /// Asks the system to read some bytes of a tensor ahead. Has no effect on results.
+    pub fn read_ahead(&self, name: &str, bytes: Range<usize>) {
         #[cfg(unix)]
-        if let Some((map, tensor)) = self.mapped(name) {
-            let length = tensor.end - tensor.begin;
-            let _ = map.advise_range(memmap2::Advice::WillNeed, tensor.begin, length);
+        if let Some((shard, tensor)) = self.place(name)
+            && let Some(map) = &shard.map
+        {
+            let begin = tensor.begin + bytes.start;
+            let _ = map.advise_range(memmap2::Advice::WillNeed, begin, bytes.len());
         }
         #[cfg(not(unix))]
-        let _ = name;
+        let _ = (name, bytes);
     }
 
-    /// Drops a tensor's pages from this process; they stay in the page cache as long as the
-    /// system likes. Has no effect on results.
-    pub fn release(&self, name: &str) {
+    /// Drops the pages of some bytes of a tensor from this process; with `forget` also from the
+    /// page cache, which otherwise keeps them as long as it likes. Has no effect on results.
+    pub fn release(&self, name: &str, bytes: Range<usize>, forget: bool) {
         #[cfg(unix)]
-        if let Some((map, tensor)) = self.mapped(name) {
-            let length = tensor.end - tensor.begin;
+        if let Some((shard, tensor)) = self.place(name)
+            && let Some(map) = &shard.map
+        {
+            let begin = tensor.begin + bytes.start;
             // SAFETY: the map is a read-only view of a file, so that dropped pages are read
             // from the file again when they are touched.
             let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, tensor.begin, length)
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, begin, bytes.len())
             };
+            #[cfg(target_os = "linux")]
+            if forget {
+                use std::os::fd::AsRawFd;
+                let (begin, length) = (begin as libc::off_t, bytes.len() as libc::off_t);
+                let advice = libc::POSIX_FADV_DONTNEED;
+                // SAFETY: the descriptor is open as long as `shard.file` is.
+                unsafe { libc::posix_fadvise(shard.file.as_raw_fd(), begin, length, advice) };
+            }
+            #[cfg(not(target_os = "linux"))]
+            let _ = forget;
         }
         #[cfg(not(unix))]
-        let _ = name;
+        let _ = (name, bytes, forget);
     }
 
     #[cfg(unix)]
-    fn mapped(&self, name: &str) -> Option<(&Mmap, &TensorInfo)> {
+    fn place(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
         let (shard, tensor) = &self.tensors[*self.by_name.get(name)?];
-        Some((self.shards[*shard].map.as_ref()?, tensor))
+        Some((&self.shards[*shard], tensor))
     }
 }

@@ -3,6 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::simd::vectorised;
+
 /// The element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -113,11 +115,7 @@ impl Dtype {
                     *value = f32::from_le_bytes(*raw);
                 }
             }
-            Self::BF16 => {
-                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
-                }
-            }
+            Self::BF16 => decode_bf16(bytes, out),
             Self::F16 => {
                 // A small buffer on the stack, so that the conversion instructions of the
                 // CPU are used whatever the alignment of `bytes`.
@@ -159,11 +157,7 @@ impl Dtype {
                     *raw = value.to_le_bytes();
                 }
             }
-            Self::BF16 => {
-                for (raw, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-                    *raw = round_bf16_bits(*value).to_le_bytes();
-                }
-            }
+            Self::BF16 => encode_bf16(values, out),
             Self::F16 => {
                 let mut halves = [f16::ZERO; 256];
                 for (raw, values) in out.chunks_mut(512).zip(values.chunks(256)) {
@@ -196,6 +190,20 @@ impl Dtype {
 impl std::fmt::Display for Dtype {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.torch_name())
+    }
+}
+
+vectorised! {
+    fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
+        for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
+        }
+    }
+
+    fn encode_bf16(values: &[f32], out: &mut [u8]) {
+        for (raw, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            *raw = round_bf16_bits(*value).to_le_bytes();
+        }
     }
 }
 

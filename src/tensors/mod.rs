@@ -11,6 +11,7 @@
 mod checkpoint;
 mod dtype;
 mod header;
+pub(crate) mod simd;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Elements, View};

@@ -50,8 +50,8 @@ fn what_is_written_is_read_back_single_and_sharded() {
         checkpoint.tensor("b").unwrap().read(2, &mut middle);
         assert_eq!(middle, [3.0, 4.0]);
         assert_eq!(checkpoint.tensor("c").unwrap().to_f32(), [2.0]);
-        checkpoint.read_ahead("a");
-        checkpoint.release("a");
+        checkpoint.read_ahead("a", 0..4);
+        checkpoint.release("a", 0..4, true);
         assert_eq!(a.to_f32()[5], 5.0);
         // The format's own implementation agrees.
         for file in checkpoint.files() {

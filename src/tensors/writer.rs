@@ -106,6 +106,19 @@ impl Layout {
         })
     }
 
+    /// Lays out `tensors` in one file of this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::new`].
+    pub fn single(tensors: Vec<TensorSpec>, file: &str) -> Result<Self> {
+        let mut layout = Self::new(tensors, u64::MAX)?;
+        for shard in &mut layout.shards {
+            file.clone_into(&mut shard.file);
+        }
+        Ok(layout)
+    }
+
     /// The tensors, in order.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors

@@ -1,8 +1,9 @@
 //! Methods whose result is a linear combination of the tensors, with coefficients that follow
 //! from weights and inner products of whole tensors.
 
-use super::super::blocks::{Tiles, dot, gram, pair, squares};
+use super::super::blocks::{Tiles, gram, pair, squares};
 use super::super::methods::Family;
+use super::super::vector::{add, add_difference, dot};
 use super::{Job, Outcome, Output, Remark, Result, Share};
 
 /// `base_factor · base + Σ factors[j] · (model_j − base)`, or `Σ factors[j] · model_j` where
@@ -114,9 +115,7 @@ fn linear(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
             if normalize {
                 merged.copy_from_slice(first);
                 for (factor, model) in rounded[1..].iter().zip(others) {
-                    for ((out, x), anchor) in merged.iter_mut().zip(model).zip(first) {
-                        *out += factor * (x - anchor);
-                    }
+                    add_difference(merged, *factor, model, first);
                 }
             } else {
                 merged.fill(0.0);
@@ -126,13 +125,6 @@ fn linear(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
             }
         })?;
     Ok(Outcome::new(shares(&factors, &sums), sums.last()))
-}
-
-#[inline(always)]
-fn add(out: &mut [f32], factor: f32, values: &[f32]) {
-    for (out, value) in out.iter_mut().zip(values) {
-        *out += factor * value;
-    }
 }
 
 /// Adds the squared norm of each model's tile to `sums`.

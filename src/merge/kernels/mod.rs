@@ -4,15 +4,20 @@
 //! |---|---|---|
 //! | `affine` | linear, passthrough; varm, slerp, nuslerp, multislerp, karcher, model_stock | 1; 2 |
 //! | `rows` | nuslerp and model_stock with an angle per row | 1 to 2 |
-//! | `sparse` | task_arithmetic; dare, della; ties, breadcrumbs | 1; 2; 3 to 5 |
-//! | `sce` | sce with τ = 1; τ < 1 | 2; 4 to 5 |
-//! | `special` | nearswap; arcee_fusion | 1; 3 to 4 |
+//! | `sparse` | task_arithmetic; dare, della; ties, breadcrumbs | 1; 2; 2 to 3 |
+//! | `sce`, `variance` | sce | 2 |
+//! | `rounded` | sce with `compat: mergekit`, not in f32 | 4 |
+//! | `special` | nearswap; arcee_fusion | 1; 2 |
+//!
+//! Selections take up to four passes more where a sample of the tensor misleads.
 
 mod affine;
+mod rounded;
 mod rows;
 mod sce;
 mod sparse;
 mod special;
+mod variance;
 
 use super::blocks::{Inputs, Output, Walk};
 use super::config::Scalar;

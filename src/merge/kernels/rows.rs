@@ -4,7 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::super::blocks::{Tiles, dot, pair};
+use super::super::blocks::{Tiles, pair};
+use super::super::vector::dot;
 use super::affine::{norms, spherical, stock};
 use super::{Job, Outcome, Output, Result, Share};
 use crate::progress::check_interrupt;

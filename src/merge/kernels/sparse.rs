@@ -7,9 +7,12 @@
 
 use std::ops::Range;
 
-use super::super::blocks::{Tiles, Walk, dot, sum_abs};
+use super::super::blocks::{Tiles, Walk};
 use super::super::methods::Sparsify;
-use super::super::select::{Cutoff, Wanted, key, select};
+use super::super::select::{Cutoff, Wanted, select};
+use super::super::vector::{
+    add, add_to, agree, dot, keep_from, key, keys, non_zero, scale, sum_abs,
+};
 use super::{Job, Outcome, Output, Result, Share};
 
 /// Which entries of an update survive.
@@ -74,13 +77,16 @@ impl Mask {
         let entries = deltas.iter_mut().zip(range.clone());
         match *self {
             Self::All => {}
-            Self::Top(cutoff) => {
-                for (delta, index) in entries {
-                    if !cutoff.selects(key(*delta), index) {
-                        *delta = 0.0;
+            Self::Top(cutoff) => match cutoff.bound(range) {
+                Some(bound) => keep_from(deltas, bound),
+                None => {
+                    for (delta, index) in entries {
+                        if !cutoff.selects(key(*delta), index) {
+                            *delta = 0.0;
+                        }
                     }
                 }
-            }
+            },
             Self::Band(outer, inner) => {
                 for (delta, index) in entries {
                     let key = key(*delta);
@@ -126,10 +132,7 @@ fn masks(job: &Job<'_>, walk: &Walk, sparsify: Sparsify) -> Result<Vec<Mask>> {
     let mut masks: Vec<Mask> = (0..n).map(|_| Mask::All).collect();
     let mut wanted = Vec::new();
     let count = walk.len;
-    let fixed = |k: u64, stream| Wanted {
-        stream,
-        count: Box::new(move |_| k),
-    };
+    let fixed = |count: u64, stream| Wanted { stream, count };
     for (at, values) in job.per_model.iter().enumerate() {
         let density = values.number("density");
         if sparsify == Sparsify::None || density >= 1.0 {
@@ -167,18 +170,16 @@ fn masks(job: &Job<'_>, walk: &Walk, sparsify: Sparsify) -> Result<Vec<Mask>> {
     if wanted.is_empty() {
         return Ok(masks);
     }
-    let cutoffs = select(walk, &job.inputs, n, &wanted, |at, tiles, each| {
-        let mut keys = Vec::new();
-        for range in walk.tiles(at) {
-            tiles.read_deltas(&job.inputs, &range);
+    let magnitudes =
+        |range: &Range<usize>, tiles: &mut Tiles, each: &mut dyn FnMut(usize, &[u32])| {
+            tiles.read_deltas(&job.inputs, range);
+            tiles.keys.resize(range.len(), 0);
             for (stream, model) in tiles.models.iter().enumerate() {
-                keys.clear();
-                keys.extend(model.iter().map(|delta| key(*delta)));
-                each(stream, range.start, &keys);
+                keys(model, &mut tiles.keys);
+                each(stream, &tiles.keys);
             }
-        }
-        Ok(())
-    })?;
+        };
+    let cutoffs = select(walk, &job.inputs, &wanted, &magnitudes)?;
     let mut cutoffs = wanted.iter().zip(cutoffs).peekable();
     while let Some((want, cutoff)) = cutoffs.next() {
         masks[want.stream] = match cutoffs.next_if(|(next, _)| next.stream == want.stream) {
@@ -241,7 +242,7 @@ pub(super) fn merge(
     let normalize = job.values.flag("normalize");
     let lambda = job.values.number("lambda") as f32;
     let total: f64 = weights.iter().sum();
-    let scale = match normalize && !consensus && total.abs() >= 1e-8 {
+    let total_factor = match normalize && !consensus && total.abs() >= 1e-8 {
         true => lambda / total as f32,
         false => lambda,
     };
@@ -260,27 +261,31 @@ pub(super) fn merge(
             sums[3 * model] += dot(tile, tile);
             mask.apply(&walk, range, tile, &mut ranks);
             if !matches!(mask, Mask::All) {
-                sums[3 * model + 1] +=
-                    tile.iter().map(|d| u32::from(*d != 0.0)).sum::<u32>() as f64;
-            }
-            for delta in tile.iter_mut() {
-                *delta *= factors[model];
+                sums[3 * model + 1] += f64::from(non_zero(tile));
             }
         }
+        let Tiles {
+            base,
+            models,
+            merged,
+            ..
+        } = tiles;
         if consensus {
-            agree(tiles, &weights, normalize, sums);
+            for (tile, factor) in models.iter_mut().zip(&factors) {
+                scale(tile, *factor);
+            }
+            let mut used = vec![0; n];
+            agree(models, &weights, false, normalize, merged, &mut used);
+            for (model, used) in used.iter().enumerate() {
+                sums[3 * model + 2] += f64::from(*used);
+            }
         } else {
-            let Tiles { models, merged, .. } = tiles;
             merged.fill(0.0);
-            for tile in models.iter() {
-                for (out, delta) in merged.iter_mut().zip(tile) {
-                    *out += delta;
-                }
+            for (tile, factor) in models.iter().zip(&factors) {
+                add(merged, *factor, tile);
             }
         }
-        for (out, base) in tiles.merged.iter_mut().zip(&tiles.base) {
-            *out = base + *out * scale;
-        }
+        add_to(merged, total_factor, base);
     })?;
     let len = walk.len.max(1) as f64;
     let shares = (0..n)
@@ -301,42 +306,6 @@ pub(super) fn merge(
         })
         .collect();
     Ok(Outcome::new(shares, sums.last()))
-}
-
-/// The sum of the weighted updates whose sign is that of the plain sum, in `merged`.
-fn agree(tiles: &mut Tiles, weights: &[f32], normalize: bool, sums: &mut [f64]) {
-    const STRIP: usize = 64;
-    let Tiles { models, merged, .. } = tiles;
-    let len = merged.len();
-    let mut used = vec![0u32; models.len()];
-    for start in (0..len).step_by(STRIP) {
-        let width = STRIP.min(len - start);
-        let (mut total, mut mixed, mut divisor) = ([0f32; STRIP], [0f32; STRIP], [0f32; STRIP]);
-        for model in models.iter() {
-            for (total, delta) in total.iter_mut().zip(&model[start..start + width]) {
-                *total += delta;
-            }
-        }
-        for ((model, weight), used) in models.iter().zip(weights).zip(&mut used) {
-            for (i, delta) in model[start..start + width].iter().enumerate() {
-                let kept = *delta != 0.0 && (*delta > 0.0) == (total[i] >= 0.0);
-                mixed[i] += if kept { *delta } else { 0.0 };
-                divisor[i] += if kept { *weight } else { 0.0 };
-                *used += u32::from(kept);
-            }
-        }
-        for (i, out) in merged[start..start + width].iter_mut().enumerate() {
-            let by = if normalize && divisor[i] != 0.0 {
-                divisor[i]
-            } else {
-                1.0
-            };
-            *out = mixed[i] / by;
-        }
-    }
-    for (model, used) in used.iter().enumerate() {
-        sums[3 * model + 2] += f64::from(*used);
-    }
 }
 
 #[cfg(test)]

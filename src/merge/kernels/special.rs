@@ -1,7 +1,10 @@
 //! Methods of two models with a rule of their own at each position.
 
+use std::ops::Range;
+
 use super::super::blocks::Tiles;
-use super::super::select::{Cutoff, Wanted, key, select};
+use super::super::select::{Cutoff, Wanted, select};
+use super::super::vector::key;
 use super::affine::norms;
 use super::{Job, Outcome, Output, Result, Share};
 
@@ -71,20 +74,18 @@ pub(super) fn arcee_fusion(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome
     // The value at quantile x is the (count − floor(x·(count − 1)))-th largest.
     let wanted = [0.25f32, 0.5, 0.75].map(|x| Wanted {
         stream: 0,
-        count: Box::new(move |_| {
+        count: {
             let below = (x * (count - 1) as f32) as u64;
             count - below.min(count - 1)
-        }),
+        },
     });
-    let cutoffs = select(&walk, &job.inputs, 1, &wanted, |at, tiles, each| {
+    let keys = |range: &Range<usize>, tiles: &mut Tiles, each: &mut dyn FnMut(usize, &[u32])| {
+        tiles.read(&job.inputs, range);
         let mut keys = Vec::new();
-        for range in walk.tiles(at) {
-            tiles.read(&job.inputs, &range);
-            importance(tiles, &mut keys);
-            each(0, range.start, &keys);
-        }
-        Ok(())
-    })?;
+        importance(tiles, &mut keys);
+        each(0, &keys);
+    };
+    let cutoffs = select(&walk, &job.inputs, &wanted, &keys)?;
     let value = |at: usize| {
         f32::from_bits(if cutoffs[at] == Cutoff::ALL {
             0

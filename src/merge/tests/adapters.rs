@@ -1,0 +1,236 @@
+//! Adapters as inputs, and extracted from checkpoints.
+
+use serde_json::{Value, json};
+
+use super::super::{ExtractOptions, MergeOptions, extract, plan};
+use super::{Zoo, noise, values};
+use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+
+/// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks
+/// with it.
+fn adapted(zoo: &Zoo, config: &Value) -> Vec<f32> {
+    let dir = zoo.out("adapter");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let base = zoo.open("base");
+    let mut specs = Vec::new();
+    let mut whole = Vec::new();
+    for layer in 0..2 {
+        for (half, shape) in [("A", [2, 24]), ("B", [16, 2])] {
+            specs.push(TensorSpec {
+                name: format!("base_model.model.model.layers.{layer}.mlp.lora_{half}.weight"),
+                dtype: Dtype::F32,
+                shape: shape.to_vec(),
+            });
+        }
+    }
+    let layout = Layout::single(specs.clone(), "adapter_model.safetensors").unwrap();
+    let writer = CheckpointWriter::open(&dir, layout).unwrap();
+    let halves: Vec<Vec<f32>> = specs
+        .iter()
+        .enumerate()
+        .map(|(at, spec)| {
+            (0..spec.elements())
+                .map(|i| noise(90 + at as u64, i))
+                .collect()
+        })
+        .collect();
+    for (at, half) in halves.iter().enumerate() {
+        let bytes: Vec<u8> = half.iter().flat_map(|v| v.to_le_bytes()).collect();
+        writer.write(at, 0, &bytes).unwrap();
+    }
+    writer.finish(&dir).unwrap();
+    let alpha = config["lora_alpha"].as_f64().unwrap();
+    let scale = match config["use_rslora"] == true {
+        true => alpha / 2f64.sqrt(),
+        false => alpha / 2.0,
+    };
+    for tensor in base.tensors() {
+        let mut tensor_values = base.tensor(&tensor.name).unwrap().to_f32();
+        if tensor.name.contains("mlp") {
+            let layer = usize::from(tensor.name.contains("layers.1"));
+            let (a, b) = (&halves[2 * layer], &halves[2 * layer + 1]);
+            for (at, value) in tensor_values.iter_mut().enumerate() {
+                let (row, column) = (at / 24, at % 24);
+                let sum: f64 = (0..2)
+                    .map(|r| f64::from(b[row * 2 + r]) * f64::from(a[r * 24 + column]))
+                    .sum();
+                *value = (f64::from(*value) + scale * sum) as f32;
+            }
+        }
+        whole.extend(tensor_values);
+    }
+    whole
+}
+
+fn settings() -> Value {
+    json!({"peft_type": "LORA", "r": 2, "lora_alpha": 3.0, "bias": "none"})
+}
+
+fn base() -> Zoo {
+    let zoo = Zoo::new(Dtype::F32, 8);
+    zoo.model("base", 1, 0.0);
+    zoo
+}
+
+#[test]
+fn an_adapter_is_applied_while_its_model_is_read() {
+    for rslora in [false, true] {
+        let zoo = base();
+        let mut config = settings();
+        config["use_rslora"] = rslora.into();
+        let expected = adapted(&zoo, &config);
+        let model = format!(
+            "{}+{}",
+            zoo.out("base").display(),
+            zoo.out("adapter").display()
+        );
+        let value = json!({"merge_method": "passthrough", "models": [model]});
+        let (out, _) = zoo.merge(value, "out");
+        for (x, y) in values(&out).iter().zip(&expected) {
+            assert!((x - y).abs() < 1e-6, "{x} {y}");
+        }
+        // Half of it: the mean of the model with and without.
+        let value = json!({"merge_method": "task_arithmetic", "base_model": "base",
+            "models": [model], "parameters": {"weight": 0.5}});
+        let (half, _) = zoo.merge(value, "half");
+        let base = values(&zoo.open("base"));
+        for ((x, y), b) in values(&half).iter().zip(&expected).zip(&base) {
+            assert!((x - (y + b) / 2.0).abs() < 1e-6, "{x} {y} {b}");
+        }
+    }
+}
+
+#[test]
+fn extracting_an_adapter_is_the_inverse_of_applying_it() {
+    let zoo = base();
+    let expected = adapted(&zoo, &settings());
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("adapter").display()
+    );
+    let passthrough = |model: &str| json!({"merge_method": "passthrough", "models": [model]});
+    zoo.merge(passthrough(&model), "tuned");
+    let options = ExtractOptions {
+        rank: 2,
+        targets: vec!["mlp".into()],
+    };
+    let report = extract(
+        &zoo.out("base"),
+        &zoo.out("tuned"),
+        &zoo.out("found"),
+        &options,
+    )
+    .unwrap();
+    assert_eq!(report.len(), 2);
+    assert!(
+        report
+            .iter()
+            .all(|module| module.error < 1e-5 && module.norm > 1.0),
+        "{report:?}"
+    );
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("found").display()
+    );
+    let (out, _) = zoo.merge(passthrough(&model), "again");
+    for (x, y) in values(&out).iter().zip(&expected) {
+        assert!((x - y).abs() < 1e-5, "{x} {y}");
+    }
+    // Less rank misses something; more rank than the matrix has is filled up with zeros.
+    for (rank, misses) in [(1, true), (20, false)] {
+        let options = ExtractOptions {
+            rank,
+            targets: Vec::new(),
+        };
+        let out = zoo.out(&format!("rank{rank}"));
+        let report = extract(&zoo.out("base"), &zoo.out("tuned"), &out, &options).unwrap();
+        assert!(
+            report.iter().all(|module| (module.error > 0.01) == misses),
+            "{report:?}"
+        );
+        let found = Checkpoint::open(&out.join("adapter_model.safetensors")).unwrap();
+        let name = "base_model.model.model.layers.0.mlp.lora_A.weight";
+        assert_eq!(found.info(name).unwrap().shape, [rank, 24]);
+    }
+}
+
+#[test]
+fn wrong_adapters_are_refused() {
+    let zoo = base();
+    adapted(&zoo, &settings());
+    let refused = |part: &str| {
+        let model = format!(
+            "{}+{}",
+            zoo.out("base").display(),
+            zoo.out("adapter").display()
+        );
+        let value = json!({"merge_method": "passthrough", "models": [model]});
+        let error = plan(
+            &zoo.config(value),
+            &zoo.out("out"),
+            &MergeOptions::default(),
+        )
+        .err();
+        let error = error
+            .unwrap_or_else(|| panic!("accepted: {part}"))
+            .to_string();
+        assert!(error.contains(part), "expected `{part}`: {error}");
+    };
+    let config = zoo.out("adapter/adapter_config.json");
+    for (field, value, part) in [
+        ("peft_type", json!("IA3"), "field `peft_type`"),
+        ("bias", json!("all"), "field `bias`"),
+        ("use_dora", json!(true), "field `use_dora`"),
+        (
+            "modules_to_save",
+            json!(["lm_head"]),
+            "field `modules_to_save`",
+        ),
+        ("lora_alpha", json!("x"), "field `lora_alpha`"),
+        ("fan_in_fan_out", json!(true), "do not fit"),
+        ("use_rslora", json!(1), "field `use_rslora`"),
+    ] {
+        let mut wrong = settings();
+        wrong[field] = value;
+        std::fs::write(&config, wrong.to_string()).unwrap();
+        refused(part);
+    }
+    std::fs::write(&config, settings().to_string()).unwrap();
+    let weights = zoo.out("adapter/adapter_model.safetensors");
+    let good = std::fs::read(&weights).unwrap();
+    let replaced = |from: &str, to: &str| {
+        let same = |window: &[u8]| window == from.as_bytes();
+        let at = good.windows(from.len()).position(same).unwrap();
+        let mut bytes = good.clone();
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(&weights, bytes).unwrap();
+    };
+    replaced("layers.1.mlp.lora_B", "layers.1.mlp.lora_C");
+    refused("lora_A.weight");
+    replaced("layers.1.mlp.lora_B", "layers.7.mlp.lora_B");
+    refused("A without B");
+    std::fs::write(&weights, &good[..good.len() - 3]).unwrap();
+    refused("damaged or incomplete");
+    std::fs::remove_file(&config).unwrap();
+    refused("adapter_config.json");
+    // Its folder is an input, too.
+    std::fs::write(&weights, &good).unwrap();
+    std::fs::write(&config, settings().to_string()).unwrap();
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("adapter").display()
+    );
+    let value = json!({"merge_method": "passthrough", "models": [model]});
+    let out = zoo.out("adapter/out");
+    let error = plan(&zoo.config(value), &out, &MergeOptions::default())
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("inside the input folder"),
+        "{error}"
+    );
+}

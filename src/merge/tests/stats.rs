@@ -1,0 +1,24 @@
+//! `merge_stats` as an artifact.
+
+use super::super::methods::METHODS;
+use super::super::write_stats;
+use super::{config_of, zoo};
+use crate::artifact::{Artifact, Existing, Kind, Provenance};
+use crate::tensors::Dtype;
+
+#[test]
+fn stats_become_an_artifact_sorted_by_tensor_and_model() {
+    let zoo = zoo(Dtype::F32, 8);
+    let (_, summary) = zoo.merge(config_of(&METHODS[0], &["c", "a", "b"]), "out");
+    assert_eq!(summary.stats.len(), 7 * 3);
+    let dir = zoo.out("merge_stats");
+    let provenance = Provenance::new(Kind::MergeStats);
+    write_stats(&summary.stats, &dir, provenance.clone(), Existing::Refuse).unwrap();
+    write_stats(&summary.stats, &dir, provenance, Existing::Refuse).unwrap();
+    assert!(Artifact::open(&dir, Kind::MergeStats).is_ok());
+    let weights = summary
+        .stats
+        .iter()
+        .filter(|row| row.tensor == "model.norm.weight");
+    assert!((weights.map(|row| row.coefficient).sum::<f64>() - 1.0).abs() < 1e-12);
+}

@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::Decoder;
-use super::logprobs::next_token;
+use super::draws::Draws;
+use super::logprobs::{NextToken, drawn_tokens, next_token};
 use crate::artifact::tokens::SampleTokens;
 use crate::error::{Context, Error, Result};
 use crate::progress;
@@ -55,10 +56,22 @@ pub fn predict(
     options: &PredictOptions,
     sink: impl Fn(usize, Predictions) -> Result<()> + Sync,
 ) -> Result<()> {
+    predict_with(decoder, samples, options, None, sink)
+}
+
+/// [`predict`], or with `draws` random draws in place of the most probable tokens: `k` is then
+/// their number, ids rise and may repeat, and nothing is left.
+pub fn predict_with(
+    decoder: &Decoder,
+    samples: &[SampleTokens],
+    options: &PredictOptions,
+    draws: Option<Draws>,
+    sink: impl Fn(usize, Predictions) -> Result<()> + Sync,
+) -> Result<()> {
     let batches = batches(samples, options.batch_tokens);
     let run = |batch: &Vec<usize>| -> Result<()> {
         progress::check_interrupt()?;
-        predict_batch(decoder, samples, batch, options, &sink)
+        predict_batch(decoder, samples, batch, options, draws, &sink)
     };
     // Small models leave cores idle inside one batch; on a GPU batches queue up anyway.
     match decoder.device() {
@@ -89,6 +102,7 @@ fn predict_batch(
     samples: &[SampleTokens],
     batch: &[usize],
     options: &PredictOptions,
+    draws: Option<Draws>,
     sink: &(impl Fn(usize, Predictions) -> Result<()> + Sync),
 ) -> Result<()> {
     let width = samples[batch[0]].ids.len();
@@ -117,25 +131,30 @@ fn predict_batch(
             .during(|| "picking the predicted positions".into())?;
         drop(hidden);
         let mut reached = 0;
-        let done = next_token(
-            decoder,
-            &picked,
-            &targets,
-            options.vocab_len,
-            options.k,
-            |row, next| {
-                reached = row + 1;
-                let predictions = &mut found[owners[row]];
-                predictions.pos.push(rows[row] % width as u32);
-                predictions.target_id.push(targets[row]);
-                predictions.target_logprob.push(next.target_logprob);
-                predictions.tail_logprob.push(next.tail_logprob);
-                predictions.k = next.ids.len();
-                predictions.ids.extend_from_slice(next.ids);
-                predictions.logprobs.extend_from_slice(next.logprobs);
-                Ok(())
-            },
-        );
+        let pos_of = |row: usize| rows[row] % width as u32;
+        let sink = |row: usize, next: &NextToken<'_>| {
+            reached = row + 1;
+            let predictions = &mut found[owners[row]];
+            predictions.pos.push(pos_of(row));
+            predictions.target_id.push(targets[row]);
+            predictions.target_logprob.push(next.target_logprob);
+            predictions.tail_logprob.push(next.tail_logprob);
+            predictions.k = next.ids.len();
+            predictions.ids.extend_from_slice(next.ids);
+            predictions.logprobs.extend_from_slice(next.logprobs);
+            Ok(())
+        };
+        let vocab_len = options.vocab_len;
+        let done = match draws {
+            None => next_token(decoder, &picked, &targets, vocab_len, options.k, sink),
+            Some(draws) => {
+                let sample = |row: usize| samples[batch[owners[row]]].sample_id;
+                let keys = (0..rows.len()).map(|row| draws.key(sample(row), pos_of(row)));
+                let keys: Vec<u64> = keys.collect();
+                let count = draws.count;
+                drawn_tokens(decoder, &picked, &targets, &keys, vocab_len, count, sink)
+            }
+        };
         if let Err(error) = done {
             // `next_token` knows rows only; a broken row is the first one not delivered.
             return Err(match error {

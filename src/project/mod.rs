@@ -195,6 +195,13 @@ impl<'a> Opened<'a> {
         tokens.check_vocabulary(&inputs.pivot.digest)?;
         let topk = Artifact::open(inputs.topk, Kind::Topk)?;
         topk.check_vocabulary(&inputs.source.digest)?;
+        if topk.holds_draws() {
+            return Err(Error::file(
+                topk.dir(),
+                "it holds random draws, which conditioning and `min_mass` would not keep unbiased",
+            )
+            .remedy("score sources of another vocabulary with `mode: top`"));
+        }
         let alignment = Artifact::open(inputs.alignment, Kind::Alignment)?;
         let map = Artifact::open(inputs.token_map, Kind::TokenMap)?;
         let pivot_topk = match inputs.pivot_topk {

@@ -4,8 +4,10 @@ mod align;
 mod check;
 mod corpus;
 mod eval;
+mod export;
 mod fuse;
 mod generate;
+mod import;
 mod inspect;
 mod map;
 mod merge;
@@ -73,6 +75,8 @@ enum Command {
     Sql(sql::Command),
     Check(check::Command),
     Inspect(inspect::Command),
+    Import(import::Command),
+    Export(export::Command),
 }
 
 /// Whether to replace what is there.
@@ -141,6 +145,8 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Sql(command) => sql::run(&command, global),
         Command::Check(command) => return check::run(&command),
         Command::Inspect(command) => inspect::run(&command),
+        Command::Import(command) => import::run(&command),
+        Command::Export(command) => export::run(&command),
     }?;
     Ok(ExitCode::SUCCESS)
 }

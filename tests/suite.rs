@@ -11,6 +11,7 @@ mod suite {
     pub mod bad_input;
     pub mod bad_weights;
     pub mod command_line;
+    pub mod exchange;
     pub mod full_disk;
     pub mod killed;
     pub mod layers;
@@ -19,5 +20,6 @@ mod suite {
     pub mod readable;
     pub mod readme;
     pub mod rows;
+    pub mod sampled;
     pub mod shared_models;
 }

@@ -2,7 +2,7 @@
 -- reads: topk, projected
 -- returns: check, level, artifact, sample_id, detail, value
 -- A tail, and a projected target that lies in it, may be minus infinity: there is nothing there.
--- The largest target_nll stands for it, and a level above 448 for what is no number.
+-- The largest target_nll stands for it, and a level above 432 for what is no number.
 SELECT
     'topk_finite' AS "check",
     'error' AS level,

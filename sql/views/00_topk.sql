@@ -13,14 +13,14 @@ SELECT
         THEN 1 + COALESCE(array_length(array_filter(levels, x -> x > levels[target_place])), 0)
     END AS target_rank,
     CAST(target_nll / -1024.0 AS FLOAT) AS target_logprob,
-    CAST(4.0 * ln(tail_level / 448.0) AS FLOAT) AS tail_logprob,
+    CAST(4.0 * ln(tail_level / 432.0) AS FLOAT) AS tail_logprob,
     array_transform(
         range(1, CAST(array_length(id_gaps) AS BIGINT) + 1),
         i -> CAST(array_sum(array_slice(id_gaps, 1, i)) AS INT UNSIGNED)
     ) AS ids,
     array_transform(levels, x -> CAST(CASE
         WHEN draws > 0 THEN ln((CAST(x AS DOUBLE) + base_level) / draws)
-        ELSE 4.0 * ln((CAST(x AS DOUBLE) + base_level) / 448.0)
+        ELSE 4.0 * ln((CAST(x AS DOUBLE) + base_level) / 432.0)
     END AS FLOAT)) AS logprobs,
     draws,
     teacher

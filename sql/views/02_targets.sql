@@ -11,9 +11,9 @@ SELECT
     ) AS ids,
     array_transform(levels, x -> CAST(CASE
         WHEN draws > 0 THEN (CAST(x AS DOUBLE) + base_level) / draws
-        ELSE power((CAST(x AS DOUBLE) + base_level) / 448.0, 4)
+        ELSE power((CAST(x AS DOUBLE) + base_level) / 432.0, 4)
     END AS FLOAT)) AS probs,
-    CAST(power(tail_level / 448.0, 4) AS FLOAT) AS tail,
+    CAST(power(tail_level / 432.0, 4) AS FLOAT) AS tail,
     draws,
     winner,
     fusion

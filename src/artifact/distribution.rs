@@ -282,6 +282,16 @@ impl<'a> Distributions<'a> {
         }
     }
 
+    /// The first row with an id that a vocabulary of `len` tokens lacks: its position, and the id.
+    pub fn beyond(&self, len: usize) -> Option<(u32, TokenId)> {
+        (0..self.len()).find_map(|row| {
+            let row = self.row(row);
+            let mut ids = row.ids.iter().chain(std::iter::once(&row.target_id));
+            let id = ids.find(|id| **id as usize >= len)?;
+            Some((row.pos, *id))
+        })
+    }
+
     /// The row of position `pos`, if it is stored. Rows must be of one sample.
     pub fn find(&self, pos: u32) -> Option<usize> {
         self.pos.binary_search(&pos).ok()

@@ -7,7 +7,7 @@
 //! | column | is | expression |
 //! |---|---|---|
 //! | `id_gaps` | the listed ids in rising order, each but the first less the one before | running sum |
-//! | `base_level`, `levels` | probabilities in the order of the ids: `level = base_level + levels[i]` | `(level / 448)^4`; logarithm `4 ln(level / 448)` |
+//! | `base_level`, `levels` | probabilities in the order of the ids: `level = base_level + levels[i]` | `(level / 432)^4`; logarithm `4 ln(level / 432)` |
 //! | `tail_level` | probability outside the list | the same |
 //! | `target_place` | where the true token is in `id_gaps`, from 1; 0: it is not listed | id: sum of the gaps up to there |
 //! | `target_other` | the true token where it is not listed | |
@@ -18,12 +18,12 @@
 //! log2(k!) fewer bits, and gaps with their bytes apart (`BYTE_STREAM_SPLIT`, then zstd) come
 //! within 3 % of their entropy. *Why fourth roots.* Rounding a probability p by a relative error e
 //! costs p e²/2 nats of KL divergence: the less probable a token, the coarser it may be. Steps
-//! of p^(1/4)/448 cost 1e-5 to 2e-5 nats over the lists from k = 10 to 64, resolve the likely
+//! of p^(1/4)/432 cost 1e-5 to 2e-5 nats over the lists from k = 10 to 64, resolve the likely
 //! tokens to 0.5 % and still tell 1e-9 from 1e-8. *Why a base.* Most listed tokens are near the
 //! least probable one, so differences from it are small numbers.
 //!
 //! In memory, rows have the columns of [`Kind::schema`]: floats, by falling probability. A level
-//! above 448 stands for what is no probability and is read as NaN.
+//! above 432 stands for what is no probability and is read as NaN.
 
 use std::sync::{Arc, LazyLock};
 
@@ -39,7 +39,7 @@ use crate::error::Context;
 use crate::units::TokenId;
 
 /// Level of probability one.
-pub const LEVELS: u16 = 448;
+pub const LEVELS: u16 = 432;
 /// Steps of a stored negative log-likelihood in a nat.
 pub const NLL_STEPS: f32 = 1024.0;
 /// Level that stands for what is no number.

@@ -137,6 +137,22 @@ fn missing_parts_and_damage_are_found_when_opening() {
 }
 
 #[test]
+fn another_format_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut provenance = Provenance::new(Kind::Topk);
+    (provenance.format, provenance.tool) = (1, "0.0.9".into());
+    let writer = Writer::create(dir.path(), provenance, Existing::Refuse).unwrap();
+    writer.part(PartInfo::ONLY).unwrap().finish().unwrap();
+    let error = Artifact::open(dir.path(), Kind::Topk).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("part-00000.parquet: has format version 1, expected 2")
+            && text.contains("fuselm 0.0.9"),
+        "{text}"
+    );
+}
+
+#[test]
 fn an_unfinished_part_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Writer::create(dir.path(), Provenance::new(Kind::Topk), Existing::Refuse).unwrap();
@@ -253,7 +269,7 @@ fn read_targets(
 fn stored_lists_are_read_by_falling_probability() {
     let rows = read_targets(
         &[&[0, 3, 4], &[]],
-        &[&[1, 446, 0], &[]],
+        &[&[1, 430, 0], &[]],
         &[(0, 0), (2, 1)],
         0,
     );
@@ -261,7 +277,7 @@ fn stored_lists_are_read_by_falling_probability() {
     let targets = targets::Targets::new(&rows[0]).unwrap();
     let row = targets.row(0);
     assert_eq!(row.ids, [3, 0, 7]);
-    let prob = |level: f64| (level / 448.0).powi(4) as f32;
+    let prob = |level: f64| (level / 432.0).powi(4) as f32;
     assert_eq!(row.probs, [1.0, prob(3.0), prob(2.0)]);
     assert!(targets.row(1).ids.is_empty());
     // The same as counts of five draws.
@@ -273,7 +289,7 @@ fn stored_lists_are_read_by_falling_probability() {
         (&[0.6, 0.4][..], 5)
     );
     // A level beyond one is no probability, and its readers say so.
-    let rows = read_targets(&[&[0]], &[&[447]], &[(0, 0)], 0).unwrap();
+    let rows = read_targets(&[&[0]], &[&[431]], &[(0, 0)], 0).unwrap();
     assert!(targets::Targets::new(&rows[0]).unwrap().row(0).probs[0].is_nan());
 }
 
@@ -284,7 +300,7 @@ fn impossible_stored_rows_are_named() {
             .unwrap_err()
             .to_string()
     };
-    let one: (&[&[u32]], &[&[u16]]) = (&[&[1], &[1]], &[&[446], &[446]]);
+    let one: (&[&[u32]], &[&[u16]]) = (&[&[1], &[1]], &[&[430], &[430]]);
     let twice = found(one.0, one.1, &[(3, 4), (3, 4)], 0);
     assert!(
         twice.contains("part-00000.parquet sample 3 position 4") && twice.contains("not sorted"),
@@ -371,7 +387,7 @@ mod round_trip {
             prop_assert!((row.target_logprob + nll).abs() <= 0.5001 / 1024.0);
             prop_assert!((found.own_nll(0).unwrap() - nll).abs() <= 0.5001 / 1024.0);
             prop_assert_eq!(found.own_nll(1), None);
-            let root = |x: f32| (x * 0.25).exp() * 448.0;
+            let root = |x: f32| (x * 0.25).exp() * 432.0;
             prop_assert!((root(row.tail_logprob) - root(tail)).abs() < 1.001);
             prop_assert!(row.logprobs.is_sorted_by(|a, b| a >= b));
             let mut again: Vec<(u32, f32)> =

@@ -12,6 +12,8 @@
 //!    of `element_bits` bits, which, less 2^(bits−1) and times the scale, are added to the next
 //!    values (one bit: minus or plus the scale).
 //!
+//! What the polynomial approximates may sum to more than one, or be above it.
+//!
 //! With `delta_encoding` each value but the first is the difference from the one before. Ids have
 //! as many bits as `d − 1` needs. Bits are packed most significant first.
 
@@ -258,6 +260,7 @@ impl Unpacker {
                 next: at + 1,
                 logprobs: self.logprobs(logprobs)?,
                 ids: self.ids(packed)?,
+                approximate: true,
                 ..FoundRow::default()
             })
         });

@@ -163,5 +163,6 @@ fn distribution(
         logprobs: logits.iter().map(|x| x - normaliser).collect(),
         tail_logprob: tail,
         target_logprob: nll.map(|nll| -nll),
+        approximate: false,
     }
 }

@@ -112,6 +112,8 @@ struct FoundRow {
     tail_logprob: Option<f32>,
     /// Log-probability of the token, where the program says so.
     target_logprob: Option<f32>,
+    /// Whether the log-probabilities are approximations, which may be above 0.
+    approximate: bool,
 }
 
 type Samples = Box<dyn Iterator<Item = Result<Found>>>;
@@ -316,7 +318,8 @@ fn complete(
             "id {id} is beyond the vocabulary of {vocabulary} tokens"
         ));
     }
-    let bad = |x: &&f32| x.is_nan() || **x > 0.01;
+    let most = if row.approximate { f32::MAX } else { 0.01 };
+    let bad = |x: &&f32| x.is_nan() || **x > most;
     if let Some(bad) = row.logprobs.iter().chain(&row.target_logprob).find(bad) {
         return Err(format!("{bad} is no log-probability"));
     }

@@ -574,4 +574,13 @@ fn lists_of_more_than_everything_are_scaled() {
     assert!(near(row.logprobs[0].exp(), 2.0 / 3.0));
     // Not listed, and nothing is left: no more than the least.
     assert!(near(row.target_logprob.unwrap().exp(), 1.0 / 3.0));
+    // An approximation may be above one by itself.
+    let row = FoundRow {
+        ids: vec![1, 2],
+        logprobs: vec![0.5, 0.5],
+        approximate: true,
+        ..FoundRow::default()
+    };
+    let row = complete(row, 1, 10, &mut summary).unwrap();
+    assert!(near(row.logprobs[0].exp(), 0.5));
 }

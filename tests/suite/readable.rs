@@ -142,7 +142,7 @@ fn check_mass(path: &Path) {
     let other = rows.column_by_name("target_other").unwrap();
     let levels = rows.column_by_name("levels").unwrap().as_list::<i32>();
     let gaps = rows.column_by_name("id_gaps").unwrap().as_list::<i32>();
-    let prob = |level: u16| (f64::from(level) / 448.0).powi(4);
+    let prob = |level: u16| (f64::from(level) / 432.0).powi(4);
     for row in 0..rows.num_rows() {
         let list = levels.value(row);
         let list = list.as_primitive::<UInt16Type>();

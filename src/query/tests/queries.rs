@@ -23,12 +23,12 @@ fn views_over_the_fixture() {
         assert_eq!(
             sql(s, "SELECT * FROM token_ce ORDER BY teacher, sample_id, pos"),
             [
-                "p 0 0 1 a false 0.693359 true 0.250683",
-                "p 0 1 2 b false 1.38672 false 0.250683",
-                "p 0 2 3 </s> true 0.693359 true 0.250683",
-                "p 1 0 1 a false 1.38672 false 0.250683",
-                "s 0 0 1 ab false 0.693359 true 0.250683",
-                "s 1 0 2 c false 2.0791 false 0.376805",
+                "p 0 0 1 a false 0.693359 true 0.248465",
+                "p 0 1 2 b false 1.38672 false 0.248465",
+                "p 0 2 3 </s> true 0.693359 true 0.248465",
+                "p 1 0 1 a false 1.38672 false 0.248465",
+                "s 0 0 1 ab false 0.693359 true 0.248465",
+                "s 1 0 2 c false 2.0791 false 0.374742",
             ]
         );
         assert_eq!(
@@ -46,7 +46,7 @@ fn views_over_the_fixture() {
         );
         assert_eq!(
             sql(s, "SELECT * FROM fusion_winner ORDER BY winner"),
-            ["s-p p 1 0.333333 1 0", "s-p s 2 0.666667 1 0.250683"]
+            ["s-p p 1 0.333333 1 0", "s-p s 2 0.666667 1 0.248465"]
         );
         assert_eq!(
             sql(
@@ -108,10 +108,10 @@ fn queries_over_the_fixture() {
         assert_eq!(
             named(s, "topk_mass_by_k", &[]),
             [
-                "p 1 0.50148 0.50148 4",
-                "p 2 0.752163 0.250683 4",
-                "s 1 0.50148 0.50148 2",
-                "s 2 0.688963 0.187483 2"
+                "p 1 0.49853 0.49853 4",
+                "p 2 0.746995 0.248465 4",
+                "s 1 0.49853 0.49853 2",
+                "s 2 0.68539 0.18686 2"
             ]
         );
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, UInt32Type};
 use fuselm::artifact::{Artifact, Kind, tokens::read_part};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -65,7 +65,7 @@ fn as_vllm(workshop: &Workshop, exported: &str) -> Vec<String> {
 #[test]
 fn what_is_exported_can_be_imported() {
     let workshop = Workshop::new();
-    workshop.fuselm("run recipe.yml --only score").exits(0);
+    workshop.fuselm("run recipe.yml").exits(0);
     workshop
         .fuselm("export --run run --name market --out plain")
         .exits(0);

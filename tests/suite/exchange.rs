@@ -98,7 +98,7 @@ fn what_is_exported_can_be_imported() {
     let refused = |lines: &[String], words: &[&str]| {
         workshop.write("bad.jsonl", &lines.join("\n"));
         workshop
-            .fuselm(&format!("{import} bad.jsonl"))
+            .fuselm(&format!("{import} bad.jsonl --force"))
             .exits(1)
             .says(words);
         workshop.has_no_leftovers();
@@ -111,10 +111,10 @@ fn what_is_exported_can_be_imported() {
     let mut swapped = lines.clone();
     swapped.swap(20, 21);
     refused(&swapped, &["bad.jsonl line 21", "sample 20", "expected"]);
-    refused(&lines[..23], &["bad.jsonl has 23 samples", "has 24"]);
+    refused(&lines[..23], &["bad.jsonl: has 23 samples", "has 24"]);
     let twin = import.replace("models/market", "models/twin");
     workshop
-        .fuselm(&format!("{twin} market.jsonl"))
+        .fuselm(&format!("{twin} market.jsonl --force"))
         .exits(1)
         .says(&["market.jsonl line 1", "sample 0"]);
 }

@@ -20,6 +20,9 @@ use crate::vocab;
 /// Two samples in two parts, in a vocabulary of 6: BOS, then tokens of one byte.
 const IDS: [&[u32]; 2] = [&[0, 1, 2, 3], &[0, 4, 5]];
 
+/// Sample, position, target, its probability, tail, list.
+type Row = (u64, u32, u32, f32, f32, Vec<(u32, f32)>);
+
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -116,8 +119,7 @@ impl Place {
         error
     }
 
-    /// Sample, position, target, its probability, tail, list.
-    fn rows(&self) -> Vec<(u64, u32, u32, f32, f32, Vec<(u32, f32)>)> {
+    fn rows(&self) -> Vec<Row> {
         let artifact = Artifact::open(&self.at("topk"), Kind::Topk).unwrap();
         let mut rows = Vec::new();
         for part in artifact.parts() {
@@ -235,7 +237,7 @@ fn samples_that_are_not_the_corpus() {
     assert!(short.contains("token 2 is nothing more"), "{short}");
     let beyond = import(&[good.clone(), vllm_line(&[0, 4, 5], &[(6, 0.5)])]);
     assert!(beyond.contains("token 1: id 6 is beyond"), "{beyond}");
-    let fewer = import(&[good.clone()]);
+    let fewer = import(std::slice::from_ref(&good));
     assert!(
         fewer.contains("has 1 samples") && fewer.contains("has 2"),
         "{fewer}"

@@ -12,6 +12,7 @@ mod suite {
     pub mod bad_weights;
     pub mod command_line;
     pub mod convert;
+    pub mod exchange;
     pub mod full_disk;
     pub mod gguf;
     pub mod killed;
@@ -23,5 +24,6 @@ mod suite {
     pub mod readable;
     pub mod readme;
     pub mod rows;
+    pub mod sampled;
     pub mod shared_models;
 }

@@ -2,6 +2,7 @@
 -- reads: topk, projected
 -- returns: check, level, artifact, sample_id, detail, value
 -- A tail, and a projected target that lies in it, may be minus infinity: there is nothing there.
+-- The largest target_nll stands for it, and a level above 432 for what is no number.
 SELECT
     'topk_finite' AS "check",
     'error' AS level,
@@ -18,6 +19,6 @@ WHERE isnan(target_logprob)
     OR isnan(tail_logprob)
     OR target_logprob > 0.001
     OR tail_logprob > 0.001
-    OR (kind = 'topk' AND target_logprob < -1e30)
+    OR (kind = 'topk' AND target_logprob < -4e6)
     OR isnan(array_max(logprobs))
     OR array_max(logprobs) > 0.001;

@@ -22,8 +22,8 @@ FROM (
         p.teacher,
         COALESCE(own.nll * pivot.bytes < pivot.nll * own.bytes, true) AS better,
         p.projection,
-        array_has(p.ids, p.target_id) AS in_list,
-        COALESCE(p.ids[1] = p.target_id, false) AS top1,
+        p.target_rank IS NOT NULL AS in_list,
+        COALESCE(p.target_rank = 1, false) AS top1,
         -ln(greatest(exp(CAST(p.target_logprob AS DOUBLE)), CAST($floor AS DOUBLE))) AS projected_ce,
         -CAST(t.target_logprob AS DOUBLE) AS pivot_ce
     FROM projected AS p

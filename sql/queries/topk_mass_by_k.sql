@@ -13,7 +13,7 @@ FROM (
     FROM (
         SELECT
             teacher,
-            unnest(logprobs) AS logprob,
+            unnest(array_sort(logprobs, 'DESC')) AS logprob,
             unnest(range(1, CAST(array_length(logprobs) AS BIGINT) + 1)) AS k
         FROM topk
         WHERE $teacher = '' OR teacher = $teacher

@@ -11,7 +11,7 @@ SELECT
     v.token AS target,
     COALESCE(v.special, false) AS special,
     -CAST(t.target_logprob AS DOUBLE) AS ce,
-    t.ids[1] = t.target_id AS top1,
+    COALESCE(t.target_rank = 1, false) AS top1,
     exp(CAST(t.tail_logprob AS DOUBLE)) AS tail
 FROM topk AS t
 LEFT JOIN models AS m ON m.name = t.teacher

@@ -1,17 +1,20 @@
 //! Rows of `topk` and `projected`: top-k distributions.
 //!
-//! Log-probabilities in the list are rounded to multiples of 1/128 (`LOGPROB_STEP`), so that
-//! their bytes compress; the mean KL divergence from the unrounded list that this costs is
-//! about step²/24 = 2.5e-6 nats. They remain plain floats, no expression is needed to read
-//! them. `target_logprob`, from which metrics are computed, is not rounded.
+//! In memory they are floats by falling probability; [`encoding`](super::encoding) says how they
+//! are stored, and what that costs.
+//!
+//! A row may hold random draws instead of the most probable tokens (`score` in mode `sampled`):
+//! the ids that were drawn, each with the logarithm of its share of the draws. Those shares are
+//! an unbiased estimate of the whole distribution, so the tail is empty; such rows must not be
+//! cut, renormalised or mapped to other ids and cut.
 
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float32Builder, ListBuilder, StringDictionaryBuilder, UInt32Builder,
-    UInt64Builder,
+    Array, ArrayRef, Float32Builder, ListBuilder, StringDictionaryBuilder, UInt16Builder,
+    UInt32Builder, UInt64Builder,
 };
-use arrow::datatypes::{DataType, Float32Type, Int32Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Float32Type, Int32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use super::Kind;
@@ -19,9 +22,6 @@ use super::kind::list_element;
 use super::rows::{Labels, Lists, numbers};
 use crate::error::{Context, Result};
 use crate::units::{SampleId, TokenId};
-
-/// Step to which the log-probabilities in a list are rounded, in nats.
-pub const LOGPROB_STEP: f32 = 1.0 / 128.0;
 
 /// The distribution of the token after `pos`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,6 +96,7 @@ pub struct DistributionBuilder {
     tail_logprob: Float32Builder,
     ids: ListBuilder<UInt32Builder>,
     logprobs: ListBuilder<Float32Builder>,
+    draws: UInt16Builder,
     projection: StringDictionaryBuilder<Int32Type>,
     source_nll: Float32Builder,
     rows: usize,
@@ -113,6 +114,7 @@ impl DistributionBuilder {
             ids: ListBuilder::new(UInt32Builder::new()).with_field(list_element(DataType::UInt32)),
             logprobs: ListBuilder::new(Float32Builder::new())
                 .with_field(list_element(DataType::Float32)),
+            draws: UInt16Builder::new(),
             projection: StringDictionaryBuilder::new(),
             source_nll: Float32Builder::new(),
             rows: 0,
@@ -131,6 +133,12 @@ impl DistributionBuilder {
 
     /// Appends a row of `topk`. Rows come in the order of sample and position.
     pub fn push(&mut self, sample: SampleId, row: Distribution<'_>) {
+        self.push_drawn(sample, row, 0);
+    }
+
+    /// Appends a row of `topk` whose probabilities are shares of so many random draws (0: they
+    /// are none). Rows come in the order of sample and position.
+    pub fn push_drawn(&mut self, sample: SampleId, row: Distribution<'_>, draws: u16) {
         self.rows += 1;
         self.sample_id.append_value(sample);
         self.pos.append_value(row.pos);
@@ -139,11 +147,9 @@ impl DistributionBuilder {
         self.tail_logprob.append_value(row.tail_logprob);
         self.ids.values().append_slice(row.ids);
         self.ids.append(true);
-        for logprob in row.logprobs {
-            let rounded = (logprob / LOGPROB_STEP).round() * LOGPROB_STEP;
-            self.logprobs.values().append_value(rounded);
-        }
+        self.logprobs.values().append_slice(row.logprobs);
         self.logprobs.append(true);
+        self.draws.append_value(draws);
     }
 
     /// Appends a row of `projected`; `source_nll` is the source's own for the next token, where
@@ -176,6 +182,7 @@ impl DistributionBuilder {
             Arc::new(self.tail_logprob.finish()),
             Arc::new(self.ids.finish()),
             Arc::new(self.logprobs.finish()),
+            Arc::new(self.draws.finish()),
         ];
         if self.kind == Kind::Projected {
             columns.push(Arc::new(self.projection.finish()));
@@ -195,6 +202,7 @@ pub struct Distributions<'a> {
     tail_logprob: &'a [f32],
     ids: Lists<'a, UInt32Type>,
     logprobs: Lists<'a, Float32Type>,
+    draws: &'a [u16],
     projection: Option<Labels<'a, Projection>>,
     source_nll: Option<&'a arrow::array::Float32Array>,
 }
@@ -211,6 +219,7 @@ impl<'a> Distributions<'a> {
             tail_logprob: numbers::<Float32Type>(batch, "tail_logprob")?.values(),
             ids: Lists::new(batch, "ids")?,
             logprobs: Lists::new(batch, "logprobs")?,
+            draws: numbers::<UInt16Type>(batch, "draws")?.values(),
             projection: match projected {
                 true => Some(Labels::new(batch, "projection", Projection::from_name)?),
                 false => None,
@@ -252,6 +261,11 @@ impl<'a> Distributions<'a> {
         }
     }
 
+    /// From how many random draws a row comes; 0 if it is a list of the most probable tokens.
+    pub fn draws(&self, row: usize) -> u16 {
+        self.draws[row]
+    }
+
     /// Where a row of `projected` comes from; [`Projection::SameEnd`] for rows of `topk`, which
     /// are a model's own.
     pub fn projection(&self, row: usize) -> Projection {
@@ -266,6 +280,16 @@ impl<'a> Distributions<'a> {
             Some(nll) => (!nll.is_null(row)).then(|| nll.value(row)),
             None => Some(-self.target_logprob[row]),
         }
+    }
+
+    /// The first row with an id that a vocabulary of `len` tokens lacks: its position, and the id.
+    pub fn beyond(&self, len: usize) -> Option<(u32, TokenId)> {
+        (0..self.len()).find_map(|row| {
+            let row = self.row(row);
+            let mut ids = row.ids.iter().chain(std::iter::once(&row.target_id));
+            let id = ids.find(|id| **id as usize >= len)?;
+            Some((row.pos, *id))
+        })
     }
 
     /// The row of position `pos`, if it is stored. Rows must be of one sample.

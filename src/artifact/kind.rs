@@ -60,7 +60,7 @@ impl Kind {
     ];
 
     /// Version of the columns below; a reader refuses any other.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
 
     /// Name of the folder in a run, and of the SQL table.
     pub const fn name(self) -> &'static str {
@@ -122,8 +122,34 @@ impl Kind {
         self.sorted_by().first() == Some(&"sample_id")
     }
 
-    /// The columns. Row `pos` of `topk`, `projected` and `targets` is the distribution of token
-    /// `pos + 1`; only rows whose next token is supervised are stored.
+    /// The columns of the files, where they are more compact than those of the rows in memory
+    /// ([`encoding`](super::encoding) says what they mean); the same for most kinds.
+    pub fn stored_schema(self) -> SchemaRef {
+        let fields = match self {
+            Kind::Topk => stored_distribution(),
+            Kind::Projected => {
+                let mut fields = stored_distribution();
+                fields.push(label("projection"));
+                fields.push(optional("source_nll", DataType::UInt32));
+                fields
+            }
+            Kind::Targets => vec![
+                field("sample_id", DataType::UInt64),
+                field("pos", DataType::UInt32),
+                list("id_gaps", DataType::UInt32),
+                field("base_level", DataType::UInt16),
+                list("levels", DataType::UInt16),
+                field("tail_level", DataType::UInt16),
+                field("draws", DataType::UInt16),
+                label("winner"),
+            ],
+            _ => return self.schema(),
+        };
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The columns of the rows in memory. Row `pos` of `topk`, `projected` and `targets` is the
+    /// distribution of token `pos + 1`; only rows whose next token is supervised are stored.
     pub fn schema(self) -> SchemaRef {
         let fields: Vec<Field> = match self {
             Kind::Models => vec![
@@ -213,6 +239,7 @@ impl Kind {
                 list("ids", DataType::UInt32),
                 list("probs", DataType::Float32),
                 field("tail", DataType::Float32),
+                field("draws", DataType::UInt16),
                 label("winner"),
             ],
             Kind::Steps => vec![
@@ -254,7 +281,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Columns of `topk`: the k most probable tokens by falling probability, and what is left.
+/// Columns of `topk`: the k most probable tokens by falling probability, and what is left;
+/// `draws` is 0, or says from how many random draws the probabilities come.
 fn distribution() -> Vec<Field> {
     vec![
         field("sample_id", DataType::UInt64),
@@ -264,6 +292,23 @@ fn distribution() -> Vec<Field> {
         field("tail_logprob", DataType::Float32),
         list("ids", DataType::UInt32),
         list("logprobs", DataType::Float32),
+        field("draws", DataType::UInt16),
+    ]
+}
+
+/// The same as stored.
+fn stored_distribution() -> Vec<Field> {
+    vec![
+        field("sample_id", DataType::UInt64),
+        field("pos", DataType::UInt32),
+        field("target_place", DataType::UInt16),
+        optional("target_other", DataType::UInt32),
+        field("target_nll", DataType::UInt32),
+        field("tail_level", DataType::UInt16),
+        list("id_gaps", DataType::UInt32),
+        field("base_level", DataType::UInt16),
+        list("levels", DataType::UInt16),
+        field("draws", DataType::UInt16),
     ]
 }
 

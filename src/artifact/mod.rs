@@ -17,12 +17,13 @@
 //! identities mean equal rows, so a stage whose output has the identity that it would write
 //! has nothing to do. Threads, devices and paths are not part of it.
 //!
-//! Everything is plain Parquet with names that explain themselves; [`Kind::schema`] is the
-//! specification, column by column. Logarithms are natural throughout.
+//! Everything is plain Parquet with names that explain themselves; [`Kind::stored_schema`] is
+//! the specification, column by column. Logarithms are natural throughout.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `kind` | the artifact kinds and their columns |
+//! | `encoding` | the compact columns of distributions, and the expressions that undo them |
 //! | `provenance` | what an artifact was made from, its identity |
 //! | `writer`, `reader` | parts on disk |
 //! | `parts` | working through parts on several threads |
@@ -36,6 +37,7 @@ pub mod alignment;
 pub mod atomic;
 pub mod digest;
 pub mod distribution;
+pub mod encoding;
 mod kind;
 pub mod parts;
 mod provenance;

@@ -8,6 +8,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 
+use super::encoding::{Decoder, Problem};
 use super::provenance::Footer;
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
@@ -27,7 +28,7 @@ impl Artifact {
     ///
     /// # Errors
     /// If the folder or a part is missing, a file is damaged, is of another kind, format or
-    /// identity, or its columns are not those of [`Kind::schema`].
+    /// identity, or its columns are not those of [`Kind::stored_schema`].
     pub fn open(dir: &Path, kind: Kind) -> Result<Self> {
         let paths = part_paths(dir)?;
         if paths.is_empty() {
@@ -103,6 +104,12 @@ impl Artifact {
     /// Digest of everything that determines its rows.
     pub fn identity(&self) -> &str {
         self.parts[0].identity()
+    }
+
+    /// Whether its rows are random draws (`score` in mode `sampled`), which must not be cut,
+    /// averaged or mapped.
+    pub fn holds_draws(&self) -> bool {
+        self.provenance().options["mode"] == "sampled"
     }
 
     /// Rows in all parts.
@@ -222,7 +229,7 @@ impl Part {
                 "footer key `fuselm` is damaged: the identity does not match",
             ));
         }
-        let expected = kind.schema();
+        let expected = kind.stored_schema();
         if metadata.schema().fields() != expected.fields() {
             return Err(Error::file(
                 path,
@@ -265,7 +272,11 @@ impl Part {
         self.rows
     }
 
-    /// Streams the rows in batches.
+    /// Streams the rows in batches, with the columns of [`Kind::schema`].
+    ///
+    /// # Errors
+    /// Later, by an item: if a page is damaged, or a row of a distribution is impossible or out of
+    /// order (naming sample and position).
     ///
     /// # Memory
     /// The pages of one row group that the batch touches, decompressed.
@@ -277,10 +288,24 @@ impl Part {
                 .build()
                 .at(&self.path)?;
         let path = self.path.clone();
+        let mut decoder = Decoder::new(self.provenance().kind);
         Ok(reader.map(move |batch| {
-            batch.map_err(|error| {
+            let batch = batch.map_err(|error| {
                 Error::file(&path, format!("damaged: {error}"))
                     .remedy("remove it and run the stage again, it writes only what is missing")
+            })?;
+            decoder.decode(&batch).map_err(|problem| match problem {
+                Problem::Batch(error) => error,
+                Problem::Row(row) => Error::input(
+                    format!(
+                        "{} sample {} position {}",
+                        path.display(),
+                        row.sample,
+                        row.pos
+                    ),
+                    row.what,
+                )
+                .remedy("remove the part and run the stage again, it writes only what is missing"),
             })
         }))
     }

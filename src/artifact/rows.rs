@@ -80,6 +80,15 @@ impl<'a, T: ArrowPrimitiveType> Lists<'a, T> {
         })
     }
 
+    /// Elements of all lists together.
+    pub fn total(&self) -> usize {
+        let ends = (self.offsets.first(), self.offsets.last());
+        match ends {
+            (Some(begin), Some(end)) => (end - begin) as usize,
+            _ => 0,
+        }
+    }
+
     /// List number `row`.
     ///
     /// # Panics

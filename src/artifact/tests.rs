@@ -1,7 +1,10 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::distribution::{Distribution, DistributionBuilder, Distributions, LOGPROB_STEP};
+use arrow::record_batch::RecordBatch;
+
+use super::distribution::{Distribution, DistributionBuilder, Distributions};
 use super::rows::{BySample, SampleCursor};
 use super::tokens::SampleTokens;
 use super::*;
@@ -71,10 +74,9 @@ fn rows_come_back_sample_by_sample_across_batches() {
     let rows = Distributions::new(&batch).unwrap();
     let row = rows.row(0);
     assert_eq!((row.pos, row.ids), (0, &[7, 9][..]));
-    // The target's log-probability is exact, the list's are rounded.
-    assert_eq!(row.target_logprob, -0.123_456);
-    assert!((row.logprobs[0] + 0.123_456).abs() <= LOGPROB_STEP / 2.0);
-    assert_eq!(row.logprobs[1], -2.5);
+    assert!((row.target_logprob + 0.123_456).abs() <= 0.5 / 1024.0);
+    assert!((row.logprobs[0] + 0.123_456).abs() < 0.005);
+    assert!((row.logprobs[1] + 2.5).abs() < 0.01);
     assert!(cursor.seek(99).unwrap().is_none());
 }
 
@@ -132,6 +134,22 @@ fn missing_parts_and_damage_are_found_when_opening() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("holds `topk`, expected `tokens`"), "{error}");
+}
+
+#[test]
+fn another_format_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut provenance = Provenance::new(Kind::Topk);
+    (provenance.format, provenance.tool) = (1, "0.0.9".into());
+    let writer = Writer::create(dir.path(), provenance, Existing::Refuse).unwrap();
+    writer.part(PartInfo::ONLY).unwrap().finish().unwrap();
+    let error = Artifact::open(dir.path(), Kind::Topk).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("part-00000.parquet: has format version 1, expected 2")
+            && text.contains("fuselm 0.0.9"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -203,4 +221,184 @@ fn digests_follow_the_content() {
             .to_string()
             .contains("safetensors")
     );
+}
+
+/// Writes stored columns of `targets` and reads them as rows.
+fn read_targets(
+    gaps: &[&[u32]],
+    levels: &[&[u16]],
+    keys: &[(u64, u32)],
+    draws: u16,
+) -> crate::error::Result<Vec<RecordBatch>> {
+    use arrow::array::*;
+    use arrow::datatypes::{UInt16Type, UInt32Type};
+    let dir = tempfile::tempdir().unwrap();
+    let schema = Kind::Targets.stored_schema();
+    let cast = |array: ArrayRef, name: &str| {
+        let stored = schema.field_with_name(name).unwrap().data_type();
+        arrow::compute::cast(&array, stored).unwrap()
+    };
+    fn some<T: Copy>(lists: &[&[T]]) -> Vec<Option<Vec<Option<T>>>> {
+        let lists = lists.iter();
+        lists
+            .map(|list| Some(list.iter().map(|x| Some(*x)).collect()))
+            .collect()
+    }
+    let rows = keys.len();
+    let gaps = ListArray::from_iter_primitive::<UInt32Type, _, _>(some(gaps));
+    let levels = ListArray::from_iter_primitive::<UInt16Type, _, _>(some(levels));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(keys.iter().map(|k| k.0))),
+        Arc::new(UInt32Array::from_iter_values(keys.iter().map(|k| k.1))),
+        cast(Arc::new(gaps), "id_gaps"),
+        Arc::new(UInt16Array::from(vec![2; rows])),
+        cast(Arc::new(levels), "levels"),
+        Arc::new(UInt16Array::from(vec![0; rows])),
+        Arc::new(UInt16Array::from(vec![draws; rows])),
+        cast(Arc::new(StringArray::from(vec!["m"; rows])), "winner"),
+    ];
+    let writer = Writer::create(dir.path(), Provenance::new(Kind::Targets), Existing::Refuse)?;
+    let mut part = writer.part(info(0, 0, 9, true))?;
+    part.write_stored(&RecordBatch::try_new(schema, columns).unwrap())?;
+    part.finish()?;
+    let artifact = Artifact::open(dir.path(), Kind::Targets)?;
+    artifact.parts()[0].batches()?.collect()
+}
+
+#[test]
+fn stored_lists_are_read_by_falling_probability() {
+    let rows = read_targets(
+        &[&[0, 3, 4], &[]],
+        &[&[1, 430, 0], &[]],
+        &[(0, 0), (2, 1)],
+        0,
+    );
+    let rows = rows.unwrap();
+    let targets = targets::Targets::new(&rows[0]).unwrap();
+    let row = targets.row(0);
+    assert_eq!(row.ids, [3, 0, 7]);
+    let prob = |level: f64| (level / 432.0).powi(4) as f32;
+    assert_eq!(row.probs, [1.0, prob(3.0), prob(2.0)]);
+    assert!(targets.row(1).ids.is_empty());
+    // The same as counts of five draws.
+    let rows = read_targets(&[&[0, 3]], &[&[0, 1]], &[(0, 0)], 5).unwrap();
+    let targets = targets::Targets::new(&rows[0]).unwrap();
+    assert_eq!(targets.row(0).ids, [3, 0]);
+    assert_eq!(
+        (targets.row(0).probs, targets.draws(0)),
+        (&[0.6, 0.4][..], 5)
+    );
+    // A level beyond one is no probability, and its readers say so.
+    let rows = read_targets(&[&[0]], &[&[431]], &[(0, 0)], 0).unwrap();
+    assert!(targets::Targets::new(&rows[0]).unwrap().row(0).probs[0].is_nan());
+}
+
+#[test]
+fn impossible_stored_rows_are_named() {
+    let found = |gaps: &[&[u32]], levels: &[&[u16]], keys: &[(u64, u32)], draws| {
+        read_targets(gaps, levels, keys, draws)
+            .unwrap_err()
+            .to_string()
+    };
+    let one: (&[&[u32]], &[&[u16]]) = (&[&[1], &[1]], &[&[430], &[430]]);
+    let twice = found(one.0, one.1, &[(3, 4), (3, 4)], 0);
+    assert!(
+        twice.contains("part-00000.parquet sample 3 position 4") && twice.contains("not sorted"),
+        "{twice}"
+    );
+    assert!(found(one.0, one.1, &[(3, 4), (2, 5)], 0).contains("sample 2 position 5"));
+    for (gaps, levels) in [(&[1, 0][..], &[1, 2][..]), (&[u32::MAX, 1], &[1, 2])] {
+        let text = found(&[gaps], &[levels], &[(0, 0)], 0);
+        assert!(text.contains("listed twice, or is no id"), "{text}");
+    }
+    assert!(found(&[&[1, 2]], &[&[1]], &[(0, 0)], 0).contains("differ in length"));
+    assert!(found(&[&[1, 2]], &[&[1, 1]], &[(0, 0)], 7).contains("do not sum to `draws`"));
+}
+
+#[test]
+fn a_list_with_a_token_twice_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = Writer::create(dir.path(), Provenance::new(Kind::Topk), Existing::Refuse).unwrap();
+    let mut rows = DistributionBuilder::topk();
+    let row = Distribution {
+        pos: 3,
+        target_id: 1,
+        target_logprob: -1.0,
+        tail_logprob: -1.0,
+        ids: &[5, 5],
+        logprobs: &[-1.0, -2.0],
+    };
+    rows.push(8, row);
+    let mut part = writer.part(PartInfo::ONLY).unwrap();
+    let error = part.write(&rows.finish().unwrap()).unwrap_err().to_string();
+    assert!(
+        error.contains("sample 8 position 3") && error.contains("id 5 is listed twice"),
+        "{error}"
+    );
+}
+
+mod round_trip {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Ids, order, target and missing values survive; probabilities move by half a step.
+        #[test]
+        fn of_any_list(
+            weights in prop::collection::btree_map(0u32..200_000, 1e-6f32..1.0, 0..40),
+            target in 0u32..200_000,
+            nll in 0f32..60.0,
+            listed in 0.01f32..1.0,
+        ) {
+            let total: f32 = weights.values().sum::<f32>() / listed;
+            let mut list: Vec<(u32, f32)> =
+                weights.iter().map(|(id, w)| (*id, w / total)).collect();
+            list.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let ids: Vec<u32> = list.iter().map(|e| e.0).collect();
+            let logprobs: Vec<f32> = list.iter().map(|e| e.1.ln()).collect();
+            let tail = if ids.is_empty() { 0.0 } else { (1.0 - listed).max(0.0).ln() };
+            let dir = tempfile::tempdir().unwrap();
+            let provenance = Provenance::new(Kind::Projected);
+            let writer = Writer::create(dir.path(), provenance, Existing::Refuse).unwrap();
+            let mut rows = DistributionBuilder::projected();
+            for (pos, target_id) in [target, *ids.first().unwrap_or(&target)].iter().enumerate() {
+                let row = Distribution {
+                    pos: pos as u32,
+                    target_id: *target_id,
+                    target_logprob: -nll,
+                    tail_logprob: tail,
+                    ids: &ids,
+                    logprobs: &logprobs,
+                };
+                let own = (pos == 0).then_some(nll);
+                rows.push_projected(0, row, distribution::Projection::SameEnd, own);
+            }
+            let mut part = writer.part(info(0, 0, 1, true)).unwrap();
+            part.write(&rows.finish().unwrap()).unwrap();
+            part.finish().unwrap();
+            let artifact = Artifact::open(dir.path(), Kind::Projected).unwrap();
+            let batch = artifact.parts()[0].batches().unwrap().next().unwrap().unwrap();
+            let found = Distributions::new(&batch).unwrap();
+            prop_assert_eq!(found.len(), 2);
+            let row = found.row(0);
+            prop_assert_eq!(row.target_id, target);
+            prop_assert_eq!(found.row(1).target_id, *ids.first().unwrap_or(&target));
+            prop_assert!((row.target_logprob + nll).abs() <= 0.5001 / 1024.0);
+            prop_assert!((found.own_nll(0).unwrap() - nll).abs() <= 0.5001 / 1024.0);
+            prop_assert_eq!(found.own_nll(1), None);
+            let root = |x: f32| (x * 0.25).exp() * 432.0;
+            prop_assert!((root(row.tail_logprob) - root(tail)).abs() < 1.001);
+            prop_assert!(row.logprobs.is_sorted_by(|a, b| a >= b));
+            let mut again: Vec<(u32, f32)> =
+                row.ids.iter().copied().zip(row.logprobs.iter().copied()).collect();
+            again.sort_by_key(|e| e.0);
+            list.sort_by_key(|e| e.0);
+            prop_assert_eq!(again.len(), list.len());
+            for (a, b) in again.iter().zip(&list) {
+                prop_assert_eq!(a.0, b.0);
+                prop_assert!((root(a.1) - root(b.1.ln())).abs() < 1.001);
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
 use super::atomic::Pending;
+use super::encoding::{self, Problem};
 use super::provenance::Footer;
 use super::reader::{Part, part_paths};
 use super::{Kind, PartInfo, Provenance};
@@ -19,8 +20,10 @@ use crate::progress;
 
 /// zstd level of every page; higher levels gained under 3 % on distributions.
 const ZSTD_LEVEL: i32 = 3;
-/// Rows per row group: about 10 MB of `topk` at k = 10.
+/// Most rows of a row group: about 5 MB of `topk` at k = 10.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Most bytes of one, for longer lists.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// What to do with parts of another identity that are already there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +104,7 @@ impl Writer {
     /// Starts a part; nothing is visible until [`PartWriter::finish`].
     ///
     /// # Memory
-    /// One row group of encoded pages, about 10 MB for distributions with k = 10.
+    /// One row group of encoded pages, about 5 MB for distributions with k = 10, at most 64 MB.
     pub fn part(&self, info: PartInfo) -> Result<PartWriter> {
         let path = self.dir.join(format!("part-{:05}.parquet", info.index));
         let footer = Footer {
@@ -112,10 +115,12 @@ impl Writer {
         let footer = serde_json::to_string(&footer).at(&path)?;
         let properties = properties(self.provenance.kind, footer)?;
         let (pending, file) = Pending::create(&path)?;
-        let schema = self.provenance.kind.schema();
+        let kind = self.provenance.kind;
+        let schema = kind.stored_schema();
         let writer = ArrowWriter::try_new(file, schema, Some(properties)).at(&path)?;
         Ok(PartWriter {
             path,
+            kind,
             pending,
             writer,
             rows: 0,
@@ -134,14 +139,38 @@ impl Writer {
 #[derive(Debug)]
 pub struct PartWriter {
     path: PathBuf,
+    kind: Kind,
     pending: Pending,
     writer: ArrowWriter<File>,
     rows: u64,
 }
 
 impl PartWriter {
-    /// Appends rows. Their schema must be that of the artifact's kind.
+    /// Appends rows. Their schema must be [`Kind::schema`] of the artifact's kind.
+    ///
+    /// # Errors
+    /// If the disk is full, or a list has an id twice (naming sample and position).
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if !encoding::is_encoded(self.kind) {
+            return self.write_stored(batch);
+        }
+        let stored = encoding::encode(self.kind, batch).map_err(|problem| match problem {
+            Problem::Batch(error) => error,
+            Problem::Row(row) => Error::input(
+                format!(
+                    "{} sample {} position {}",
+                    self.path.display(),
+                    row.sample,
+                    row.pos
+                ),
+                row.what,
+            ),
+        })?;
+        self.write_stored(&stored)
+    }
+
+    /// Appends rows whose schema is [`Kind::stored_schema`].
+    pub(crate) fn write_stored(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         self.writer
             .write(batch)
@@ -183,9 +212,11 @@ fn storage_full(error: parquet::errors::ParquetError) -> Box<dyn std::error::Err
 fn properties(kind: Kind, footer: String) -> Result<WriterProperties> {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).during(|| "setting up Parquet".into())?;
     let mut builder = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_2_0)
+        // Its data pages compress the list levels too: 4 bytes a token at k = 64.
+        .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_key_value_metadata(Some(vec![KeyValue::new(Footer::KEY.to_owned(), footer)]));
     for (column, encoding) in encodings(kind) {
         builder = builder
@@ -196,7 +227,7 @@ fn properties(kind: Kind, footer: String) -> Result<WriterProperties> {
 }
 
 /// Columns that are smaller in another encoding than dictionary or plain: sorted keys as
-/// differences, floats with their bytes apart.
+/// differences, other numbers with their bytes apart.
 fn encodings(kind: Kind) -> Vec<(ColumnPath, Encoding)> {
     let delta = Encoding::DELTA_BINARY_PACKED;
     let split = Encoding::BYTE_STREAM_SPLIT;
@@ -204,14 +235,22 @@ fn encodings(kind: Kind) -> Vec<(ColumnPath, Encoding)> {
         Kind::Topk | Kind::Projected => &[
             (&["sample_id"], delta),
             (&["pos"], delta),
-            (&["target_logprob"], split),
-            (&["tail_logprob"], split),
-            (&["logprobs", "list", "element"], split),
+            (&["target_place"], split),
+            (&["target_other"], split),
+            (&["target_nll"], split),
+            (&["tail_level"], split),
+            (&["id_gaps", "list", "element"], split),
+            (&["base_level"], split),
+            (&["levels", "list", "element"], split),
+            (&["source_nll"], split),
         ],
         Kind::Targets => &[
             (&["sample_id"], delta),
             (&["pos"], delta),
-            (&["probs", "list", "element"], split),
+            (&["id_gaps", "list", "element"], split),
+            (&["base_level"], split),
+            (&["levels", "list", "element"], split),
+            (&["tail_level"], split),
         ],
         Kind::Alignment => &[
             (&["sample_id"], delta),

@@ -4,9 +4,11 @@ mod align;
 mod check;
 mod corpus;
 mod eval;
+mod export;
 mod extract_lora;
 mod fuse;
 mod generate;
+mod import;
 mod inspect;
 mod map;
 mod merge;
@@ -75,6 +77,8 @@ enum Command {
     Sql(sql::Command),
     Check(check::Command),
     Inspect(inspect::Command),
+    Import(import::Command),
+    Export(export::Command),
 }
 
 /// Whether to replace what is there.
@@ -144,6 +148,8 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Sql(command) => sql::run(&command, global),
         Command::Check(command) => return check::run(&command),
         Command::Inspect(command) => inspect::run(&command),
+        Command::Import(command) => import::run(&command),
+        Command::Export(command) => export::run(&command),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -266,6 +266,7 @@ fn score(
             .len()
             .min(predictor.config().vocab_size),
         k: 0,
+        draws: None,
         batch_tokens,
     };
     predict(predictor, &pieces, &options, &|_| (), |first, found| {

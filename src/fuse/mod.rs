@@ -137,6 +137,7 @@ pub fn run(
         .options(serde_json::json!(options));
     for (index, (member, (distributions, metrics))) in members.iter().zip(&opened).enumerate() {
         distributions.check_vocabulary(&vocabulary)?;
+        check_draws(distributions, options)?;
         distributions.check_same_samples(first)?;
         metrics.check_same_samples(first)?;
         let input = |what: &str| format!("{index} {} {what}", member.name);
@@ -159,6 +160,20 @@ pub fn run(
         summary.add(part);
     }
     Ok(summary)
+}
+
+/// Random draws stay as they are, or are not unbiased any more.
+fn check_draws(distributions: &Artifact, options: &FuseOptions) -> Result<()> {
+    if !distributions.holds_draws() {
+        return Ok(());
+    }
+    let problem = match (options.rule, options.top_k) {
+        (Rule::Avgce, _) => "it holds random draws, and a weighted mean is no share of draws",
+        (_, Some(_)) => "it holds random draws, and `top_k` would cut them",
+        _ => return Ok(()),
+    };
+    Err(Error::file(distributions.dir(), problem)
+        .remedy("use `rule: mince` without `top_k`, or score with `mode: top`"))
 }
 
 fn check_members(members: &[Member], options: &FuseOptions) -> Result<()> {
@@ -259,7 +274,7 @@ impl Fusion<'_> {
                 .map(|of| of.by(self.options.metric))
                 .collect();
             fuser
-                .sample(&members, &chosen, &mut |target, winner| {
+                .sample(&members, &chosen, &mut |target, winner, draws| {
                     let Some(target) = target else {
                         summary.without += 1;
                         return;
@@ -269,7 +284,7 @@ impl Fusion<'_> {
                         wins.rows += 1;
                     }
                     let name = winner.map_or(MEAN, |at| self.members[at].name.as_str());
-                    rows.push(sample, target, name);
+                    rows.push_drawn(sample, target, draws, name);
                 })
                 .map_err(|problem| self.describe(index, sample, &problem))?;
             if rows.rows() >= BATCH_ROWS {

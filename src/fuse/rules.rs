@@ -28,8 +28,8 @@ enum Has {
 }
 
 /// Takes a target (`None`: the position gets none) and the member whose distribution it is
-/// (`None`: a mean).
-pub(super) type Write<'w> = &'w mut dyn FnMut(Option<Target<'_>>, Option<usize>);
+/// (`None`: a mean), and the number of random draws that it comes from (0: it does not).
+pub(super) type Write<'w> = &'w mut dyn FnMut(Option<Target<'_>>, Option<usize>, u16);
 
 /// Fuses rows; keeps its scratch space.
 pub(super) struct Fuser<'a> {
@@ -87,7 +87,7 @@ impl<'a> Fuser<'a> {
                 self.parts.push((member, row, 1.0));
             }
             if self.parts.is_empty() {
-                write(None, None);
+                write(None, None, 0);
                 continue;
             }
             if let Some(next) = single.and_then(|single| self.text(members, single)) {
@@ -97,7 +97,17 @@ impl<'a> Fuser<'a> {
                     probs: &[1.0],
                     tail: 0.0,
                 };
-                write(Some(target), single.map(|(member, _)| member));
+                write(Some(target), single.map(|(member, _)| member), 0);
+                continue;
+            }
+            if let Some((member, draws)) = self.drawn(members, single) {
+                let target = Target {
+                    pos,
+                    ids: &self.ids,
+                    probs: &self.probs,
+                    tail: 0.0,
+                };
+                write(Some(target), Some(member), draws);
                 continue;
             }
             let tail = self.gather(members, pos)?;
@@ -107,7 +117,7 @@ impl<'a> Fuser<'a> {
                 probs: &self.probs,
                 tail,
             };
-            write(Some(target), single.map(|(member, _)| member));
+            write(Some(target), single.map(|(member, _)| member), 0);
         }
         Ok(())
     }
@@ -159,6 +169,26 @@ impl<'a> Fuser<'a> {
         let replaced = options.use_pivot && options.pivot_wins == PivotWins::Text && member == 0;
         let rows = members.first()?.as_ref().filter(|_| replaced)?;
         Some(rows.row(row).target_id)
+    }
+
+    /// Takes a row of random draws into `ids` and `probs` as it is: cut or scaled, its shares
+    /// would no longer be unbiased.
+    fn drawn(
+        &mut self,
+        members: &[Option<Distributions<'_>>],
+        single: Option<(usize, usize)>,
+    ) -> Option<(usize, u16)> {
+        let (member, row) = single?;
+        let rows = members.get(member)?.as_ref()?;
+        let draws = rows.draws(row);
+        let row = rows.row(row);
+        (draws > 0).then(|| {
+            self.ids.clear();
+            self.ids.extend_from_slice(row.ids);
+            self.probs.clear();
+            self.probs.extend(row.logprobs.iter().map(|x| x.exp()));
+            (member, draws)
+        })
     }
 
     /// The row that stands for a member: its own, or the pivot's where it is left to it.

@@ -57,7 +57,7 @@ fn fuse(members: &[Vec<Row>], metrics: &[f64], options: &FuseOptions) -> Vec<Opt
         .collect();
     let mut out = Vec::new();
     Fuser::new(options)
-        .sample(&members, metrics, &mut |target, winner| {
+        .sample(&members, metrics, &mut |target, winner, _| {
             out.push(target.map(|target| {
                 let probs = target.probs.iter().map(|p| f64::from(*p));
                 let list = target.ids.iter().copied().zip(probs).collect();

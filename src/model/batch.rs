@@ -5,7 +5,8 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::Decoder;
-use super::logprobs::next_token;
+use super::draws::Draws;
+use super::logprobs::{NextToken, drawn_tokens, next_token};
 use crate::artifact::tokens::SampleTokens;
 use crate::error::{Context, Error, Result};
 use crate::units::TokenId;
@@ -39,6 +40,9 @@ pub struct PredictOptions {
     pub vocab_len: usize,
     /// Entries to keep of each distribution; 0 keeps only the target's log-probability.
     pub k: usize,
+    /// Random draws in place of the most probable entries: as many, in rising order, ids repeated;
+    /// nothing is left.
+    pub draws: Option<Draws>,
     /// Most tokens in one batch, padding included; a longer sample is a batch of its own.
     pub batch_tokens: usize,
 }
@@ -46,7 +50,7 @@ pub struct PredictOptions {
 impl PredictOptions {
     /// Bytes of the predictions of one position.
     pub(super) fn bytes(&self) -> u64 {
-        20 + 8 * self.k as u64
+        20 + 8 * self.draws.map_or(self.k, |draws| draws.count) as u64
     }
 }
 
@@ -107,34 +111,42 @@ impl Batch {
             .and_then(|rows| hidden.flatten(0, 1)?.index_select(&rows, 0))
             .during(|| "picking the predicted positions".into())?;
         let mut reached = 0;
-        let done = next_token(
-            decoder,
-            &picked,
-            &self.targets,
-            options.vocab_len,
-            options.k,
-            |row, next| {
-                reached = row + 1;
-                let predictions = &mut found[self.owners[row]];
-                predictions.pos.push(self.rows[row] % self.width as u32);
-                predictions.target_id.push(self.targets[row]);
-                predictions.target_logprob.push(next.target_logprob);
-                predictions.tail_logprob.push(next.tail_logprob);
-                predictions.k = next.ids.len();
-                predictions.ids.extend_from_slice(next.ids);
-                predictions.logprobs.extend_from_slice(next.logprobs);
-                Ok(())
-            },
-        );
+        let pos_of = |row: usize| self.rows[row] % self.width as u32;
+        let sample_of = |row: usize| samples[self.samples[self.owners[row]]].sample_id;
+        let sink = |row: usize, next: &NextToken<'_>| {
+            reached = row + 1;
+            let predictions = &mut found[self.owners[row]];
+            predictions.pos.push(pos_of(row));
+            predictions.target_id.push(self.targets[row]);
+            predictions.target_logprob.push(next.target_logprob);
+            predictions.tail_logprob.push(next.tail_logprob);
+            predictions.k = next.ids.len();
+            predictions.ids.extend_from_slice(next.ids);
+            predictions.logprobs.extend_from_slice(next.logprobs);
+            Ok(())
+        };
+        let (targets, vocab_len) = (&self.targets, options.vocab_len);
+        let done = match options.draws {
+            None => next_token(decoder, &picked, targets, vocab_len, options.k, sink),
+            Some(draws) => {
+                let keys = (0..self.rows.len()).map(|row| draws.key(sample_of(row), pos_of(row)));
+                let keys: Vec<u64> = keys.collect();
+                drawn_tokens(
+                    decoder,
+                    &picked,
+                    targets,
+                    &keys,
+                    vocab_len,
+                    draws.count,
+                    sink,
+                )
+            }
+        };
         match done {
             Ok(()) => Ok(found),
             // `next_token` knows rows only; a broken row is the first one not delivered.
             Err(Error::Input { problem, .. }) if reached < self.rows.len() => Err(Error::input(
-                format!(
-                    "sample {} position {}",
-                    samples[self.samples[self.owners[reached]]].sample_id,
-                    self.rows[reached] % self.width as u32
-                ),
+                format!("sample {} position {}", sample_of(reached), pos_of(reached)),
                 problem,
             )
             .remedy("the model is broken or overflows in this dtype; try `dtype: f32`")),

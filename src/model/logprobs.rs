@@ -6,7 +6,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::decoder::Decoder;
-use super::{attach, kernels, ops};
+use super::{attach, draws, kernels, ops};
 use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
@@ -49,6 +49,33 @@ pub fn next_token(
     targets: &[u32],
     vocab_len: usize,
     k: usize,
+    sink: impl FnMut(usize, &NextToken<'_>) -> Result<()>,
+) -> Result<()> {
+    next_tokens(decoder, rows, targets, None, vocab_len, k, sink)
+}
+
+/// The same with `count` random draws in place of the most probable ids: `ids` rise and may
+/// repeat, each draw's log-probability is that of its share, and nothing is left. `keys` has one
+/// entry per row, from which its draws follow.
+pub(super) fn drawn_tokens(
+    decoder: &Decoder,
+    rows: &Tensor,
+    targets: &[u32],
+    keys: &[u64],
+    vocab_len: usize,
+    count: usize,
+    sink: impl FnMut(usize, &NextToken<'_>) -> Result<()>,
+) -> Result<()> {
+    next_tokens(decoder, rows, targets, Some(keys), vocab_len, count, sink)
+}
+
+fn next_tokens(
+    decoder: &Decoder,
+    rows: &Tensor,
+    targets: &[u32],
+    keys: Option<&[u64]>,
+    vocab_len: usize,
+    k: usize,
     mut sink: impl FnMut(usize, &NextToken<'_>) -> Result<()>,
 ) -> Result<()> {
     let config = decoder.config();
@@ -71,7 +98,7 @@ pub fn next_token(
             targets[row]
         )));
     }
-    let k = k.min(vocab_len);
+    let k = if keys.is_some() { k } else { k.min(vocab_len) };
     let head = decoder.head().detach();
     let head = head
         .narrow(0, 0, vocab_len)
@@ -80,7 +107,7 @@ pub fn next_token(
     let rows = rows.detach();
     let mut scratch = Scratch::default();
     #[cfg(feature = "cuda")]
-    if rows.device().is_cuda() && k <= MOST_ON_GPU {
+    if rows.device().is_cuda() && keys.is_none() && k <= MOST_ON_GPU {
         let (head, cap) = (decoder.head().detach(), config.final_softcap);
         let found = cuda::next_tokens(&rows, &head, cap, targets, vocab_len, k);
         let found = found.during(|| "computing log-probabilities".to_owned())?;
@@ -100,6 +127,7 @@ pub fn next_token(
     for begin in (0..count).step_by(per_chunk) {
         let len = per_chunk.min(count - begin);
         let targets = &targets[begin..begin + len];
+        let keys = keys.map(|keys| &keys[begin..begin + len]);
         let mut compute = || {
             let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
             let logits = match config.final_softcap {
@@ -108,7 +136,7 @@ pub fn next_token(
             };
             let logits = logits.to_device(&Device::Cpu)?;
             attach::with_values(&logits, |logits| {
-                scratch.fill(logits, targets, vocab_len, k);
+                scratch.fill(logits, targets, keys, vocab_len, k);
                 Ok(())
             })
         };
@@ -155,7 +183,14 @@ impl Scratch {
         sink(name, &next)
     }
 
-    fn fill(&mut self, logits: &[f32], targets: &[u32], vocab_len: usize, k: usize) {
+    fn fill(
+        &mut self,
+        logits: &[f32],
+        targets: &[u32],
+        keys: Option<&[u64]>,
+        vocab_len: usize,
+        k: usize,
+    ) {
         self.scalars.resize(targets.len(), (0.0, 0.0));
         self.ids.resize(targets.len() * k, 0);
         self.logprobs.resize(targets.len() * k, 0.0);
@@ -174,11 +209,13 @@ impl Scratch {
             .ids
             .par_chunks_exact_mut(k)
             .zip(self.logprobs.par_chunks_exact_mut(k));
-        outputs.par_iter_mut().zip(best).zip(inputs).for_each(
-            |((scalars, (ids, logprobs)), (logits, &target))| {
-                *scalars = row(logits, target, ids, logprobs);
-            },
-        );
+        let all = outputs.par_iter_mut().zip(best).zip(inputs).enumerate();
+        all.for_each(|(at, ((scalars, (ids, logprobs)), (logits, &target)))| {
+            *scalars = match keys {
+                None => row(logits, target, ids, logprobs),
+                Some(keys) => draws::row(logits, target, keys[at], ids, logprobs),
+            };
+        });
     }
 }
 

@@ -152,6 +152,7 @@ mod tests {
         let options = PredictOptions {
             vocab_len: 19,
             k: 10,
+            draws: None,
             batch_tokens: 100,
         };
         let source = Source::open(&path).unwrap();

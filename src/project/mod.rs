@@ -195,6 +195,13 @@ impl<'a> Opened<'a> {
         tokens.check_vocabulary(&inputs.pivot.digest)?;
         let topk = Artifact::open(inputs.topk, Kind::Topk)?;
         topk.check_vocabulary(&inputs.source.digest)?;
+        if topk.holds_draws() {
+            return Err(Error::file(
+                topk.dir(),
+                "it holds random draws, which conditioning and `min_mass` would not keep unbiased",
+            )
+            .remedy("score sources of another vocabulary with `mode: top`"));
+        }
         let alignment = Artifact::open(inputs.alignment, Kind::Alignment)?;
         let map = Artifact::open(inputs.token_map, Kind::TokenMap)?;
         let pivot_topk = match inputs.pivot_topk {
@@ -250,6 +257,15 @@ impl<'a> Opened<'a> {
             let pivot_rows = pivot_rows.as_ref().map(Distributions::new).transpose()?;
             let source_rows = topk.seek(id)?;
             let source_rows = source_rows.as_ref().map(Distributions::new).transpose()?;
+            let size = self.inputs.source.len();
+            if let Some((pos, token)) = source_rows.as_ref().and_then(|rows| rows.beyond(size)) {
+                let dir = self.topk.parts()[index].path().display();
+                return Err(Error::input(
+                    format!("{dir} sample {id} position {pos}"),
+                    format!("id {token} is beyond the vocabulary of {size} tokens"),
+                )
+                .remedy("it was made with another model; run `score` again"));
+            }
             if let Some(links) = alignment.seek(id)? {
                 let links = self.links(sample, &links, index)?;
                 let mut write = |row: Projected<'_>| {

@@ -26,6 +26,10 @@ use super::stream::Batches;
 use crate::artifact::RunDir;
 use crate::error::{Context, Error, Result, did_you_mean};
 
+/// Rows that a statement works on at a time. Views undo gaps between ids by partial sums, k²/2
+/// numbers a row: 1 GB of a batch of lists as long as they may be.
+const BATCH_ROWS: usize = 2048;
+
 /// Values of parameters by name, as text.
 pub type Params = BTreeMap<String, String>;
 
@@ -110,6 +114,7 @@ impl Session {
         let threads = options.threads();
         let mut config = SessionConfig::new()
             .with_target_partitions(threads)
+            .with_batch_size(BATCH_ROWS)
             .with_information_schema(true);
         let settings = config.options_mut();
         // Lambdas, as in array_transform(xs, x -> x + 1), parse only in this dialect.

@@ -184,7 +184,7 @@ impl Plan {
             .map(|path| Item::File(path.clone()).bytes())
             .sum();
         // About 4 bytes of text a token, and 4 bytes an entry plus 8 fixed for a stored row.
-        let row = 8 + 4 * self.recipe().score.top_k as u64;
+        let row = 6 + 3 * self.recipe().score.top_k as u64;
         let _ = writeln!(
             text,
             "\ncorpus\n  {} files, {}; distributions of one model about {}\n\nsteps",

@@ -15,7 +15,8 @@ use super::step::{Action, Item, Step};
 use crate::artifact::{Kind, RunDir};
 use crate::corpus::TemplateMode;
 use crate::error::{Error, Result};
-use crate::fuse::Mode;
+use crate::fuse::{Mode, Rule};
+use crate::score::Keep;
 use crate::train::TrainOptions;
 use checkpoints::{eval_step, merge_step, train_step};
 use distributions::{fuse_steps, projection_steps, score_step};
@@ -141,6 +142,26 @@ impl Run {
     }
 }
 
+/// Random draws cannot be moved to another vocabulary or averaged; said before anything is scored.
+fn check_draws(run: &Run) -> Result<()> {
+    let other = |model: &&Model| model.vocab != run.pivot().vocab;
+    let problem = match (run.recipe.score.mode, run.recipe.fuse.rule) {
+        (Keep::Top, _) => return Ok(()),
+        (Keep::Sampled, Rule::Avgce) => "`rule: avgce`, whose means are no shares of draws".into(),
+        (Keep::Sampled, Rule::Mince) => match run.sources().iter().find(other) {
+            None => return Ok(()),
+            Some(source) => format!(
+                "source `{}`: projected into the pivot's vocabulary, draws are no longer unbiased",
+                source.name()
+            ),
+        },
+    };
+    Err(
+        Error::usage(format!("`score.mode: sampled` does not go with {problem}"))
+            .remedy("use `mode: top`"),
+    )
+}
+
 fn clm_name(n: usize) -> String {
     match n {
         0 => "clm".to_owned(),
@@ -149,7 +170,11 @@ fn clm_name(n: usize) -> String {
 }
 
 /// The steps of a run, in an order in which they can be done.
+///
+/// # Errors
+/// Options of different stages that do not go together.
 pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
+    check_draws(run)?;
     let mut steps = Vec::new();
     steps.push(models_step(run));
     steps.push(corpus_step(run));

@@ -2,7 +2,9 @@
 //!
 //! Inputs are the model folder and, in its vocabulary, `tokens`; outputs are `topk` (algorithms:
 //! the k best log-probabilities under the full softmax, what is left, the target's) and
-//! `sequence_metrics`. Metrics come from the full distributions, before anything is cut or
+//! `sequence_metrics`. In mode `sampled`, `topk` holds random draws instead, with their shares:
+//! unbiased for distillation (arXiv 2503.16870), and from then on neither cut nor renormalised.
+//! Metrics come from the full distributions, before anything is cut or
 //! rounded: `nll` is the sum over supervised tokens that are content (not special), `bytes` the
 //! supervised content of the transcript, which is the same for every model.
 
@@ -20,7 +22,7 @@ use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
 use crate::model::{
-    DEFAULT_OFFLOAD, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
+    DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
 use crate::progress::{self, Bar};
 use crate::text;
@@ -31,6 +33,17 @@ const WAITING: usize = 1;
 /// Rows collected before they are handed to the file.
 const FLUSH_ROWS: usize = 8192;
 
+/// What is kept of each distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The most probable tokens.
+    #[default]
+    Top,
+    /// Tokens drawn at random, and how often each was drawn: unbiased for distillation.
+    Sampled,
+}
+
 /// What is kept of the distributions, and how they are computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +51,19 @@ pub struct ScoreOptions {
     /// Entries kept of each distribution, 1 to 512 (default 10, as the papers).
     #[arg(long, default_value_t = ScoreOptions::default().top_k, hide_default_value = true)]
     pub top_k: usize,
+    /// Keep only the most probable entries that together have this probability, at least one
+    /// (default: all `top_k`).
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Keep the most probable tokens (`top`, the default) or random draws (`sampled`).
+    #[arg(long, value_enum, default_value_t = Keep::Top, hide_default_value = true)]
+    pub mode: Keep,
+    /// Random draws at each position in mode `sampled`, 1 to 65,535 (default 50).
+    #[arg(long, default_value_t = ScoreOptions::default().samples, hide_default_value = true)]
+    pub samples: u16,
+    /// Seed of the random draws (default 42).
+    #[arg(long, default_value_t = ScoreOptions::default().seed, hide_default_value = true)]
+    pub seed: u64,
     /// Most tokens in one batch, padding included (default 8,192); does not change results
     /// beyond rounding.
     #[arg(long, default_value_t = ScoreOptions::default().batch_tokens, hide_default_value = true)]
@@ -56,6 +82,10 @@ impl Default for ScoreOptions {
     fn default() -> Self {
         Self {
             top_k: 10,
+            top_p: None,
+            mode: Keep::Top,
+            samples: 50,
+            seed: 42,
             batch_tokens: 8192,
             offload: false,
             offload_memory: (DEFAULT_OFFLOAD >> 30) as f64,
@@ -71,6 +101,22 @@ impl ScoreOptions {
                 "`top_k`: expected 1 to 512, found {}",
                 self.top_k
             )));
+        }
+        if let Some(top_p) = self.top_p
+            && !(top_p > 0.0 && top_p <= 1.0)
+        {
+            return Err(Error::usage(format!(
+                "`top_p`: expected more than 0 and at most 1, found {top_p}"
+            )));
+        }
+        if self.top_p.is_some() && self.mode == Keep::Sampled {
+            return Err(Error::usage(
+                "`top_p` would cut random draws, which must be kept as they are",
+            )
+            .remedy("leave it out, or use `mode: top`"));
+        }
+        if self.samples == 0 {
+            return Err(Error::usage("`samples`: expected at least 1, found 0"));
         }
         if self.batch_tokens == 0 {
             return Err(Error::usage("`batch_tokens`: expected at least 1, found 0"));
@@ -88,6 +134,26 @@ impl ScoreOptions {
     pub fn offload(&self) -> Option<u64> {
         self.offload
             .then_some((self.offload_memory * f64::from(1 << 30)) as u64)
+    }
+
+    /// The options that change rows of `topk`; those that are not in use are left out.
+    fn changing(&self, dtype: &str) -> serde_json::Value {
+        match (self.mode, self.top_p) {
+            (Keep::Top, None) => serde_json::json!({ "dtype": dtype, "top_k": self.top_k }),
+            (Keep::Top, Some(top_p)) => {
+                serde_json::json!({ "dtype": dtype, "top_k": self.top_k, "top_p": top_p })
+            }
+            (Keep::Sampled, _) => serde_json::json!({
+                "dtype": dtype, "mode": self.mode, "samples": self.samples, "seed": self.seed
+            }),
+        }
+    }
+
+    fn draws(&self) -> Option<Draws> {
+        (self.mode == Keep::Sampled).then_some(Draws {
+            count: self.samples.into(),
+            seed: self.seed,
+        })
     }
 }
 
@@ -184,7 +250,7 @@ pub fn run(
     options.validate()?;
     let opened = Opened::open(inputs)?;
     let dtype = inputs.dtype.as_str();
-    let changing = serde_json::json!({ "dtype": dtype, "top_k": options.top_k });
+    let changing = options.changing(dtype);
     let topk = opened.provenance(Kind::Topk, inputs, changing)?;
     let topk = Writer::create(&inputs.topk, topk, existing)?;
     let changing = serde_json::json!({ "dtype": dtype });
@@ -214,6 +280,7 @@ pub fn run(
     let predicting = PredictOptions {
         vocab_len: vocabulary.len().min(predictor.config().vocab_size),
         k: options.top_k,
+        draws: options.draws(),
         batch_tokens: options.batch_tokens,
     };
     if let Some(memory) = predictor.memory(&predicting) {
@@ -226,6 +293,7 @@ pub fn run(
         predictor: &predictor,
         vocabulary: &vocabulary,
         options: &predicting,
+        kept: options,
         bar: &bar,
     };
     for index in todo {
@@ -275,6 +343,7 @@ struct ScoredPart<'a> {
     predictor: &'a Predictor,
     vocabulary: &'a Vocabulary,
     options: &'a PredictOptions,
+    kept: &'a ScoreOptions,
     bar: &'a Bar,
 }
 
@@ -335,7 +404,7 @@ impl ScoredPart<'_> {
         for (first, found) in results {
             let known = samples[first..].iter().zip(&bytes[first..]);
             for ((sample, bytes), predictions) in known.zip(&found) {
-                push_rows(&mut rows, sample, predictions);
+                self.push_rows(&mut rows, sample, predictions);
                 totals.push(self.vocabulary, sample, predictions, *bytes);
                 if rows.rows() >= FLUSH_ROWS {
                     topk.write(&rows.finish()?)?;
@@ -345,21 +414,62 @@ impl ScoredPart<'_> {
         topk.write(&rows.finish()?)?;
         Ok((topk, totals))
     }
+
+    /// Adds the rows of a sample as they are to be kept.
+    fn push_rows(
+        &self,
+        rows: &mut DistributionBuilder,
+        sample: &SampleTokens,
+        found: &Predictions,
+    ) {
+        let sampled = self.kept.mode == Keep::Sampled;
+        for (row, &pos) in found.pos.iter().enumerate() {
+            let entries = row * found.k..(row + 1) * found.k;
+            let mut distribution = Distribution {
+                pos,
+                target_id: found.target_id[row],
+                target_logprob: found.target_logprob[row],
+                tail_logprob: found.tail_logprob[row],
+                ids: &found.ids[entries.clone()],
+                logprobs: &found.logprobs[entries],
+            };
+            if sampled {
+                let (ids, logprobs) = shares(distribution.ids);
+                (distribution.ids, distribution.logprobs) = (&ids, &logprobs);
+                rows.push_drawn(sample.sample_id, distribution, self.kept.samples);
+                continue;
+            }
+            if let Some(top_p) = self.kept.top_p {
+                cut(&mut distribution, top_p);
+            }
+            rows.push(sample.sample_id, distribution);
+        }
+    }
 }
 
-fn push_rows(rows: &mut DistributionBuilder, sample: &SampleTokens, found: &Predictions) {
-    for (row, &pos) in found.pos.iter().enumerate() {
-        let entries = row * found.k..(row + 1) * found.k;
-        let distribution = Distribution {
-            pos,
-            target_id: found.target_id[row],
-            target_logprob: found.target_logprob[row],
-            tail_logprob: found.tail_logprob[row],
-            ids: &found.ids[entries.clone()],
-            logprobs: &found.logprobs[entries],
-        };
-        rows.push(sample.sample_id, distribution);
-    }
+/// The distinct ids of sorted draws, and the logarithms of their shares.
+fn shares(drawn: &[u32]) -> (Vec<u32>, Vec<f32>) {
+    let all = drawn.len() as f32;
+    let runs = drawn.chunk_by(|a, b| a == b);
+    runs.map(|run| (run[0], (run.len() as f32 / all).ln()))
+        .unzip()
+}
+
+/// Keeps the shortest beginning of the list whose probability reaches `top_p`, at least one
+/// entry; the rest joins the tail.
+fn cut(row: &mut Distribution<'_>, top_p: f64) {
+    let prob = |logprob: &f32| f64::from(*logprob).exp();
+    let mut mass = 0.0;
+    let reached = row.logprobs.iter().position(|logprob| {
+        mass += prob(logprob);
+        mass >= top_p
+    });
+    let Some(kept) = reached.map(|at| at + 1) else {
+        return;
+    };
+    let rest: f64 = row.logprobs[kept..].iter().map(prob).sum();
+    row.tail_logprob = (prob(&row.tail_logprob) + rest).ln() as f32;
+    (row.ids, row.logprobs) = (&row.ids[..kept], &row.logprobs[..kept]);
 }
 
 /// Columns of `sequence_metrics`.
@@ -409,4 +519,58 @@ fn content_nll(vocabulary: &Vocabulary, found: &Predictions) -> (f64, u32) {
     content.fold((0.0, 0), |(nll, tokens), (_, logprob)| {
         (nll - f64::from(*logprob), tokens + 1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row<'a>(ids: &'a [u32], logprobs: &'a [f32], tail: f32) -> Distribution<'a> {
+        Distribution {
+            pos: 0,
+            target_id: 0,
+            target_logprob: -1.0,
+            tail_logprob: tail.ln(),
+            ids,
+            logprobs,
+        }
+    }
+
+    #[test]
+    fn top_p_keeps_the_shortest_beginning() {
+        let logprobs = [0.5f32.ln(), 0.25f32.ln(), 0.125f32.ln()];
+        for (top_p, kept, tail) in [
+            (0.1, 1, 0.5),
+            (0.5, 1, 0.5),
+            (0.6, 2, 0.25),
+            (0.875, 3, 0.125),
+            (1.0, 3, 0.125),
+        ] {
+            let mut cut_row = row(&[7, 8, 9], &logprobs, 0.125);
+            cut(&mut cut_row, top_p - 1e-7);
+            assert_eq!(cut_row.ids, &[7, 8, 9][..kept], "{top_p}");
+            assert_eq!(cut_row.logprobs.len(), kept);
+            assert!((cut_row.tail_logprob.exp() - tail).abs() < 1e-6, "{top_p}");
+        }
+    }
+
+    #[test]
+    fn draws_become_shares() {
+        let (ids, logprobs) = shares(&[3, 3, 5, 9, 9, 9, 9, 9]);
+        assert_eq!(ids, [3, 5, 9]);
+        let shares: Vec<f32> = logprobs.iter().map(|x| (x.exp() * 8.0).round()).collect();
+        assert_eq!(shares, [2.0, 1.0, 5.0]);
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let refused = |json: &str| {
+            let options: ScoreOptions = serde_json::from_str(json).unwrap();
+            options.validate().unwrap_err().to_string()
+        };
+        assert!(refused(r#"{"top_k": 513}"#).contains("`top_k`"));
+        assert!(refused(r#"{"top_p": 0.0}"#).contains("`top_p`"));
+        assert!(refused(r#"{"top_p": 0.9, "mode": "sampled"}"#).contains("cut random draws"));
+        assert!(refused(r#"{"samples": 0}"#).contains("`samples`"));
+    }
 }

@@ -369,11 +369,15 @@ impl LoadedSample {
         let count = targets.as_ref().map_or(0, Targets::len);
         let mut next = 0;
         for pos in self.tokens.predicted() {
-            let target = targets
-                .as_ref()
-                .filter(|_| next < count)
+            let here = targets.as_ref().filter(|_| next < count);
+            let target = here
                 .map(|targets| targets.row(next))
                 .filter(|row| row.pos as usize == pos);
+            // Shares of random draws are used as they are.
+            let tail = match here.is_some_and(|targets| targets.draws(next) > 0) {
+                true => Tail::Ignore,
+                false => tail,
+            };
             if target.is_some() {
                 next += 1;
             }

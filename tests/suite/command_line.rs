@@ -2,9 +2,9 @@
 
 use super::program::{Workshop, shell};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "run", "corpus", "score", "align", "map", "project", "fuse", "train", "merge", "eval",
-    "generate", "sql", "check", "inspect",
+    "generate", "sql", "check", "inspect", "import", "export",
 ];
 
 #[test]

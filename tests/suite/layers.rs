@@ -10,6 +10,7 @@ const LAYERS: [&[&str]; 5] = [
     &["recipe"],
     &[
         "corpus", "score", "align", "mapping", "project", "fuse", "train", "merge", "eval",
+        "import", "export",
     ],
     &["query"],
     &[

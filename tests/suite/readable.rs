@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float32Type, UInt64Type};
+use arrow::datatypes::{DataType, UInt16Type, UInt32Type, UInt64Type};
 use fuselm::artifact::Kind;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -88,7 +88,7 @@ fn every_artifact_is_plain_parquet() {
 fn check_columns(path: &Path, kind: Kind) {
     let rows = all_rows(path);
     assert!(rows.num_rows() > 0, "{} is empty", path.display());
-    let (found, expected) = (rows.schema(), kind.schema());
+    let (found, expected) = (rows.schema(), kind.stored_schema());
     assert_eq!(found.fields().len(), expected.fields().len(), "{kind}");
     for (found, expected) in found.fields().iter().zip(expected.fields()) {
         assert_eq!(found.name(), expected.name(), "{kind}");
@@ -126,18 +126,34 @@ fn check_parts(dir: &Path, count: usize) {
     }
 }
 
-/// What is listed and what is left make one, with natural logarithms.
+/// What is listed and what is left make one, by the expressions that `artifact::encoding`
+/// documents.
 fn check_mass(path: &Path) {
     let rows = all_rows(path);
-    let tail = rows.column_by_name("tail_logprob").unwrap();
-    let tail = tail.as_primitive::<Float32Type>();
-    let logprobs = rows.column_by_name("logprobs").unwrap().as_list::<i32>();
+    let numbers = |name: &str| {
+        let column = rows.column_by_name(name).unwrap();
+        column.as_primitive::<UInt16Type>().values().to_vec()
+    };
+    let (tail, base, place) = (
+        numbers("tail_level"),
+        numbers("base_level"),
+        numbers("target_place"),
+    );
+    let other = rows.column_by_name("target_other").unwrap();
+    let levels = rows.column_by_name("levels").unwrap().as_list::<i32>();
+    let gaps = rows.column_by_name("id_gaps").unwrap().as_list::<i32>();
+    let prob = |level: u16| (f64::from(level) / 432.0).powi(4);
     for row in 0..rows.num_rows() {
-        let list = logprobs.value(row);
-        let list = list.as_primitive::<Float32Type>();
+        let list = levels.value(row);
+        let list = list.as_primitive::<UInt16Type>();
         assert_eq!(list.len(), 8);
-        let listed: f32 = list.values().iter().map(|logprob| logprob.exp()).sum();
-        let mass = listed + tail.value(row).exp();
-        assert!((mass - 1.0).abs() < 1e-3, "row {row}: {mass}");
+        let listed: f64 = list.values().iter().map(|x| prob(x + base[row])).sum();
+        let mass = listed + prob(tail[row]);
+        assert!((mass - 1.0).abs() < 1e-2, "row {row}: {mass}");
+        let gaps = gaps.value(row);
+        let gaps = gaps.as_primitive::<UInt32Type>().values().to_vec();
+        assert!(gaps[1..].iter().all(|gap| *gap > 0), "row {row}");
+        assert!(usize::from(place[row]) <= gaps.len());
+        assert_eq!(place[row] == 0, other.is_valid(row));
     }
 }

@@ -162,7 +162,7 @@ fn report(path: &Path, parts: &[Part]) -> Result<ArtifactReport> {
     let provenance = first.provenance().clone();
     let kind = provenance.kind;
     let mut columns: Vec<ColumnReport> = kind
-        .schema()
+        .stored_schema()
         .fields()
         .iter()
         .map(|field| ColumnReport {

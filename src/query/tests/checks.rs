@@ -24,20 +24,37 @@ fn nothing_is_found_where_all_is_well() {
 }
 
 #[test]
-fn unsorted_and_unparallel_lists() {
-    let unsorted = found(|run| {
-        let mut columns = topk_of_pivot();
-        let (a, b) = ((0.5_f32).ln(), (0.25_f32).ln());
-        columns[6] = lists_f32(&[&[a, b], &[a, b], &[a, b], &[b, a]]);
-        write_topk(run, "p", columns);
-    });
-    assert_eq!(unsorted, ["error topk_sorted: topk/teacher=p 1"]);
-    let uneven = found(|run| {
-        let mut columns = projected();
-        columns[5] = lists_u32(&[&[1, 2], &[1, 3], &[1, 2]]);
-        write(run, Kind::Projected, &["s"], 2, columns);
-    });
-    assert_eq!(uneven, ["error topk_sorted: projected/teacher=s 1"]);
+fn lists_with_a_token_twice_and_unparallel_lists() {
+    let with = |gaps: [&[u32]; 2], levels: [&[u16]; 2]| {
+        found(|run| {
+            let columns = vec![
+                u64s(&[0, 1]),
+                u32s(&[0, 0]),
+                stored_lists_u32(&gaps),
+                u16s(&[0, 0]),
+                lists_u16(&levels),
+                u16s(&[305, 0]),
+                u16s(&[0, 0]),
+                arrow::compute::cast(&texts(&["s", "p"]), &winner_type()).unwrap(),
+            ];
+            write_stored(run, Kind::Targets, &["s-p"], columns);
+        })
+    };
+    // Probabilities 1/4 + 1/2 with a tail of 1/4, and 1.
+    let levels: [&[u16]; 2] = [&[305, 363], &[432]];
+    assert_eq!(with([&[1, 1], &[0]], levels), [""; 0]);
+    let error = |sample| [format!("error topk_sorted: targets/fusion=s-p {sample}")];
+    assert_eq!(with([&[1, 0], &[0]], levels), error(0));
+    assert_eq!(with([&[1, 1], &[1, 5]], levels), error(1));
+}
+
+fn winner_type() -> arrow::datatypes::DataType {
+    let schema = Kind::Targets.stored_schema();
+    schema
+        .field_with_name("winner")
+        .unwrap()
+        .data_type()
+        .clone()
 }
 
 #[test]

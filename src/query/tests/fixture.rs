@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float32Array, Float64Array};
 use arrow::array::{ListArray, StringArray, UInt16Array, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Float32Type, UInt32Type};
+use arrow::datatypes::{DataType, Float32Type, UInt16Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 
-use crate::artifact::{Existing, Kind, PartInfo, Provenance, RunDir, Writer};
+use crate::artifact::{Existing, Kind, PartInfo, PartWriter, Provenance, RunDir, Writer};
 
 /// Writes an artifact of one part; columns are cast to the kind's types.
 pub fn write(run: &RunDir, kind: Kind, values: &[&str], samples: u64, columns: Vec<ArrayRef>) {
@@ -23,18 +23,30 @@ pub fn write_at(dir: &Path, kind: Kind, samples: u64, columns: Vec<ArrayRef>) {
         .map(|(column, field)| arrow::compute::cast(column, field.data_type()).unwrap())
         .collect();
     let batch = RecordBatch::try_new(schema, columns).unwrap();
-    let provenance = Provenance::new(kind).vocabulary("digest");
-    let writer = Writer::create(dir, provenance, Existing::Replace).unwrap();
-    let mut part = writer
-        .part(PartInfo {
-            index: 0,
-            first_sample: 0,
-            samples,
-            last: true,
-        })
-        .unwrap();
+    let mut part = part(dir, kind, samples);
     part.write(&batch).unwrap();
     part.finish().unwrap();
+}
+
+/// Writes an artifact of two samples with the columns of the files: damage that the writer of
+/// rows would not let pass.
+pub fn write_stored(run: &RunDir, kind: Kind, values: &[&str], columns: Vec<ArrayRef>) {
+    let batch = RecordBatch::try_new(kind.stored_schema(), columns).unwrap();
+    let mut part = part(&run.artifact(kind, values), kind, 2);
+    part.write_stored(&batch).unwrap();
+    part.finish().unwrap();
+}
+
+fn part(dir: &Path, kind: Kind, samples: u64) -> PartWriter {
+    let provenance = Provenance::new(kind).vocabulary("digest");
+    let writer = Writer::create(dir, provenance, Existing::Replace).unwrap();
+    let info = PartInfo {
+        index: 0,
+        first_sample: 0,
+        samples,
+        last: true,
+    };
+    writer.part(info).unwrap()
 }
 
 pub fn u16s(values: &[u16]) -> ArrayRef {
@@ -86,6 +98,23 @@ pub fn lists_u32(values: &[&[u32]]) -> ArrayRef {
         .iter()
         .map(|list| Some(list.iter().map(|x| Some(*x)).collect::<Vec<_>>()));
     Arc::new(ListArray::from_iter_primitive::<UInt32Type, _, _>(lists))
+}
+
+/// With the element field of the files.
+pub fn stored_lists_u32(values: &[&[u32]]) -> ArrayRef {
+    let schema = Kind::Targets.stored_schema();
+    let stored = schema.field_with_name("id_gaps").unwrap().data_type();
+    arrow::compute::cast(&lists_u32(values), stored).unwrap()
+}
+
+pub fn lists_u16(values: &[&[u16]]) -> ArrayRef {
+    let lists = values
+        .iter()
+        .map(|list| Some(list.iter().map(|x| Some(*x)).collect::<Vec<_>>()));
+    let lists = ListArray::from_iter_primitive::<UInt16Type, _, _>(lists);
+    let schema = Kind::Targets.stored_schema();
+    let stored = schema.field_with_name("levels").unwrap().data_type();
+    arrow::compute::cast(&lists, stored).unwrap()
 }
 
 pub fn lists_f32(values: &[&[f32]]) -> ArrayRef {
@@ -182,6 +211,7 @@ pub fn write_run(run: &RunDir) {
             f32s(&[ln(0.25), ln(0.375)]),
             lists_u32(&[&[1, 2], &[1, 2]]),
             lists_f32(&[&[ln(0.5), ln(0.25)], &[ln(0.5), ln(0.125)]]),
+            u16s(&[0; 2]),
         ],
     );
     let metrics = |nll: [f64; 2], tokens: [u32; 2]| {
@@ -295,6 +325,7 @@ pub fn topk_of_pivot() -> Vec<ArrayRef> {
         f32s(&[ln(0.25); 4]),
         lists_u32(&[&[1, 2], &[1, 2], &[3, 1], &[2, 1]]),
         lists_f32(&[list; 4]),
+        u16s(&[0; 4]),
     ]
 }
 
@@ -320,6 +351,7 @@ pub fn projected() -> Vec<ArrayRef> {
         f32s(&[ln(0.125), ln(0.25), f32::NEG_INFINITY]),
         lists_u32(&[&[1, 2], &[1, 3], &[1]]),
         lists_f32(&[&[ln(0.75), ln(0.125)], &[ln(0.5), ln(0.25)], &[0.0]]),
+        u16s(&[0; 3]),
         texts(&["same_end", "same_end", "one_hot"]),
         nulls(&DataType::Float32, 3),
     ]
@@ -332,6 +364,7 @@ pub fn targets() -> Vec<ArrayRef> {
         lists_u32(&[&[1, 2], &[1], &[2]]),
         lists_f32(&[&[0.5, 0.25], &[0.75], &[1.0]]),
         f32s(&[0.25, 0.25, 0.0]),
+        u16s(&[0; 3]),
         texts(&["s", "s", "p"]),
     ]
 }

@@ -19,7 +19,7 @@ fn artifacts_parts_and_runs() {
             (report.kind, report.rows, report.samples, report.parts),
             (Kind::Topk, 4, 2, 1)
         );
-        let ids = report.columns.iter().find(|c| c.name == "ids").unwrap();
+        let ids = report.columns.iter().find(|c| c.name == "id_gaps").unwrap();
         assert_eq!((ids.data_type.as_str(), ids.values), ("list<u32>", 8));
         let text = inspection.to_string();
         assert!(

@@ -20,4 +20,5 @@ mod suite {
     pub mod readme;
     pub mod rows;
     pub mod shared_models;
+    pub mod variants;
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::counts::PairCounts;
 use super::follow::Follow;
 use super::{Fallback, Inside, ProjectInputs, ProjectOptions};
-use crate::artifact::alignment::{LinkKind, Links};
+use crate::artifact::alignment::{Link, LinkKind, Links};
 use crate::artifact::distribution::{Distribution, Distributions, Projection};
 use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
@@ -29,9 +30,20 @@ pub(super) struct BadRow {
     pub(super) pos: u32,
 }
 
+/// How the positions were aligned, which decides what a link means.
+#[derive(Debug)]
+pub(super) enum Matching {
+    /// By bytes: a source position that ends at the same byte has read the same text.
+    Offsets,
+    /// By warping: with how often each pair of tokens was linked, where the map counts (`ms`).
+    Dtw(Option<PairCounts>),
+}
+
 /// Projects rows; keeps its scratch space and what it has learnt about remainders of tokens.
 pub(super) struct Projector<'a> {
     source: &'a Vocabulary,
+    pivot: &'a Vocabulary,
+    matching: &'a Matching,
     first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
     follow: &'a Follow,
     options: &'a ProjectOptions,
@@ -50,9 +62,12 @@ impl<'a> Projector<'a> {
         inputs: &ProjectInputs<'a>,
         options: &'a ProjectOptions,
         follow: &'a Follow,
+        matching: &'a Matching,
     ) -> Self {
         Self {
             source: inputs.source,
+            pivot: inputs.pivot,
+            matching,
             first_token: inputs.first_token,
             follow,
             options,
@@ -120,7 +135,13 @@ impl<'a> Projector<'a> {
             let rows = rows?;
             rows.find(source_pos).map(|at| rows.row(at))
         };
-        if let Some(source_pos) = link.source_pos {
+        let same_end = match self.matching {
+            Matching::Offsets => link.source_pos,
+            Matching::Dtw(_) => link
+                .source_pos
+                .filter(|_| self.is_suffix(tokens.ids[pos], links.source_ids(pos), pos)),
+        };
+        if let Some(source_pos) = same_end {
             let Some(row) = row_at(source_pos) else {
                 return Ok((Some(Projection::Missing), None));
             };
@@ -130,6 +151,15 @@ impl<'a> Projector<'a> {
             } else {
                 (None, None)
             });
+        }
+        if let Matching::Dtw(counts) = self.matching {
+            let several = link.source_end - link.source_begin > 1;
+            return match counts {
+                Some(counts) if several => {
+                    self.averaged(tokens.ids[pos], &link, links.source_ids(pos), rows, counts)
+                }
+                _ => Ok((None, None)),
+            };
         }
         if self.options.inside == Inside::Fallback || link.kind == LinkKind::Unlinked {
             return Ok((None, None));
@@ -152,10 +182,74 @@ impl<'a> Projector<'a> {
         })
     }
 
+    /// Whether a pivot token and the source token linked to it end with the same text: one is a
+    /// suffix of the other, or they are special tokens of the same role. Without a linked token,
+    /// both have read their template up to a message.
+    fn is_suffix(&self, pivot_id: TokenId, source_ids: &[TokenId], pos: usize) -> bool {
+        let [source_id] = source_ids else {
+            return source_ids.is_empty();
+        };
+        let (ours, theirs) = (self.pivot.token(pivot_id), self.source.token(*source_id));
+        let (Some(ours), Some(theirs)) = (ours, theirs) else {
+            return false;
+        };
+        if ours.special || theirs.special {
+            // What begins a sequence is BOS to its model, whichever token it is.
+            let mut roles = self.pivot.roles_of(pivot_id);
+            return pos == 0
+                || roles.any(|role| self.source.id_with_role(role) == Some(*source_id));
+        }
+        ours.bytes.ends_with(&theirs.bytes) || theirs.bytes.ends_with(&ours.bytes)
+    }
+
     /// Moves all ids of a row by the map; false if too little arrives.
     fn same_end(&mut self, row: &Distribution<'_>) -> Result<bool, BadRow> {
-        let scale = 1.0 / total(row)?;
-        self.start(prob(row.tail_logprob) * scale);
+        self.start(0.0);
+        let mapped = self.arrive(row, 1.0)?;
+        Ok(self.list(mapped, row.ids.len()))
+    }
+
+    /// The mean of the distributions at the linked source positions, weighted by how often each
+    /// source token was linked to the pivot token (FuseChat's statistics). Positions without a
+    /// row, whose next token is not supervised, are left out.
+    fn averaged(
+        &mut self,
+        pivot_id: TokenId,
+        link: &Link,
+        source_ids: &[TokenId],
+        rows: Option<&Distributions<'_>>,
+        counts: &PairCounts,
+    ) -> Result<(Option<Projection>, Option<f32>), BadRow> {
+        self.start(0.0);
+        let found = |pos| rows.and_then(|rows| Some(rows.row(rows.find(pos)?)));
+        let members = || {
+            let positions = (link.source_begin..link.source_end).zip(source_ids);
+            positions.filter_map(|(pos, source_id)| {
+                Some((found(pos)?, counts.of(*source_id, pivot_id) as f64))
+            })
+        };
+        let total: f64 = members().map(|(_, count)| count).sum();
+        if total <= 0.0 {
+            return Ok((Some(Projection::Missing), None));
+        }
+        let (mut mapped, mut longest) = (0.0, 0);
+        for (row, count) in members() {
+            mapped += self.arrive(&row, count / total)?;
+            longest = longest.max(row.ids.len());
+        }
+        if !self.list(mapped, longest) {
+            return Ok((None, None));
+        }
+        // What the source thinks of what follows the last of them.
+        let last = found(link.source_end - 1).map(|row| -row.target_logprob);
+        Ok((Some(Projection::Averaged), last))
+    }
+
+    /// Moves the ids of a row by the map, with a share of their probability; returns how much
+    /// of it arrives.
+    fn arrive(&mut self, row: &Distribution<'_>, share: f64) -> Result<f64, BadRow> {
+        let scale = share / total(row)?;
+        self.rest += prob(row.tail_logprob) * scale;
         let mut mapped = 0.0;
         for (id, logprob) in row.ids.iter().zip(row.logprobs) {
             let mass = prob(*logprob) * scale;
@@ -169,7 +263,7 @@ impl<'a> Projector<'a> {
                 self.arrived.push((*pivot_id, mass * f64::from(*share)));
             }
         }
-        Ok(self.list(mapped, row.ids.len()))
+        Ok(mapped)
     }
 
     /// Keeps the candidates that begin with the `read` first bytes of the token that follows

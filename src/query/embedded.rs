@@ -25,6 +25,7 @@ pub(super) const FILES: &[(Group, &str, &str)] = &[
     (Group::Views, "21_projection_ce", include_str!("../../sql/views/21_projection_ce.sql")),
     (Group::Views, "30_fusion_winner", include_str!("../../sql/views/30_fusion_winner.sql")),
     (Group::Views, "40_merge_weight", include_str!("../../sql/views/40_merge_weight.sql")),
+    (Group::Queries, "aligned_tokens", include_str!("../../sql/queries/aligned_tokens.sql")),
     (Group::Queries, "ambiguous_mappings", include_str!("../../sql/queries/ambiguous_mappings.sql")),
     (Group::Queries, "compare_runs", include_str!("../../sql/queries/compare_runs.sql")),
     (Group::Queries, "eval_scoreboard", include_str!("../../sql/queries/eval_scoreboard.sql")),

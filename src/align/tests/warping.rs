@@ -195,8 +195,8 @@ fn special_tokens_match_by_role_not_by_spelling() {
 #[test]
 fn links_say_how_tokens_are_shared() {
     let pieces = |spellings: &[&str]| Pieces::from_spellings(spellings.iter().copied());
-    let ours = ["ab", "x", "y", "z", "c", "d", "w"];
-    let theirs = ["a", "b", "x", "y", "z", "cd", "w"];
+    let ours = ["ab", "x", "y", "long", "c", "d", "w"];
+    let theirs = ["a", "b", "x", "y", "long", "cd", "w"];
     let options = options(DtwTies::default(), None);
     let mut warp = Warp::from_pieces(pieces(&ours), pieces(&theirs), &options);
     let sample = Sample {

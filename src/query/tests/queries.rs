@@ -102,6 +102,15 @@ fn queries_over_the_fixture() {
             ["s 0 a.jsonl 0 4 0.5 0.25", "s 1 a.jsonl 1 1 1 0"]
         );
         assert_eq!(
+            named(s, "aligned_tokens", &[("teacher", "s")]),
+            [
+                "s 0 1-1 <s> <s> 0 1 0",
+                "s 1 n-1 a ab 1 2 NULL",
+                "s 2 n-1 b ab 1 2 1",
+                "s 3 none </s> NULL 0 0 NULL",
+            ]
+        );
+        assert_eq!(
             named(s, "teacher_win_rate", &[]),
             ["p 2 1.25 1 1 1 0.5", "s 2 1 1 1 1 0.5"]
         );

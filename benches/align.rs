@@ -9,7 +9,7 @@
 //! Texts and tokenizers are those of `FUSELM_TEST_SHARED` (default `../shared`): Mistral's 32 k
 //! tokens as the pivot, Qwen's 152 k as the source, samples of 2,048 pivot tokens. Where they
 //! are absent, the data samples and their vocabularies stand in. Distributions are synthetic:
-//! 10 entries each, the true token the first of them, the others drawn at random. Each figure is
+//! 10 entries each, the true token the first of them, the others drawn by Zipf's law. Each figure is
 //! the median of five runs, in seconds of a core.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -82,6 +82,12 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % limit
+    }
+
+    /// A rank below `limit`, the low ones more often: its logarithm is uniform.
+    fn zipf(&mut self, limit: u32) -> u32 {
+        let uniform = self.below(1 << 40) as f64 / (1u64 << 40) as f64;
+        f64::from(limit).powf(uniform) as u32 - 1
     }
 }
 
@@ -202,7 +208,8 @@ fn topk(source: &[SampleTokens], vocabulary: u32) -> Vec<arrow::record_batch::Re
             let target = sample.ids[pos + 1];
             let mut ids = vec![target];
             while ids.len() < K {
-                let id = random.below(u64::from(vocabulary)) as u32;
+                let rank = random.zipf(vocabulary);
+                let id = (u64::from(rank) * 48_271 % u64::from(vocabulary)) as u32;
                 if !ids.contains(&id) {
                     ids.push(id);
                 }
@@ -367,11 +374,6 @@ fn count(pairs: u64) {
     let provenance = Provenance::new(Kind::Alignment).vocabulary("pivot");
     let writer = Writer::create(dir.path(), provenance, Existing::Replace).unwrap();
     let mut random = Random(7);
-    // log-uniform: the density falls with the rank.
-    let mut zipf = |limit: f64| {
-        let u = random.below(1 << 40) as f64 / (1u64 << 40) as f64;
-        (limit.powf(u)) as u32 - 1
-    };
     let started = Instant::now();
     const PART: u64 = 10_000_000;
     let parts = pairs.div_ceil(PART);
@@ -391,11 +393,11 @@ fn count(pairs: u64) {
                 source_pos: Some(pos),
                 kind: LinkKind::OneToOne,
             };
-            let source = zipf(151_646.0);
+            let source = random.zipf(151_646);
             // Half of a token's sightings are with its own partner.
             let pivot = match source % 2 {
                 0 => source % 32_000,
-                _ => zipf(32_000.0),
+                _ => random.zipf(32_000),
             };
             rows.push(index, pos, pivot, link, [source]);
             if rows.rows() == 32 * 1024 {

@@ -11,6 +11,9 @@ use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
 
+/// Up to how many entries a list is searched for an id; longer ones are sorted.
+const SHORT: usize = 32;
+
 /// A log-probability may be this much above 0, from rounding.
 const SLACK: f32 = 1e-2;
 
@@ -49,7 +52,9 @@ pub(super) struct Projector<'a> {
     options: &'a ProjectOptions,
     /// The first pivot token of the bytes that remain of a source token.
     remainders: HashMap<Vec<u8>, Option<TokenId>>,
-    /// Probabilities that arrived.
+    /// Probabilities of the row in work, parallel to its ids.
+    probs: Vec<f64>,
+    /// Probabilities that arrived; no id twice while there are at most [`SHORT`].
     arrived: Vec<(TokenId, f64)>,
     /// Probability outside `arrived`.
     rest: f64,
@@ -72,6 +77,7 @@ impl<'a> Projector<'a> {
             follow,
             options,
             remainders: HashMap::new(),
+            probs: Vec::new(),
             arrived: Vec::new(),
             rest: 0.0,
             ids: Vec::new(),
@@ -248,19 +254,20 @@ impl<'a> Projector<'a> {
     /// Moves the ids of a row by the map, with a share of their probability; returns how much
     /// of it arrives.
     fn arrive(&mut self, row: &Distribution<'_>, share: f64) -> Result<f64, BadRow> {
-        let scale = share / total(row)?;
+        let scale = share / self.read(row)?;
         self.rest += prob(row.tail_logprob) * scale;
         let mut mapped = 0.0;
-        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
-            let mass = prob(*logprob) * scale;
-            let targets = self.follow.of(*id);
+        let follow = self.follow;
+        for (at, id) in row.ids.iter().enumerate() {
+            let mass = self.mass(at) * scale;
+            let targets = follow.of(*id);
             if targets.is_empty() {
                 self.rest += mass;
                 continue;
             }
             mapped += mass;
             for (pivot_id, share) in targets {
-                self.arrived.push((*pivot_id, mass * f64::from(*share)));
+                self.add(*pivot_id, mass * f64::from(*share));
             }
         }
         Ok(mapped)
@@ -274,7 +281,7 @@ impl<'a> Projector<'a> {
     /// The probability outside the source's list is taken to begin with those bytes as often as
     /// the listed does, so that it stays in the tail in the same proportion.
     fn conditioned(&mut self, row: &Distribution<'_>, read: usize) -> Result<Option<f32>, BadRow> {
-        let scale = 1.0 / total(row)?;
+        let scale = 1.0 / self.read(row)?;
         let tail = prob(row.tail_logprob) * scale;
         let source = self.source;
         let Some(prefix) = source.bytes(row.target_id).get(..read) else {
@@ -283,7 +290,7 @@ impl<'a> Projector<'a> {
         self.start(0.0);
         let (mut kept, mut mapped) = (0.0, 0.0);
         let mut target_listed = false;
-        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
+        for (at, id) in row.ids.iter().enumerate() {
             let Some(token) = source.token(*id) else {
                 continue;
             };
@@ -291,13 +298,13 @@ impl<'a> Projector<'a> {
                 Some(remaining) if !remaining.is_empty() && !token.special => remaining,
                 _ => continue,
             };
-            let mass = prob(*logprob) * scale;
+            let mass = self.mass(at) * scale;
             kept += mass;
             target_listed |= *id == row.target_id;
             match self.first_of(remaining) {
                 Some(pivot_id) => {
                     mapped += mass;
-                    self.arrived.push((pivot_id, mass));
+                    self.add(pivot_id, mass);
                 }
                 None => self.rest += mass,
             }
@@ -333,20 +340,57 @@ impl<'a> Projector<'a> {
         self.rest = rest;
     }
 
+    /// The probability of an entry of the row in work; a list that is too short has none.
+    fn mass(&self, at: usize) -> f64 {
+        self.probs.get(at).copied().unwrap_or(0.0)
+    }
+
+    /// Adds to what has arrived for an id.
+    fn add(&mut self, id: TokenId, mass: f64) {
+        if self.arrived.len() <= SHORT
+            && let Some(known) = self.arrived.iter_mut().find(|entry| entry.0 == id)
+        {
+            known.1 += mass;
+            return;
+        }
+        self.arrived.push((id, mass));
+    }
+
+    /// Takes the probabilities of a row; returns their sum: one, but for the rounding of the
+    /// stored list.
+    fn read(&mut self, row: &Distribution<'_>) -> Result<f64, BadRow> {
+        self.probs.clear();
+        let mut total = prob(row.tail_logprob);
+        let mut sane = row.tail_logprob <= SLACK && row.target_logprob <= SLACK;
+        for logprob in row.logprobs {
+            let mass = prob(*logprob);
+            sane &= *logprob <= SLACK;
+            total += mass;
+            self.probs.push(mass);
+        }
+        // NaN compares false above.
+        if sane && total > 0.0 {
+            return Ok(total);
+        }
+        Err(BadRow { pos: row.pos })
+    }
+
     /// Adds up what arrived for each id and cuts it to the k most probable; false if `mapped`,
     /// all that arrived, is less than `min_mass`.
     fn list(&mut self, mapped: f64, source_k: usize) -> bool {
         if mapped <= 0.0 || mapped < f64::from(self.options.min_mass) {
             return false;
         }
-        self.arrived.sort_by_key(|entry| entry.0);
-        self.arrived.dedup_by(|again, first| {
-            let same = again.0 == first.0;
-            if same {
-                first.1 += again.1;
-            }
-            same
-        });
+        if self.arrived.len() > SHORT {
+            self.arrived.sort_by_key(|entry| entry.0);
+            self.arrived.dedup_by(|again, first| {
+                let same = again.0 == first.0;
+                if same {
+                    first.1 += again.1;
+                }
+                same
+            });
+        }
         self.arrived.retain(|entry| entry.1 > 0.0);
         let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
         self.arrived
@@ -421,19 +465,4 @@ fn bytes_read(
 
 fn prob(logprob: f32) -> f64 {
     f64::from(logprob.exp())
-}
-
-/// The sum of all probabilities of a row: one, but for the rounding of the stored list.
-fn total(row: &Distribution<'_>) -> Result<f64, BadRow> {
-    let mut total = prob(row.tail_logprob);
-    let mut sane = row.tail_logprob <= SLACK && row.target_logprob <= SLACK;
-    for logprob in row.logprobs {
-        sane &= *logprob <= SLACK;
-        total += prob(*logprob);
-    }
-    // NaN compares false above.
-    if sane && total > 0.0 {
-        return Ok(total);
-    }
-    Err(BadRow { pos: row.pos })
 }

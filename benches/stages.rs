@@ -4,10 +4,8 @@
 //! cargo bench --bench stages
 //! ```
 //!
-//! The first table times whole stages, files included, as a run records them. The second times
-//! what they spend their time on: tokenising with byte ends, aligning by offsets, and the
-//! vocabulary map by edit distance (between Llama 3's 128 k and Llama 2's 32 k tokens where
-//! `FUSELM_TEST_SHARED`, default `../shared`, has their tokenizers).
+//! The table times whole stages, files included, as a run records them; what follows, tokenising
+//! with byte ends alone. Alignment, maps and projection have a bench of their own, `align`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -16,9 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use fuselm::align::links;
 use fuselm::artifact::RunDir;
-use fuselm::mapping::{MapInputs, MapOptions, Method, map};
 use fuselm::recipe::{self, Recipe, Record};
 use fuselm::text;
 use fuselm::vocab::Tokenizer;
@@ -81,7 +77,6 @@ fn main() {
     fuselm::progress::set_quiet(true);
 
     let pivot = Tokenizer::load(&samples().join("models/pivot")).unwrap();
-    let atlas = Tokenizer::load(&samples().join("models/atlas")).unwrap();
     let transcripts: Vec<text::Transcript> = text::read(&samples().join("chat/train.jsonl"), None)
         .unwrap()
         .map(|record| text::transcript(&record.unwrap().messages, pivot.template()).unwrap())
@@ -90,17 +85,13 @@ fn main() {
         .iter()
         .map(|transcript| transcript.text.len())
         .sum();
-    let encode = |tokenizer: &Tokenizer| -> Vec<Vec<u32>> {
-        let rows = transcripts.iter().map(|transcript| {
-            tokenizer
-                .encode_transcript(transcript, Some(&pivot))
-                .unwrap()
-                .byte_end
-        });
-        rows.collect()
+    let encode = || -> usize {
+        let rows = transcripts
+            .iter()
+            .map(|transcript| pivot.encode_transcript(transcript, None).unwrap());
+        rows.map(|row| row.ids.len()).sum()
     };
-    let (ours, theirs) = (encode(&pivot), encode(&atlas));
-    let tokens: usize = ours.iter().map(Vec::len).sum();
+    let tokens = encode();
 
     let dir = tempfile::tempdir().unwrap();
     println!("| stage | seconds | pivot tokens/s |\n|---|---:|---:|");
@@ -120,45 +111,11 @@ fn main() {
         println!("| {step} | {seconds:.3} | {:.0} |", tokens as f64 / seconds);
     }
 
-    println!("\n| work, one thread | rate |\n|---|---:|");
-    let seconds = time(|| drop(encode(&pivot)));
-    println!(
-        "| tokens with byte ends | {:.1} MB/s |",
-        bytes as f64 / seconds / 1e6
-    );
     let seconds = time(|| {
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            for link in links(ours, theirs) {
-                std::hint::black_box(link);
-            }
-        }
+        std::hint::black_box(encode());
     });
     println!(
-        "| alignment by offsets | {:.1} M tokens/s |",
-        tokens as f64 / seconds / 1e6
-    );
-
-    let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());
-    let large =
-        |name: &str| Tokenizer::load(&Path::new(&shared).join("assets/tokenizers").join(name));
-    let (source, target, what) = match (large("llama-3"), large("llama-2")) {
-        (Ok(source), Ok(target)) => (source, target, "Llama 3 to Llama 2"),
-        _ => (atlas, pivot, "atlas to pivot"),
-    };
-    let inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: target.vocabulary(),
-        first_token: &|bytes| target.first_token(bytes),
-        alignment: None,
-    };
-    let options = MapOptions {
-        method: Method::Mined,
-        width: 1,
-    };
-    let started = Instant::now();
-    map(&inputs, &options, Vec::new()).unwrap();
-    println!(
-        "\nmap by edit distance, {what}, all threads, once: {:.1} s",
-        started.elapsed().as_secs_f64()
+        "\ntokens with byte ends, one thread: {:.1} MB/s",
+        bytes as f64 / seconds / 1e6
     );
 }

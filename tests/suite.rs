@@ -26,4 +26,5 @@ mod suite {
     pub mod rows;
     pub mod sampled;
     pub mod shared_models;
+    pub mod variants;
 }

@@ -11,4 +11,5 @@ SELECT
     CAST(pos AS DOUBLE) AS value
 FROM alignment
 WHERE source_begin > source_end
-    OR CAST(source_end AS BIGINT) - CAST(source_begin AS BIGINT) <> CAST(COALESCE(array_length(source_ids), 0) AS BIGINT);
+    OR CAST(source_end AS BIGINT) - CAST(source_begin AS BIGINT) < CAST(COALESCE(array_length(source_ids), 0) AS BIGINT)
+    OR (source_end > source_begin AND COALESCE(array_length(source_ids), 0) = 0);

@@ -1,35 +1,42 @@
--- about: one sample's tokens side by side, the pivot's and a source's
+-- about: the tokens of one sample side by side: each pivot token with the source tokens that it is aligned with
 -- reads: alignment, models, vocab
--- returns: teacher, pos (of the pivot's token), pivot (display), source (its tokens, in order), kind, same_end (a source token ends at the same byte)
--- param: sample = 0 — sample_id; worst_aligned_samples lists candidates
+-- returns: teacher, pos, kind, pivot (display), source (the linked tokens' display, in order), source_begin, source_end, source_pos (the source position whose distribution is taken there; null where there is none)
 -- param: teacher = '' — only this source; all if empty
+-- param: sample = 0 — the sample_id, as in worst_aligned_samples
+WITH links AS (
+    SELECT *
+    FROM alignment
+    WHERE sample_id = $sample AND (teacher = $teacher OR $teacher = '')
+),
+linked AS (
+    SELECT
+        teacher,
+        pos,
+        unnest(source_ids) AS source_id,
+        unnest(range(1, CAST(array_length(source_ids) AS BIGINT) + 1)) AS place
+    FROM links
+),
+sources AS (
+    SELECT l.teacher, l.pos, array_to_string(array_agg(v.token ORDER BY l.place), ' ') AS source
+    FROM linked AS l
+    JOIN models AS m ON m.name = l.teacher
+    JOIN vocab AS v ON v.vocab = m.vocabulary AND v.id = l.source_id
+    GROUP BY l.teacher, l.pos
+)
 SELECT
-    a.teacher,
-    a.pos,
+    l.teacher,
+    l.pos,
+    l.kind,
     p.token AS pivot,
-    COALESCE(s.tokens, '') AS source,
-    a.kind,
-    a.source_pos IS NOT NULL AS same_end
-FROM alignment AS a
+    s.source,
+    l.source_begin,
+    l.source_end,
+    l.source_pos
+FROM links AS l
 LEFT JOIN (
     SELECT v.id, v.token
     FROM vocab AS v
     JOIN models AS m ON m.vocabulary = v.vocab AND m.role = 'pivot'
-) AS p ON p.id = a.pivot_id
-LEFT JOIN (
-    SELECT u.teacher, u.pos, string_agg(v.token, ' ' ORDER BY u.place) AS tokens
-    FROM (
-        SELECT
-            teacher,
-            pos,
-            unnest(source_ids) AS id,
-            unnest(range(0, CAST(array_length(source_ids) AS BIGINT))) AS place
-        FROM alignment
-        WHERE sample_id = $sample AND ($teacher = '' OR teacher = $teacher)
-    ) AS u
-    JOIN models AS m ON m.name = u.teacher
-    JOIN vocab AS v ON v.vocab = m.vocabulary AND v.id = u.id
-    GROUP BY u.teacher, u.pos
-) AS s ON s.teacher = a.teacher AND s.pos = a.pos
-WHERE a.sample_id = $sample AND ($teacher = '' OR a.teacher = $teacher)
-ORDER BY a.teacher, a.pos;
+) AS p ON p.id = l.pivot_id
+LEFT JOIN sources AS s ON s.teacher = l.teacher AND s.pos = l.pos
+ORDER BY l.teacher, l.pos;

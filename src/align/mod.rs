@@ -4,29 +4,44 @@
 //! `spans: offsets` a pivot token corresponds to the source tokens whose spans overlap its own,
 //! found in one pass over both sequences. `source_pos` is the source position that *ends at the
 //! same byte*, where there is one: only there have both models read exactly the same prefix, so
-//! that their next-token distributions answer the same question.
+//! that their next-token distributions answer the same question. Tokens of no width (an added
+//! prefix) correspond to nothing, except BOS to BOS. Special tokens cover the same bytes in both
+//! sequences, whatever their spelling, so their spans align them.
 //!
-//! Tokens of no width (an added prefix) correspond to nothing, except BOS to BOS. Special tokens
-//! cover the same bytes in both sequences, whatever their spelling, so their spans align them.
+//! With `spans: dtw`, the papers' way, the spellings of the pieces are warped onto each other:
+//! the path through both sequences with the least sum of edit distances, from the full table of
+//! all pairs (`dtw_band` looks only near the byte offsets: an approximation, which can miss the
+//! best path). `source_pos` is the one linked source position, if it is one. Special tokens
+//! match by role.
+//!
+//! Where each model has a transcript of its own (`template: native`), both ways work within the
+//! messages, which are matched by role and text; the rest of a template corresponds to nothing.
 //!
 //! The stage reads two `tokens` artifacts part by part and writes `alignment`, one row for each
 //! pivot token.
 
+mod dtw;
+mod native;
 mod offsets;
+mod pieces;
 #[cfg(test)]
 mod tests;
+mod warp;
 
 pub use offsets::links;
+pub use warp::{Sample, Warp};
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::alignment::{AlignmentBuilder, LinkKind};
+use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use crate::artifact::tokens::{self, SampleTokens};
 use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
+use crate::text::{self, SampleTranscript};
+use crate::vocab::Vocabulary;
 
 /// Rows per batch written.
 const BATCH_ROWS: usize = 32 * 1024;
@@ -39,6 +54,20 @@ pub enum Spans {
     /// By the bytes that they cover.
     #[default]
     Offsets,
+    /// By dynamic time warping over the spellings of the pieces.
+    Dtw,
+}
+
+/// Which of several paths of the same cost the warping takes, read from the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum DtwTies {
+    /// A step in both sequences, else in the pivot's, else in the source's.
+    #[default]
+    Fusechat,
+    /// A step in both sequences, else in the source's, else in the pivot's.
+    Fusellm,
 }
 
 /// Options of the stage.
@@ -48,16 +77,48 @@ pub struct AlignOptions {
     /// How the spans are matched (default `offsets`).
     #[arg(long, value_enum, default_value_t = AlignOptions::default().spans, hide_default_value = true)]
     pub spans: Spans,
+    /// Which of several equal paths `dtw` takes: `fusechat` (default) or `fusellm`.
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_ties, hide_default_value = true)]
+    pub dtw_ties: DtwTies,
+    /// How many tokens beyond those at the same bytes `dtw` looks at, at least 1: an
+    /// approximation (default: all, which is exact).
+    #[arg(long)]
+    pub dtw_band: Option<u32>,
 }
 
 impl AlignOptions {
-    /// Fails if the options contradict each other.
+    /// Fails if an option is out of range.
     ///
     /// # Errors
-    /// None at present.
+    /// A band of 0.
     pub fn validate(&self) -> Result<()> {
+        if self.dtw_band == Some(0) {
+            return Err(Error::usage("`dtw_band` is 0, expected 1 or more"));
+        }
         Ok(())
     }
+
+    /// The options that change the result.
+    pub fn changing(&self) -> serde_json::Value {
+        match self.spans {
+            Spans::Offsets => serde_json::json!({ "spans": self.spans }),
+            Spans::Dtw => serde_json::json!(self),
+        }
+    }
+}
+
+/// What is aligned.
+#[derive(Clone, Copy, Debug)]
+pub struct AlignInputs<'a> {
+    /// The pivot's `tokens`.
+    pub pivot_tokens: &'a Path,
+    /// The source's `tokens`.
+    pub source_tokens: &'a Path,
+    /// The pivot's vocabulary and the source's; needed by [`Spans::Dtw`].
+    pub vocabularies: Option<(&'a Vocabulary, &'a Vocabulary)>,
+    /// The `transcripts` that the pivot's tokens were made from, and those of the source's;
+    /// needed where they are not the same (`template: native`).
+    pub transcripts: Option<(&'a Path, &'a Path)>,
 }
 
 /// What was aligned. Parts that an earlier run finished are not counted.
@@ -73,6 +134,8 @@ pub struct Summary {
     pub same_end: u64,
     /// Pivot tokens of each kind, in the order of [`LinkKind::ALL`].
     pub kinds: [u64; 5],
+    /// Messages of the pivot's transcripts that the source's do not have (`template: native`).
+    pub unmatched: u64,
 }
 
 impl Summary {
@@ -81,8 +144,19 @@ impl Summary {
         self.pivot_tokens += other.pivot_tokens;
         self.source_tokens += other.source_tokens;
         self.same_end += other.same_end;
+        self.unmatched += other.unmatched;
         for (sum, count) in self.kinds.iter_mut().zip(other.kinds) {
             *sum += count;
+        }
+    }
+
+    fn count(&mut self, pivot: &SampleTokens, source: &SampleTokens, links: &[Link]) {
+        self.samples += 1;
+        self.pivot_tokens += pivot.ids.len() as u64;
+        self.source_tokens += source.ids.len() as u64;
+        for link in links {
+            self.same_end += u64::from(link.source_pos.is_some());
+            self.kinds[link.kind as usize] += 1;
         }
     }
 
@@ -92,37 +166,42 @@ impl Summary {
     }
 }
 
-/// Aligns the source's `tokens` with the pivot's, both of the same transcripts, and writes
-/// `alignment` to `out_dir`.
+/// Aligns the source's `tokens` with the pivot's and writes `alignment` to `out_dir`.
 ///
 /// # Errors
-/// If the artifacts are not about the same samples, or the tokens of a sample end at different
-/// bytes; if `out_dir` holds another result (see [`Existing`]).
+/// If the artifacts are not about the same samples or vocabularies, the tokens of a sample end
+/// at different bytes, a sample is too long for the full table; if `out_dir` holds another
+/// result (see [`Existing`]).
 ///
 /// # Memory
-/// Two parts of tokens (9 bytes a token each) and 32,768 rows for each thread.
+/// For each thread, two parts of tokens (9 bytes a token), 32,768 rows, and for transcripts of
+/// their own the text of two parts; with `dtw` also n · m / 4 bytes for the n and m tokens of
+/// the longest sample (m replaced by about twice the band, if there is one), and 2 · m bytes for
+/// each distinct token among the n.
 pub fn run(
-    pivot_tokens: &Path,
-    source_tokens: &Path,
+    inputs: &AlignInputs<'_>,
     out_dir: &Path,
     options: &AlignOptions,
     existing: Existing,
 ) -> Result<Summary> {
     options.validate()?;
-    let pivot = Artifact::open(pivot_tokens, Kind::Tokens)?;
-    let source = Artifact::open(source_tokens, Kind::Tokens)?;
-    source.check_same_samples(&pivot)?;
-    let provenance = Provenance::new(Kind::Alignment)
-        .vocabulary(vocabulary(&pivot)?)
+    let opened = Opened::open(inputs, options)?;
+    let (pivot, source) = (&opened.pivot, &opened.source);
+    let mut provenance = Provenance::new(Kind::Alignment)
+        .vocabulary(vocabulary(pivot)?)
         .input("pivot_tokens", pivot.identity())
         .input("source_tokens", source.identity())
-        .input("source_vocabulary", vocabulary(&source)?)
-        .options(serde_json::json!(options));
+        .input("source_vocabulary", vocabulary(source)?)
+        .options(options.changing());
+    if let Some((ours, theirs)) = &opened.transcripts {
+        provenance = provenance
+            .input("pivot_transcripts", ours.identity())
+            .input("source_transcripts", theirs.identity());
+    }
     let writer = Writer::create(out_dir, provenance, existing)?;
     let bar = Bar::new("align", pivot.samples(), "samples");
     let done = parts::each_missing(pivot.parts(), &writer, |part| {
-        let theirs = &source.parts()[part.info().index as usize];
-        align_part(part, theirs, &writer, options, &bar)
+        opened.align_part(part, &writer, &bar)
     })?;
     let mut summary = Summary::default();
     for part in &done {
@@ -139,67 +218,171 @@ fn vocabulary(artifact: &Artifact) -> Result<&str> {
     })
 }
 
-fn align_part(
-    pivot: &Part,
-    source: &Part,
-    writer: &Writer,
-    options: &AlignOptions,
-    bar: &Bar,
-) -> Result<Summary> {
-    let pivot_samples = tokens::read_part(pivot)?;
-    let source_samples = tokens::read_part(source)?;
-    let mut summary = Summary::default();
-    let mut out = writer.part(pivot.info())?;
-    let mut rows = AlignmentBuilder::default();
-    for (ours, theirs) in pivot_samples.iter().zip(&source_samples) {
-        check_interrupt()?;
-        let (our_end, their_end) = (ours.byte_end.last(), theirs.byte_end.last());
-        if our_end != their_end {
-            let end = |end: Option<&u32>| end.copied().unwrap_or(0);
-            return Err(Error::input(
-                format!("{} sample {}", source.path().display(), ours.sample_id),
-                format!(
-                    "its tokens cover {} bytes, those of the pivot {}",
-                    end(their_end),
-                    end(our_end)
-                ),
-            )
-            .remedy("both must be tokens of the same transcript; run `corpus` again"));
-        }
-        align_sample(ours, theirs, options, &mut rows, &mut summary);
-        if rows.rows() >= BATCH_ROWS {
-            out.write(&rows.finish()?)?;
-        }
-        bar.advance(1);
-    }
-    out.write(&rows.finish()?)?;
-    out.finish()?;
-    Ok(summary)
+/// The opened inputs.
+struct Opened {
+    pivot: Artifact,
+    source: Artifact,
+    /// Where they are not the same.
+    transcripts: Option<(Artifact, Artifact)>,
+    warp: Option<Warp>,
 }
 
-/// Appends the rows of one sample.
-fn align_sample(
+impl Opened {
+    fn open(inputs: &AlignInputs<'_>, options: &AlignOptions) -> Result<Self> {
+        let pivot = Artifact::open(inputs.pivot_tokens, Kind::Tokens)?;
+        let source = Artifact::open(inputs.source_tokens, Kind::Tokens)?;
+        source.check_same_samples(&pivot)?;
+        let warp = match (options.spans, inputs.vocabularies) {
+            (Spans::Offsets, _) => None,
+            (Spans::Dtw, Some((ours, theirs))) => {
+                pivot.check_vocabulary(&ours.digest)?;
+                source.check_vocabulary(&theirs.digest)?;
+                Some(Warp::new(ours, theirs, options))
+            }
+            (Spans::Dtw, None) => {
+                return Err(Error::usage(
+                    "`spans: dtw` compares the spellings of tokens, no vocabularies are given",
+                )
+                .remedy("name the `vocab` artifacts of both, or use `spans: offsets`"));
+            }
+        };
+        let made_from = |tokens: &Artifact| tokens.provenance().inputs.get("transcripts").cloned();
+        let transcripts = match inputs.transcripts {
+            _ if made_from(&pivot) == made_from(&source) => None,
+            None => {
+                return Err(Error::file(
+                    source.dir(),
+                    "its tokens were made from other transcripts than the pivot's",
+                )
+                .remedy(
+                    "run `corpus` again; if each model has a template of its own, name the \
+                     `transcripts` of both",
+                ));
+            }
+            Some((ours, theirs)) => Some((
+                transcripts_of(&pivot, ours)?,
+                transcripts_of(&source, theirs)?,
+            )),
+        };
+        Ok(Self {
+            pivot,
+            source,
+            transcripts,
+            warp,
+        })
+    }
+
+    fn align_part(&self, pivot: &Part, writer: &Writer, bar: &Bar) -> Result<Summary> {
+        let index = pivot.info().index as usize;
+        let source = &self.source.parts()[index];
+        let pivot_samples = tokens::read_part(pivot)?;
+        let source_samples = tokens::read_part(source)?;
+        let texts: Option<(Vec<SampleTranscript>, Vec<SampleTranscript>)> = match &self.transcripts
+        {
+            None => None,
+            Some((ours, theirs)) => Some((
+                text::read_transcripts(&ours.parts()[index])?,
+                text::read_transcripts(&theirs.parts()[index])?,
+            )),
+        };
+        let mut warp = self.warp.clone();
+        let mut summary = Summary::default();
+        let mut out = writer.part(pivot.info())?;
+        let mut rows = AlignmentBuilder::default();
+        for (at, (ours, theirs)) in pivot_samples.iter().zip(&source_samples).enumerate() {
+            check_interrupt()?;
+            let place = || format!("{} sample {}", source.path().display(), ours.sample_id);
+            if let Some(warp) = &warp {
+                warp.check_size(ours.ids.len(), theirs.ids.len())
+                    .map_err(|error| Error::input(place(), error.to_string()))?;
+            }
+            let segments = match &texts {
+                None => {
+                    same_length(ours, theirs, place)?;
+                    None
+                }
+                Some((our_texts, their_texts)) => {
+                    let (segments, unmatched) =
+                        native::segments(&our_texts[at].transcript, &their_texts[at].transcript);
+                    summary.unmatched += unmatched;
+                    Some(segments)
+                }
+            };
+            let links = match (&mut warp, segments) {
+                (None, None) => links(&ours.byte_end, &theirs.byte_end).collect(),
+                (None, Some(segments)) => {
+                    native::links_of(ours, theirs, &segments, native::by_offsets)
+                }
+                (Some(warp), None) => warp.links(&Sample::whole(ours), &Sample::whole(theirs)),
+                (Some(warp), Some(segments)) => {
+                    native::links_of(ours, theirs, &segments, |a, b| warp.links(a, b))
+                }
+            };
+            summary.count(ours, theirs, &links);
+            push_rows(ours, theirs, &links, warp.is_none(), &mut rows);
+            if rows.rows() >= BATCH_ROWS {
+                out.write(&rows.finish()?)?;
+            }
+            bar.advance(1);
+        }
+        out.write(&rows.finish()?)?;
+        out.finish()?;
+        Ok(summary)
+    }
+}
+
+/// Opens the transcripts that `tokens` were made from.
+fn transcripts_of(tokens: &Artifact, dir: &Path) -> Result<Artifact> {
+    let transcripts = Artifact::open(dir, Kind::Transcripts)?;
+    transcripts.check_same_samples(tokens)?;
+    let expected = tokens.provenance().inputs.get("transcripts");
+    if expected.is_some_and(|expected| expected == transcripts.identity()) {
+        return Ok(transcripts);
+    }
+    Err(Error::file(
+        dir,
+        format!(
+            "`{}` was made from other transcripts",
+            tokens.dir().display()
+        ),
+    )
+    .remedy("run `corpus` again"))
+}
+
+fn same_length(
+    ours: &SampleTokens,
+    theirs: &SampleTokens,
+    place: impl Fn() -> String,
+) -> Result<()> {
+    let end = |tokens: &SampleTokens| tokens.byte_end.last().copied().unwrap_or(0);
+    if end(ours) == end(theirs) {
+        return Ok(());
+    }
+    Err(Error::input(
+        place(),
+        format!(
+            "its tokens cover {} bytes, those of the pivot {}",
+            end(theirs),
+            end(ours)
+        ),
+    )
+    .remedy("both must be tokens of the same transcript; run `corpus` again"))
+}
+
+/// Appends the rows of one sample. By bytes, tokens of no width between the linked ones stand for
+/// no text and are left out of `source_ids`; the warping links them like any other.
+fn push_rows(
     pivot: &SampleTokens,
     source: &SampleTokens,
-    options: &AlignOptions,
+    links: &[Link],
+    by_bytes: bool,
     rows: &mut AlignmentBuilder,
-    summary: &mut Summary,
 ) {
-    summary.samples += 1;
-    summary.pivot_tokens += pivot.ids.len() as u64;
-    summary.source_tokens += source.ids.len() as u64;
-    let links = match options.spans {
-        Spans::Offsets => links(&pivot.byte_end, &source.byte_end),
-    };
     for (pos, (pivot_id, link)) in (0u32..).zip(pivot.ids.iter().zip(links)) {
-        summary.same_end += u64::from(link.source_pos.is_some());
-        summary.kinds[link.kind as usize] += 1;
-        let begin = link.source_begin as usize;
-        let linked = (begin..link.source_end as usize).filter(|at| {
-            // Tokens of no width between the linked ones stand for no text.
-            *at == 0 || source.byte_start(*at) < source.byte_end[*at]
-        });
+        let linked = link.source_begin as usize..link.source_end as usize;
+        let linked = linked
+            .filter(|at| !by_bytes || *at == 0 || source.byte_start(*at) < source.byte_end[*at]);
         let source_ids = linked.map(|at| source.ids[at]);
-        rows.push(pivot.sample_id, pos, *pivot_id, link, source_ids);
+        rows.push(pivot.sample_id, pos, *pivot_id, *link, source_ids);
     }
 }

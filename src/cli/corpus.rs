@@ -54,12 +54,6 @@ fn open(argument: &str) -> Result<Opened> {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    if command.options.template == TemplateMode::Native && command.models.len() > 1 {
-        return Err(
-            Error::usage("`native` gives every model a transcript of its own")
-                .remedy("prepare one model at a time, or use `--template-mode pivot`"),
-        );
-    }
     let opened: Vec<Opened> = command
         .models
         .iter()
@@ -87,26 +81,40 @@ pub fn run(command: &Command) -> Result<()> {
         Count(summary.records),
         Count(summary.tokens)
     ));
+    let native = command.options.template == TemplateMode::Native;
     let mut known: Vec<&str> = Vec::new();
     for model in &models {
         let vocabulary = model.tokenizer.vocabulary();
-        if known.contains(&vocabulary.digest.as_str()) {
+        let shared = known.contains(&vocabulary.digest.as_str());
+        if !shared {
+            known.push(&vocabulary.digest);
+            vocabulary.write(&dir.artifact(Kind::Vocab, &[model.name]), existing)?;
+        }
+        if model.name == pivot.name || (shared && !native) {
             continue;
         }
-        known.push(&vocabulary.digest);
-        vocabulary.write(&dir.artifact(Kind::Vocab, &[model.name]), existing)?;
-        if model.name != pivot.name {
-            let out = dir.artifact(Kind::Tokens, &[model.name, pivot.name]);
-            let transcripts = &outputs.transcripts;
-            let tokens = corpus::tokenise(
-                transcripts,
-                model.tokenizer,
-                Some(pivot.tokenizer),
-                &out,
-                existing,
-            )?;
-            note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
-        }
+        let (transcripts, made_by) = match native {
+            false => (outputs.transcripts.clone(), Some(pivot.tokenizer)),
+            true => {
+                let own = dir.artifact(Kind::Transcripts, &[model.name]);
+                let date = command.options.date()?;
+                corpus::transcribe(&outputs.samples, model.tokenizer, date, &own, existing)?;
+                (own, None)
+            }
+        };
+        let template = if native { model.name } else { pivot.name };
+        let vocab = first_with(&vocabulary.digest, &models).unwrap_or(model.name);
+        let out = dir.artifact(Kind::Tokens, &[vocab, template]);
+        let tokens = corpus::tokenise(&transcripts, model.tokenizer, made_by, &out, existing)?;
+        note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
     }
     Ok(())
+}
+
+/// The first model with this vocabulary, whose name the run knows it by.
+fn first_with<'a>(digest: &str, models: &[corpus::Model<'a>]) -> Option<&'a str> {
+    let mut models = models.iter();
+    models
+        .find(|model| model.tokenizer.vocabulary().digest == digest)
+        .map(|model| model.name)
 }

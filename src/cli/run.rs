@@ -53,13 +53,20 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     note(plan.describe(only)?);
     let summary = plan.run(only)?;
     note(format!(
-        "\n{} steps done, {} up to date, {}",
+        "\n{} steps done, {} up to date, {}{}",
         summary.done,
         summary.skipped,
+        match summary.shared {
+            0 => String::new(),
+            shared => format!("{shared} shared, "),
+        },
         Elapsed(std::time::Duration::from_secs_f64(summary.seconds))
     ));
     if only.is_none() {
         print(&recipe::scoreboard(plan.dir())?)?;
+        if plan.has_variants() {
+            print(&recipe::comparison(plan.dir())?)?;
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::artifact::{Artifact, Kind, check_name};
+use fuselm::artifact::{Artifact, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::note;
@@ -26,7 +26,7 @@ pub struct Command {
     /// Model folder, GGUF file or hub id
     #[arg(long)]
     model: String,
-    /// Template of the transcripts to score [default: the only one]
+    /// Template of the transcripts to score [default: the only one, or the model's own]
     #[arg(long)]
     template: Option<String>,
     /// Type of weights and activations: f32, f16, bf16
@@ -71,9 +71,17 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let template = match (&command.transcripts, &command.tokens) {
         (Some(_), Some(_)) => String::new(),
-        _ => command
-            .run
-            .only("template", &command.template, Kind::Transcripts)?,
+        _ => {
+            let own = command.run.run.as_ref().is_some_and(|run| {
+                let run = RunDir::new(run);
+                run.artifact(Kind::Transcripts, &[&command.name]).is_dir()
+            });
+            let template = match own {
+                true => &command.template.clone().or(Some(command.name.clone())),
+                false => &command.template,
+            };
+            command.run.only("template", template, Kind::Transcripts)?
+        }
     };
     let at = &command.run;
     let name = command.name.as_str();

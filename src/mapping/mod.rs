@@ -19,7 +19,7 @@ mod edits;
 #[cfg(test)]
 mod tests;
 
-pub use edits::{EditIndex, Nearest, distance};
+pub use edits::{EditIndex, Nearest};
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::units::TokenId;
-use crate::vocab::{Kind as TokenKind, Role, Token, Vocabulary};
+use crate::vocab::{Kind as TokenKind, Role, Token, Vocabulary, distance};
 
 /// Source tokens that are mapped between two looks for an interrupt.
 const CHUNK: usize = 1024;

@@ -5,7 +5,9 @@
 //! | case | distribution | `projection` |
 //! |---|---|---|
 //! | a source token ends at the same byte | that position's, ids moved by the map | `same_end` |
-//! | none does, `inside: condition` | that of the last source position before, conditioned on the bytes read since | `conditioned` |
+//! | `spans: dtw`: one source token is linked, and its bytes end the pivot token's or the reverse | the same | `same_end` |
+//! | `spans: dtw`, `map: ms`: several source tokens are linked | the mean of theirs, weighted by how often each was linked to the pivot token | `averaged` |
+//! | none does, `spans: offsets`, `inside: condition` | that of the last source position before, conditioned on the bytes read since | `conditioned` |
 //! | less than `min_mass` of the probability arrives, or neither applies | the fallback | `one_hot`, `skipped`, or no row |
 //! | the source has no row where it is needed | none | `missing` |
 //!
@@ -16,6 +18,7 @@
 //! id, and what is cut to `top_k`, joins the tail, so that each row sums to one. Nothing is
 //! repaired silently: NaN is an error, and rows that the source lacks are counted.
 
+mod counts;
 mod follow;
 mod projector;
 mod summary;
@@ -37,8 +40,9 @@ use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
+use counts::PairCounts;
 use follow::Follow;
-use projector::{Projected, Projector};
+use projector::{Matching, Projected, Projector};
 
 /// Rows per batch written.
 const BATCH_ROWS: usize = 32 * 1024;
@@ -148,6 +152,7 @@ struct Opened<'a> {
     tokens: Artifact,
     pivot_topk: Option<Artifact>,
     follow: Follow,
+    matching: Matching,
 }
 
 /// Writes `projected` to `out_dir`.
@@ -157,7 +162,8 @@ struct Opened<'a> {
 /// number (naming sample and position), or `out_dir` holds another result (see [`Existing`]).
 ///
 /// # Memory
-/// The map, and for each thread one part of the pivot's tokens (9 bytes a token), the rows of
+/// The map, with `spans: dtw` and `map: ms` 16 bytes for each distinct pair of linked tokens,
+/// and for each thread one part of the pivot's tokens (9 bytes a token), the rows of
 /// one sample, 32,768 rows of output, and the distinct remainders of tokens.
 pub fn run(
     inputs: &ProjectInputs<'_>,
@@ -223,6 +229,17 @@ impl<'a> Opened<'a> {
             inputs.source.len(),
             inputs.pivot.len(),
         )?;
+        let option = |artifact: &Artifact, key: &str, value: &str| {
+            let found = artifact.provenance().options.get(key);
+            found.and_then(serde_json::Value::as_str) == Some(value)
+        };
+        let matching = match option(&alignment, "spans", "dtw") {
+            false => Matching::Offsets,
+            true if option(&map, "method", "ms") => {
+                Matching::Dtw(Some(PairCounts::of_alignment(&alignment)?))
+            }
+            true => Matching::Dtw(None),
+        };
         Ok(Self {
             inputs,
             options,
@@ -231,6 +248,7 @@ impl<'a> Opened<'a> {
             tokens,
             pivot_topk,
             follow,
+            matching,
         })
     }
 
@@ -243,7 +261,7 @@ impl<'a> Opened<'a> {
             Some(artifact) => Some(SampleCursor::new(&artifact.parts()[index])?),
             None => None,
         };
-        let mut projector = Projector::new(self.inputs, self.options, &self.follow);
+        let mut projector = Projector::new(self.inputs, self.options, &self.follow, &self.matching);
         let mut summary = Summary::default();
         let mut out = writer.part(part.info())?;
         let mut rows = DistributionBuilder::projected();

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
+use super::counts::PairCounts;
 use super::follow::Follow;
 use super::{Fallback, Inside, ProjectInputs, ProjectOptions};
-use crate::artifact::alignment::{LinkKind, Links};
+use crate::artifact::alignment::{Link, LinkKind, Links};
 use crate::artifact::distribution::{Distribution, Distributions, Projection};
 use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
+
+/// Up to how many entries a list is searched for an id; longer ones are sorted.
+const SHORT: usize = 32;
 
 /// A log-probability may be this much above 0, from rounding.
 const SLACK: f32 = 1e-2;
@@ -29,15 +33,28 @@ pub(super) struct BadRow {
     pub(super) pos: u32,
 }
 
+/// How the positions were aligned, which decides what a link means.
+#[derive(Debug)]
+pub(super) enum Matching {
+    /// By bytes: a source position that ends at the same byte has read the same text.
+    Offsets,
+    /// By warping: with how often each pair of tokens was linked, where the map counts (`ms`).
+    Dtw(Option<PairCounts>),
+}
+
 /// Projects rows; keeps its scratch space and what it has learnt about remainders of tokens.
 pub(super) struct Projector<'a> {
     source: &'a Vocabulary,
+    pivot: &'a Vocabulary,
+    matching: &'a Matching,
     first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
     follow: &'a Follow,
     options: &'a ProjectOptions,
     /// The first pivot token of the bytes that remain of a source token.
     remainders: HashMap<Vec<u8>, Option<TokenId>>,
-    /// Probabilities that arrived.
+    /// Probabilities of the row in work, parallel to its ids.
+    probs: Vec<f64>,
+    /// Probabilities that arrived; no id twice while there are at most [`SHORT`].
     arrived: Vec<(TokenId, f64)>,
     /// Probability outside `arrived`.
     rest: f64,
@@ -50,13 +67,17 @@ impl<'a> Projector<'a> {
         inputs: &ProjectInputs<'a>,
         options: &'a ProjectOptions,
         follow: &'a Follow,
+        matching: &'a Matching,
     ) -> Self {
         Self {
             source: inputs.source,
+            pivot: inputs.pivot,
+            matching,
             first_token: inputs.first_token,
             follow,
             options,
             remainders: HashMap::new(),
+            probs: Vec::new(),
             arrived: Vec::new(),
             rest: 0.0,
             ids: Vec::new(),
@@ -120,7 +141,13 @@ impl<'a> Projector<'a> {
             let rows = rows?;
             rows.find(source_pos).map(|at| rows.row(at))
         };
-        if let Some(source_pos) = link.source_pos {
+        let same_end = match self.matching {
+            Matching::Offsets => link.source_pos,
+            Matching::Dtw(_) => link
+                .source_pos
+                .filter(|_| self.is_suffix(tokens.ids[pos], links.source_ids(pos), pos)),
+        };
+        if let Some(source_pos) = same_end {
             let Some(row) = row_at(source_pos) else {
                 return Ok((Some(Projection::Missing), None));
             };
@@ -130,6 +157,15 @@ impl<'a> Projector<'a> {
             } else {
                 (None, None)
             });
+        }
+        if let Matching::Dtw(counts) = self.matching {
+            let several = link.source_end - link.source_begin > 1;
+            return match counts {
+                Some(counts) if several => {
+                    self.averaged(tokens.ids[pos], &link, links.source_ids(pos), rows, counts)
+                }
+                _ => Ok((None, None)),
+            };
         }
         if self.options.inside == Inside::Fallback || link.kind == LinkKind::Unlinked {
             return Ok((None, None));
@@ -152,24 +188,89 @@ impl<'a> Projector<'a> {
         })
     }
 
+    /// Whether a pivot token and the source token linked to it end with the same text: one is a
+    /// suffix of the other, or they are special tokens of the same role. Without a linked token,
+    /// both have read their template up to a message.
+    fn is_suffix(&self, pivot_id: TokenId, source_ids: &[TokenId], pos: usize) -> bool {
+        let [source_id] = source_ids else {
+            return source_ids.is_empty();
+        };
+        let (ours, theirs) = (self.pivot.token(pivot_id), self.source.token(*source_id));
+        let (Some(ours), Some(theirs)) = (ours, theirs) else {
+            return false;
+        };
+        if ours.special || theirs.special {
+            // What begins a sequence is BOS to its model, whichever token it is.
+            let mut roles = self.pivot.roles_of(pivot_id);
+            return pos == 0
+                || roles.any(|role| self.source.id_with_role(role) == Some(*source_id));
+        }
+        ours.bytes.ends_with(&theirs.bytes) || theirs.bytes.ends_with(&ours.bytes)
+    }
+
     /// Moves all ids of a row by the map; false if too little arrives.
     fn same_end(&mut self, row: &Distribution<'_>) -> Result<bool, BadRow> {
-        let scale = 1.0 / total(row)?;
-        self.start(prob(row.tail_logprob) * scale);
+        self.start(0.0);
+        let mapped = self.arrive(row, 1.0)?;
+        Ok(self.list(mapped, row.ids.len()))
+    }
+
+    /// The mean of the distributions at the linked source positions, weighted by how often each
+    /// source token was linked to the pivot token (FuseChat's statistics). Positions without a
+    /// row, whose next token is not supervised, are left out.
+    fn averaged(
+        &mut self,
+        pivot_id: TokenId,
+        link: &Link,
+        source_ids: &[TokenId],
+        rows: Option<&Distributions<'_>>,
+        counts: &PairCounts,
+    ) -> Result<(Option<Projection>, Option<f32>), BadRow> {
+        self.start(0.0);
+        let found = |pos| rows.and_then(|rows| Some(rows.row(rows.find(pos)?)));
+        let members = || {
+            let positions = (link.source_begin..link.source_end).zip(source_ids);
+            positions.filter_map(|(pos, source_id)| {
+                Some((found(pos)?, counts.of(*source_id, pivot_id) as f64))
+            })
+        };
+        let total: f64 = members().map(|(_, count)| count).sum();
+        if total <= 0.0 {
+            return Ok((Some(Projection::Missing), None));
+        }
+        let (mut mapped, mut longest) = (0.0, 0);
+        for (row, count) in members() {
+            mapped += self.arrive(&row, count / total)?;
+            longest = longest.max(row.ids.len());
+        }
+        if !self.list(mapped, longest) {
+            return Ok((None, None));
+        }
+        // What the source thinks of what follows the last of them.
+        let last = found(link.source_end - 1).map(|row| -row.target_logprob);
+        Ok((Some(Projection::Averaged), last))
+    }
+
+    /// Moves the ids of a row by the map, with a share of their probability; returns how much
+    /// of it arrives.
+    fn arrive(&mut self, row: &Distribution<'_>, share: f64) -> Result<f64, BadRow> {
+        let scale = share / self.read(row)?;
+        self.rest += prob(row.tail_logprob) * scale;
         let mut mapped = 0.0;
-        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
-            let mass = prob(*logprob) * scale;
-            let targets = self.follow.of(*id);
+        let follow = self.follow;
+        for (at, id) in row.ids.iter().enumerate() {
+            let mass = self.mass(at) * scale;
+            let targets = follow.of(*id);
             if targets.is_empty() {
                 self.rest += mass;
                 continue;
             }
             mapped += mass;
             for (pivot_id, share) in targets {
-                self.arrived.push((*pivot_id, mass * f64::from(*share)));
+                self.add(*pivot_id, mass * f64::from(*share));
             }
         }
-        Ok(self.list(mapped, row.ids.len()))
+        Ok(mapped)
     }
 
     /// Keeps the candidates that begin with the `read` first bytes of the token that follows
@@ -180,7 +281,7 @@ impl<'a> Projector<'a> {
     /// The probability outside the source's list is taken to begin with those bytes as often as
     /// the listed does, so that it stays in the tail in the same proportion.
     fn conditioned(&mut self, row: &Distribution<'_>, read: usize) -> Result<Option<f32>, BadRow> {
-        let scale = 1.0 / total(row)?;
+        let scale = 1.0 / self.read(row)?;
         let tail = prob(row.tail_logprob) * scale;
         let source = self.source;
         let Some(prefix) = source.bytes(row.target_id).get(..read) else {
@@ -189,7 +290,7 @@ impl<'a> Projector<'a> {
         self.start(0.0);
         let (mut kept, mut mapped) = (0.0, 0.0);
         let mut target_listed = false;
-        for (id, logprob) in row.ids.iter().zip(row.logprobs) {
+        for (at, id) in row.ids.iter().enumerate() {
             let Some(token) = source.token(*id) else {
                 continue;
             };
@@ -197,13 +298,13 @@ impl<'a> Projector<'a> {
                 Some(remaining) if !remaining.is_empty() && !token.special => remaining,
                 _ => continue,
             };
-            let mass = prob(*logprob) * scale;
+            let mass = self.mass(at) * scale;
             kept += mass;
             target_listed |= *id == row.target_id;
             match self.first_of(remaining) {
                 Some(pivot_id) => {
                     mapped += mass;
-                    self.arrived.push((pivot_id, mass));
+                    self.add(pivot_id, mass);
                 }
                 None => self.rest += mass,
             }
@@ -239,20 +340,57 @@ impl<'a> Projector<'a> {
         self.rest = rest;
     }
 
+    /// The probability of an entry of the row in work; a list that is too short has none.
+    fn mass(&self, at: usize) -> f64 {
+        self.probs.get(at).copied().unwrap_or(0.0)
+    }
+
+    /// Adds to what has arrived for an id.
+    fn add(&mut self, id: TokenId, mass: f64) {
+        if self.arrived.len() <= SHORT
+            && let Some(known) = self.arrived.iter_mut().find(|entry| entry.0 == id)
+        {
+            known.1 += mass;
+            return;
+        }
+        self.arrived.push((id, mass));
+    }
+
+    /// Takes the probabilities of a row; returns their sum: one, but for the rounding of the
+    /// stored list.
+    fn read(&mut self, row: &Distribution<'_>) -> Result<f64, BadRow> {
+        self.probs.clear();
+        let mut total = prob(row.tail_logprob);
+        let mut sane = row.tail_logprob <= SLACK && row.target_logprob <= SLACK;
+        for logprob in row.logprobs {
+            let mass = prob(*logprob);
+            sane &= *logprob <= SLACK;
+            total += mass;
+            self.probs.push(mass);
+        }
+        // NaN compares false above.
+        if sane && total > 0.0 {
+            return Ok(total);
+        }
+        Err(BadRow { pos: row.pos })
+    }
+
     /// Adds up what arrived for each id and cuts it to the k most probable; false if `mapped`,
     /// all that arrived, is less than `min_mass`.
     fn list(&mut self, mapped: f64, source_k: usize) -> bool {
         if mapped <= 0.0 || mapped < f64::from(self.options.min_mass) {
             return false;
         }
-        self.arrived.sort_by_key(|entry| entry.0);
-        self.arrived.dedup_by(|again, first| {
-            let same = again.0 == first.0;
-            if same {
-                first.1 += again.1;
-            }
-            same
-        });
+        if self.arrived.len() > SHORT {
+            self.arrived.sort_by_key(|entry| entry.0);
+            self.arrived.dedup_by(|again, first| {
+                let same = again.0 == first.0;
+                if same {
+                    first.1 += again.1;
+                }
+                same
+            });
+        }
         self.arrived.retain(|entry| entry.1 > 0.0);
         let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
         self.arrived
@@ -327,19 +465,4 @@ fn bytes_read(
 
 fn prob(logprob: f32) -> f64 {
     f64::from(logprob.exp())
-}
-
-/// The sum of all probabilities of a row: one, but for the rounding of the stored list.
-fn total(row: &Distribution<'_>) -> Result<f64, BadRow> {
-    let mut total = prob(row.tail_logprob);
-    let mut sane = row.tail_logprob <= SLACK && row.target_logprob <= SLACK;
-    for logprob in row.logprobs {
-        sane &= *logprob <= SLACK;
-        total += prob(*logprob);
-    }
-    // NaN compares false above.
-    if sane && total > 0.0 {
-        return Ok(total);
-    }
-    Err(BadRow { pos: row.pos })
 }

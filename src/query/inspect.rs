@@ -2,6 +2,7 @@
 
 mod artifact;
 mod checkpoint;
+mod origin;
 mod run;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use artifact::ArtifactReport;
 pub use checkpoint::CheckpointReport;
+pub use origin::Origin;
 pub use run::RunReport;
 
 use crate::artifact::Kind;

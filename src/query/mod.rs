@@ -15,6 +15,7 @@
 //! | `check` | all data checks of a run |
 //! | `inspect` | what an artifact, a checkpoint or a run folder is |
 //! | `transform` | statements whose result is an artifact |
+//! | `variants` | the results of a run's variants beside its own |
 //! | `repl`, `complete` | the interactive prompt, what Tab offers |
 //! | `setup` | the tables and views for other programs |
 
@@ -29,11 +30,12 @@ mod session;
 mod setup;
 mod stream;
 mod transform;
+mod variants;
 
 pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
 pub use check::{Finding, Level, run_checks};
 pub use format::{Format, print, save_parquet};
-pub use inspect::{ArtifactReport, CheckpointReport, Inspection, RunReport, inspect};
+pub use inspect::{ArtifactReport, CheckpointReport, Inspection, Origin, RunReport, inspect};
 pub use repl::repl;
 pub use session::{Params, Session, SessionOptions};
 pub use setup::{Engine, setup};

@@ -97,8 +97,9 @@ impl Session {
         }
         let session = Self::bare(options)?;
         for table in session.catalogue.group(Group::Tables) {
-            session.create_table(table, run.root())?;
+            session.create_table(table, &table.name, run.root())?;
         }
+        session.create_variant_view(run.root())?;
         for view in session.catalogue.group(Group::Views) {
             session
                 .frame(&view.sql, &Params::new(), &[])
@@ -275,22 +276,30 @@ impl Session {
         }
     }
 
-    /// Registers the table of an artifact kind over the run folder `root`.
-    fn create_table(&self, script: &Script, root: &Path) -> Result<()> {
+    /// Registers the table of an artifact kind over the run folder `root` as `name`.
+    pub(super) fn create_kind_table(&self, kind: &str, name: &str, root: &Path) -> Result<()> {
+        self.create_table(self.table_script(kind)?, name, root)
+    }
+
+    fn table_script(&self, kind: &str) -> Result<&Script> {
+        let mut tables = self.catalogue.group(Group::Tables);
+        tables
+            .find(|script| script.name == kind)
+            .ok_or_else(|| Error::usage(format!("no artifact kind is called `{kind}`")))
+    }
+
+    fn create_table(&self, script: &Script, name: &str, root: &Path) -> Result<()> {
         let statement = self.external_table(script)?;
         let location = statement.locations.first().map_or("", String::as_str);
         let folder = location.replace("${RUN}", "");
         let dir = root.join(folder.trim_matches('/'));
-        self.register(&statement, &script.name, &dir, true)
+        self.register(&statement, name, &dir, true)
     }
 
     /// Registers one artifact's folder as `name`, with the columns that its table declares but
     /// without those of the partitions.
     pub(super) fn create_artifact_table(&self, kind: &str, name: &str, dir: &Path) -> Result<()> {
-        let mut tables = self.catalogue.group(Group::Tables);
-        let script = tables
-            .find(|script| script.name == kind)
-            .ok_or_else(|| Error::usage(format!("no artifact kind is called `{kind}`")))?;
+        let script = self.table_script(kind)?;
         self.register(&self.external_table(script)?, name, dir, false)
     }
 

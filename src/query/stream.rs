@@ -1,6 +1,6 @@
 //! Batches of a result as they come, on the caller's thread.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -30,22 +30,61 @@ pub struct Batches {
     task: Option<(Handle, JoinHandle<()>)>,
 }
 
+/// How a statement ended.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    /// Its result, or its error, is with the reader.
+    Sent,
+    /// It needs more memory than it may use, and nothing was sent.
+    TooLarge,
+}
+
+/// Sends the batches of a result; with `may_retry`, nothing if the first of them needs too much
+/// memory.
+async fn forward(
+    frame: DataFrame,
+    sender: &SyncSender<Result<RecordBatch, DataFusionError>>,
+    may_retry: bool,
+) -> Outcome {
+    let mut stream = match frame.execute_stream().await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let _ = sender.send(Err(error));
+            return Outcome::Sent;
+        }
+    };
+    let mut first = may_retry;
+    while let Some(batch) = stream.next().await {
+        if let Err(error) = &batch
+            && first
+            && matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
+        {
+            return Outcome::TooLarge;
+        }
+        first = false;
+        if sender.send(batch).is_err() {
+            break;
+        }
+    }
+    Outcome::Sent
+}
+
+/// The same statement with joins that sort both sides, which spills to disk, instead of holding
+/// one of them in memory, which is faster where it fits.
+fn with_sorted_joins(frame: DataFrame) -> DataFrame {
+    let (mut state, plan) = frame.into_parts();
+    state.config_mut().options_mut().optimizer.prefer_hash_join = false;
+    DataFrame::new(state, plan)
+}
+
 impl Batches {
     pub(super) fn start(runtime: &Runtime, frame: DataFrame) -> Result<Self> {
         let schema = SchemaRef::new(frame.schema().as_arrow().clone());
         let (sender, receiver) = sync_channel(AHEAD);
         let task = runtime.spawn(async move {
-            match frame.execute_stream().await {
-                Err(error) => {
-                    let _ = sender.send(Err(error));
-                }
-                Ok(mut stream) => {
-                    while let Some(batch) = stream.next().await {
-                        if sender.send(batch).is_err() {
-                            return;
-                        }
-                    }
-                }
+            let spare = frame.clone();
+            if forward(frame, &sender, true).await == Outcome::TooLarge {
+                forward(with_sorted_joins(spare), &sender, false).await;
             }
         });
         Ok(Self {

@@ -7,8 +7,11 @@ mod models;
 mod plan;
 mod schema;
 mod scoreboard;
+mod share;
 mod step;
+mod variants;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -19,20 +22,40 @@ use candle_core::Device;
 
 pub use models::Model;
 pub use plan::Run;
-pub use schema::{Baseline, Dtype, ModelSpec, Recipe};
-pub use scoreboard::scoreboard;
+pub use schema::{Baseline, Dtype, ModelSpec, Recipe, Reused, Variant};
+pub use scoreboard::{comparison, scoreboard};
 pub use step::{Item, Record, Status, Step};
 
-use crate::artifact::{RunDir, atomic};
+use crate::artifact::{Kind, RunDir, atomic};
 use crate::error::{Context, Error, Result};
 use crate::progress::{check_interrupt, note, warn};
 use crate::text;
 use crate::units::{Bytes, Count, Elapsed};
 
-/// A run that is ready to start: models opened, steps laid out.
+/// A run that is ready to start: models opened, steps laid out; the recipe's own and its
+/// variants'.
 pub struct Plan {
+    /// The recipe's own comes first.
+    runs: Vec<SubRun>,
+}
+
+/// The steps of a recipe or of one of its variants.
+struct SubRun {
+    /// The variant; empty for the recipe itself.
+    name: String,
     run: Rc<Run>,
     steps: Vec<Step>,
+    /// For each step the run, and the step there, that has the same result and comes first.
+    same: Vec<Option<(usize, usize)>>,
+}
+
+impl SubRun {
+    fn title(&self) -> String {
+        match self.name.as_str() {
+            "" => "the recipe".to_owned(),
+            name => format!("variant {name}"),
+        }
+    }
 }
 
 /// What a run did.
@@ -42,6 +65,8 @@ pub struct RunSummary {
     pub done: usize,
     /// Steps that were up to date.
     pub skipped: usize,
+    /// Steps of variants whose results are those of another.
+    pub shared: usize,
     /// Seconds that the steps took.
     pub seconds: f64,
 }
@@ -50,8 +75,44 @@ pub struct RunSummary {
 ///
 /// # Errors
 /// Whatever is wrong with the recipe, its models or the run folder, before any work.
-pub fn plan(recipe: Recipe, dir: RunDir, device: Device) -> Result<Plan> {
+pub fn plan(mut recipe: Recipe, dir: RunDir, device: Device) -> Result<Plan> {
     check_folder(&recipe, &dir)?;
+    let variants = std::mem::take(&mut recipe.variants);
+    for recipe in std::iter::once(&recipe).chain(variants.iter().map(|v| &v.recipe)) {
+        check_files(recipe)?;
+    }
+    let mut runs = vec![(String::new(), Run::open(recipe, dir.clone(), device)?)];
+    let base = Rc::clone(&runs[0].1);
+    check_reuse(&base)?;
+    for variant in variants {
+        let dir = RunDir::new(dir.root().join("variants").join(&variant.name));
+        let (device, models) = (base.device.clone(), Rc::clone(&base.models));
+        let run = Run::with_models(variant.recipe, dir, device, models);
+        runs.push((variant.name, run));
+    }
+    let mut known: HashMap<String, (usize, usize)> = HashMap::new();
+    let mut planned = Vec::with_capacity(runs.len());
+    for (at, (name, run)) in runs.into_iter().enumerate() {
+        if at == 0 || run.recipe.eval != base.recipe.eval {
+            check_tasks(&run)?;
+        }
+        let steps = plan::steps(&run)?;
+        let mut same = Vec::with_capacity(steps.len());
+        for (index, key) in step::keys(&steps)?.into_iter().enumerate() {
+            let first = *known.entry(key).or_insert((at, index));
+            same.push((first.0 != at).then_some(first));
+        }
+        planned.push(SubRun {
+            name,
+            run,
+            steps,
+            same,
+        });
+    }
+    Ok(Plan { runs: planned })
+}
+
+fn check_files(recipe: &Recipe) -> Result<()> {
     for path in &recipe.corpus.inputs {
         std::fs::metadata(path).at(path)?;
     }
@@ -61,10 +122,27 @@ pub fn plan(recipe: Recipe, dir: RunDir, device: Device) -> Result<Plan> {
     if let Some(valid) = recipe.train.as_ref().and_then(|train| train.valid.as_ref()) {
         std::fs::metadata(valid).at(valid)?;
     }
-    let run = Run::open(recipe, dir, device)?;
-    check_tasks(&run)?;
-    let steps = plan::steps(&run)?;
-    Ok(Plan { run, steps })
+    Ok(())
+}
+
+/// Fails if distributions that are to be reused are not there or of other models.
+fn check_reuse(run: &Run) -> Result<()> {
+    for model in run.models.iter() {
+        let Some(reused) = &model.spec.topk else {
+            continue;
+        };
+        if canonical(&reused.from) == canonical(run.dir.root()) {
+            return Err(Error::usage(format!(
+                "`topk` of `{}` names this run itself",
+                model.name()
+            ))
+            .remedy("name another run, or leave it out"));
+        }
+        for kind in [Kind::Topk, Kind::SequenceMetrics] {
+            plan::check_reused(model, reused, kind)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads what the models will be evaluated on, so that a mistake in it shows before any work.
@@ -141,25 +219,31 @@ fn canonical(path: &Path) -> String {
 impl Plan {
     /// The run folder.
     pub fn dir(&self) -> &RunDir {
-        &self.run.dir
+        &self.base().run.dir
     }
 
     /// The recipe.
     pub fn recipe(&self) -> &Recipe {
-        &self.run.recipe
+        &self.base().run.recipe
+    }
+
+    /// Whether the recipe has variants.
+    pub fn has_variants(&self) -> bool {
+        self.runs.len() > 1
+    }
+
+    fn base(&self) -> &SubRun {
+        &self.runs[0]
     }
 
     /// Models, sizes and steps as text. `only` leaves out the steps of other stages.
     pub fn describe(&self, only: Option<&str>) -> Result<String> {
-        let mut text = format!("run {}\n\nmodels\n", self.run.dir.root().display());
-        let width = self
-            .run
-            .models
-            .iter()
-            .map(|model| model.name().len())
-            .max()
-            .unwrap_or(0);
-        for (index, model) in self.run.models.iter().enumerate() {
+        let base = self.base();
+        let mut text = format!("run {}\n\nmodels\n", base.run.dir.root().display());
+        let models = &base.run.models;
+        let names = models.iter().map(|model| model.name().len());
+        let width = names.max().unwrap_or(0);
+        for (index, model) in models.iter().enumerate() {
             let _ = writeln!(
                 text,
                 "  {:width$}  {:<6}  {:<8}  {:>13} parameters  {:>10} on disk  {:>8} ids ({})",
@@ -176,38 +260,21 @@ impl Plan {
                 },
             );
         }
-        let text_bytes: u64 = self
-            .recipe()
-            .corpus
-            .inputs
-            .iter()
-            .map(|path| Item::File(path.clone()).bytes())
-            .sum();
+        let inputs = &self.recipe().corpus.inputs;
+        let sizes = inputs.iter().map(|path| Item::File(path.clone()).bytes());
+        let text_bytes: u64 = sizes.sum();
         // About 4 bytes of text a token, and 4 bytes an entry plus 8 fixed for a stored row.
         let row = 6 + 3 * self.recipe().score.top_k as u64;
         let _ = writeln!(
             text,
             "\ncorpus\n  {} files, {}; distributions of one model about {}\n\nsteps",
-            self.recipe().corpus.inputs.len(),
+            inputs.len(),
             Bytes(text_bytes),
             Bytes(text_bytes / 4 * row),
         );
-        let stages = self.run.dir.stages();
-        let names: Vec<String> = self.steps.iter().map(Step::name).collect();
-        let width = names.iter().map(String::len).max().unwrap_or(0);
         let mut ahead = false;
-        for (step, name) in self.steps.iter().zip(names) {
-            if only.is_some_and(|only| only != step.stage) {
-                continue;
-            }
-            let status = step.status(&stages)?;
-            let word = match status {
-                Status::UpToDate => "up to date",
-                Status::Ready => "to do",
-                Status::Waiting => "to do, after the above",
-            };
-            ahead |= status != Status::UpToDate;
-            let _ = writeln!(text, "  {name:width$}  {word}");
+        for sub in &self.runs {
+            ahead |= self.describe_steps(sub, only, &mut text)?;
         }
         if !ahead {
             text += "\nnothing to do\n";
@@ -215,48 +282,107 @@ impl Plan {
         Ok(text)
     }
 
-    /// Does the steps that are not up to date, in order.
-    ///
-    /// # Errors
-    /// The first error of a stage; what is complete is kept, and running again continues.
-    pub fn run(&self, only: Option<&str>) -> Result<RunSummary> {
-        if let Some(only) = only
-            && !self.steps.iter().any(|step| step.stage == only)
-        {
-            let mut known: Vec<&str> = self.steps.iter().map(|step| step.stage).collect();
-            known.dedup();
-            return Err(Error::usage(format!("this run has no stage `{only}`"))
-                .remedy(format!("known are `{}`", known.join("`, `"))));
-        }
-        let stages = self.run.dir.stages();
-        let owner = serde_json::json!({ "recipe": canonical(&self.recipe().path) });
-        atomic::write(&stages.join(OWNER), format!("{owner}\n").as_bytes())?;
-        let _lock = lock(&stages)?;
-        let started = Instant::now();
-        let mut summary = RunSummary::default();
-        let width = self
+    /// Appends the steps of a run; of a variant, only those that it does not share. Returns
+    /// whether anything is to be done.
+    fn describe_steps(&self, sub: &SubRun, only: Option<&str>, text: &mut String) -> Result<bool> {
+        let stages = sub.run.dir.stages();
+        let wanted = |step: &Step| only.is_none_or(|only| only == step.stage);
+        let shown: Vec<&Step> = sub
             .steps
+            .iter()
+            .zip(&sub.same)
+            .filter(|(step, same)| same.is_none() && wanted(step))
+            .map(|(step, _)| step)
+            .collect();
+        if !sub.name.is_empty() {
+            let shared = sub.steps.iter().filter(|step| wanted(step)).count() - shown.len();
+            let _ = writeln!(text, "\n{}, {shared} steps shared", sub.title());
+        }
+        let width = shown
             .iter()
             .map(|step| step.name().len())
             .max()
             .unwrap_or(0);
+        let mut ahead = false;
+        for step in shown {
+            let status = step.status(&stages)?;
+            let word = match status {
+                Status::UpToDate => "up to date",
+                Status::Ready => "to do",
+                Status::Waiting => "to do, after the above",
+            };
+            ahead |= status != Status::UpToDate;
+            let _ = writeln!(text, "  {:width$}  {word}", step.name());
+        }
+        Ok(ahead)
+    }
+
+    /// Does the steps that are not up to date, in order, variant after variant.
+    ///
+    /// # Errors
+    /// The first error of a stage; what is complete is kept, and running again continues.
+    pub fn run(&self, only: Option<&str>) -> Result<RunSummary> {
+        let steps = &self.base().steps;
+        if let Some(only) = only
+            && !steps.iter().any(|step| step.stage == only)
+        {
+            let mut known: Vec<&str> = steps.iter().map(|step| step.stage).collect();
+            known.dedup();
+            return Err(Error::usage(format!("this run has no stage `{only}`"))
+                .remedy(format!("known are `{}`", known.join("`, `"))));
+        }
+        let owner = serde_json::json!({ "recipe": canonical(&self.recipe().path) });
+        let mut locks = Vec::new();
+        for sub in &self.runs {
+            let stages = sub.run.dir.stages();
+            atomic::write(&stages.join(OWNER), format!("{owner}\n").as_bytes())?;
+            locks.push(lock(&stages)?);
+        }
+        let started = Instant::now();
+        let mut summary = RunSummary::default();
+        for sub in &self.runs {
+            if !sub.name.is_empty() {
+                note(sub.title());
+            }
+            if only.is_none() {
+                step::remove_orphans(&sub.steps, &sub.run.dir)?;
+            }
+            self.run_steps(sub, only, &mut summary)?;
+        }
+        summary.seconds = started.elapsed().as_secs_f64();
+        Ok(summary)
+    }
+
+    fn run_steps(&self, sub: &SubRun, only: Option<&str>, summary: &mut RunSummary) -> Result<()> {
+        let stages = sub.run.dir.stages();
+        let names = sub.steps.iter().map(|step| step.name().len());
+        let width = names.max().unwrap_or(0);
         // Whether a source teaches anything is known, and said, before the long training.
         let mut projected = false;
-        for step in &self.steps {
+        for (step, same) in sub.steps.iter().zip(&sub.same) {
             if only.is_some_and(|only| only != step.stage) {
                 continue;
             }
             check_interrupt()?;
-            if projected && step.stage != "project" && step.stage != "align" && step.stage != "map"
-            {
+            if projected && !["project", "align", "map"].contains(&step.stage) {
                 projected = false;
-                for warning in scoreboard::projection_warnings(&self.run.dir)? {
+                for warning in scoreboard::projection_warnings(&sub.run.dir)? {
                     warn(warning);
                 }
             }
             match step.status(&stages)? {
                 Status::UpToDate => summary.skipped += 1,
                 Status::Ready => {
+                    if let Some((run, index)) = *same {
+                        let other = &self.runs[run];
+                        let (theirs, whose) = (other.run.dir.stages(), other.title());
+                        let taken =
+                            step.take_over(&other.steps[index], &theirs, &stages, &whose)?;
+                        if taken.is_some() {
+                            summary.shared += 1;
+                            continue;
+                        }
+                    }
                     let record = step.perform(&stages)?;
                     summary.done += 1;
                     projected |= step.stage == "project";
@@ -273,7 +399,7 @@ impl Plan {
                         .inputs
                         .iter()
                         .find(|item| item.identity().is_ok_and(|identity| identity.is_none()));
-                    let path = missing.map_or(self.run.dir.root(), Item::path);
+                    let path = missing.map_or(sub.run.dir.root(), Item::path);
                     return Err(Error::file(
                         path,
                         format!("`{}` needs this, it is not there", step.name()),
@@ -282,7 +408,6 @@ impl Plan {
                 }
             }
         }
-        summary.seconds = started.elapsed().as_secs_f64();
-        Ok(summary)
+        Ok(())
     }
 }

@@ -44,6 +44,7 @@ impl Model {
 /// belong to the model, a source without weights.
 pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
     let mut models: Vec<Model> = Vec::new();
+    let pairing = !recipe.sources.is_empty();
     for spec in recipe.models() {
         let dir = locate(&spec.model)?;
         if models.is_empty() && is_gguf(&dir) {
@@ -60,12 +61,19 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             .find(|model| model.tokenizer.vocabulary().digest == tokenizer.vocabulary().digest);
         let vocab = same.map_or_else(|| spec.name.clone(), |model| model.vocab.clone());
         let has_weights = digest::model(&dir).is_ok();
-        if !has_weights && (!models.is_empty() || !recipe.sources.is_empty()) {
+        let needed = match models.is_empty() {
+            true => pairing,
+            false => spec.topk.is_none(),
+        };
+        if !has_weights && needed {
             return Err(Error::file(
                 &dir,
                 format!("model `{}` has no `*.safetensors` file", spec.name),
             )
-            .remedy("only a pivot without sources can be trained from scratch"));
+            .remedy(
+                "only a pivot without sources can be trained from scratch, and only a source \
+                 with `topk: { from: RUN }` needs no weights",
+            ));
         }
         if has_weights {
             check_weights(&dir, &config)?;

@@ -17,8 +17,10 @@ use crate::corpus::TemplateMode;
 use crate::error::{Error, Result};
 use crate::fuse::{Mode, Rule};
 use crate::score::Keep;
+use crate::text::ChatTemplate;
 use crate::train::TrainOptions;
 use checkpoints::{eval_step, merge_step, train_step};
+pub use distributions::check_reused;
 use distributions::{fuse_steps, projection_steps, score_step};
 use inputs::{corpus_step, models_step, valid_step, vocabulary_steps};
 
@@ -29,7 +31,9 @@ pub struct Run {
     /// The run folder.
     pub dir: RunDir,
     /// The models, the pivot first.
-    pub models: Vec<Model>,
+    pub models: Rc<Vec<Model>>,
+    /// For each model, the name of the template of its transcripts.
+    pub templates: Vec<String>,
     /// Where to compute.
     pub device: Device,
 }
@@ -49,18 +53,35 @@ impl Run {
     /// Models that cannot be found or do not fit together, before any work.
     pub fn open(recipe: Recipe, dir: RunDir, device: Device) -> Result<Rc<Self>> {
         let models = models::open(&recipe)?;
-        if recipe.corpus.template == TemplateMode::Native && models.len() > 1 {
-            return Err(Error::usage(
-                "`template: native` gives every model a transcript of its own, which `align` cannot pair",
-            )
-            .remedy("use `template: pivot`"));
-        }
-        Ok(Rc::new(Self {
+        Ok(Self::with_models(recipe, dir, device, Rc::new(models)))
+    }
+
+    /// The same for models that are open.
+    pub(super) fn with_models(
+        recipe: Recipe,
+        dir: RunDir,
+        device: Device,
+        models: Rc<Vec<Model>>,
+    ) -> Rc<Self> {
+        let digest = |model: &Model| model.tokenizer.template().map(ChatTemplate::digest);
+        let own = |model: &Model| {
+            // The special tokens that a template writes are those of its vocabulary.
+            let same = models
+                .iter()
+                .find(|other| other.vocab == model.vocab && digest(other) == digest(model));
+            same.unwrap_or(model).name().to_owned()
+        };
+        let templates = match recipe.corpus.template {
+            TemplateMode::Pivot => vec![models[0].name().to_owned(); models.len()],
+            TemplateMode::Native => models.iter().map(own).collect(),
+        };
+        Rc::new(Self {
             recipe,
             dir,
             models,
+            templates,
             device,
-        }))
+        })
     }
 
     fn pivot(&self) -> &Model {
@@ -71,30 +92,39 @@ impl Run {
         &self.models[1..]
     }
 
-    /// Name of the template of the transcripts.
+    /// Name of the template of the pivot's transcripts.
     fn template(&self) -> &str {
-        self.pivot().name()
+        &self.templates[0]
     }
 
     fn artifact(&self, kind: Kind, values: &[&str]) -> Item {
         Item::Artifact(kind, self.dir.artifact(kind, values))
     }
 
-    fn tokens(&self, vocab: &str) -> Item {
-        self.artifact(Kind::Tokens, &[vocab, self.template()])
+    /// The tokens of model `index`.
+    fn tokens(&self, index: usize) -> Item {
+        let vocab = &self.models[index].vocab;
+        self.artifact(Kind::Tokens, &[vocab, &self.templates[index]])
     }
 
-    fn transcripts(&self) -> Item {
-        self.artifact(Kind::Transcripts, &[self.template()])
+    /// The transcripts of model `index`.
+    fn transcripts(&self, index: usize) -> Item {
+        self.artifact(Kind::Transcripts, &[&self.templates[index]])
     }
 
-    /// The distributions of a model in the pivot's vocabulary.
-    fn distributions(&self, model: &Model) -> (Kind, PathBuf) {
-        let kind = match model.vocab == self.pivot().vocab {
+    /// Whether model `index` reads the same tokens as the pivot, so that nothing is to be
+    /// aligned, mapped or projected.
+    fn reads_as_pivot(&self, index: usize) -> bool {
+        self.models[index].vocab == self.pivot().vocab && self.templates[index] == self.template()
+    }
+
+    /// The distributions of model `index` in the pivot's vocabulary.
+    fn distributions(&self, index: usize) -> (Kind, PathBuf) {
+        let kind = match self.reads_as_pivot(index) {
             true => Kind::Topk,
             false => Kind::Projected,
         };
-        (kind, self.dir.artifact(kind, &[model.name()]))
+        (kind, self.dir.artifact(kind, &[self.models[index].name()]))
     }
 
     /// The models of the run's own that are trained, in order.
@@ -192,7 +222,7 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
             steps.push(score_step(run, index));
         }
         for index in 1..run.models.len() {
-            if run.models[index].vocab != run.pivot().vocab {
+            if !run.reads_as_pivot(index) {
                 projection_steps(run, index, &mut steps);
             }
         }

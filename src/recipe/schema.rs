@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::variants;
 use crate::align::AlignOptions;
 use crate::artifact::check_name;
 use crate::corpus::CorpusOptions;
@@ -23,7 +24,7 @@ use crate::score::ScoreOptions;
 use crate::train::{Method, TrainOptions};
 
 /// Keys at the top of a recipe.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "run",
     "seed",
     "corpus",
@@ -38,6 +39,8 @@ const KEYS: [&str; 14] = [
     "baselines",
     "merge",
     "eval",
+    "variants",
+    "grid",
 ];
 
 /// Names that the run gives to checkpoints of its own.
@@ -57,6 +60,19 @@ pub struct ModelSpec {
     /// Type of weights and activations when it is scored.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Distributions of another run that are used instead of scoring it.
+    #[serde(default)]
+    pub topk: Option<Reused>,
+}
+
+/// Distributions that another run has made.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reused {
+    /// The run folder, relative to the recipe's folder or the current one.
+    pub from: PathBuf,
+    /// The model's name there; the same as here if not set.
+    pub name: Option<String>,
 }
 
 /// Floating-point type in which a model is scored.
@@ -125,6 +141,17 @@ pub struct Recipe {
     pub merge: Option<Value>,
     /// What the models are evaluated on.
     pub eval: Vec<Task>,
+    /// The same with other options: sub-runs.
+    pub variants: Vec<Variant>,
+}
+
+/// A recipe with some options set differently.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// Its name, and that of its folder below `variants/`.
+    pub name: String,
+    /// The whole recipe.
+    pub recipe: Recipe,
 }
 
 impl Recipe {
@@ -143,12 +170,36 @@ impl Recipe {
                 path.display()
             )));
         };
+        let variants = variants::take(&mut map, &file)?;
+        let mut recipe = Self::from_map(map.clone(), &file)?;
+        for (name, set) in variants {
+            let mut changed = map.clone();
+            for (key, value) in set {
+                variants::set(&mut changed, &key, value, &file)?;
+            }
+            let variant = Self::from_map(changed, &file).map_err(|error| match error {
+                Error::Usage { message, remedy } => Error::Usage {
+                    message: format!("{message} (variant `{name}`)"),
+                    remedy,
+                },
+                other => other,
+            })?;
+            recipe.variants.push(Variant {
+                name,
+                recipe: variant,
+            });
+        }
+        Ok(recipe)
+    }
+
+    fn from_map(mut map: Map<String, Value>, file: &File<'_>) -> Result<Self> {
+        let path = file.path;
         if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(file.unknown_key(None, key, KEYS.into_iter()));
         }
         let baselines = file.section(&mut map, "baselines")?.unwrap_or_default();
         // Before `seed` is taken out.
-        let train = with_seed(&mut map, &file)?;
+        let train = with_seed(&mut map, file)?;
         let mut recipe = Self {
             path: path.to_path_buf(),
             run: file.section(&mut map, "run")?,
@@ -165,6 +216,7 @@ impl Recipe {
             baselines,
             merge: file.section(&mut map, "merge")?,
             eval: file.section(&mut map, "eval")?.unwrap_or_default(),
+            variants: Vec::new(),
         };
         recipe.resolve_paths();
         recipe.validate().map_err(|error| match error {
@@ -202,6 +254,12 @@ impl Recipe {
                 let beside = dir.join(&place);
                 if beside.is_dir() || is_gguf(&beside) {
                     *place = beside.to_string_lossy().into_owned();
+                }
+            }
+            if let Some(reused) = &mut spec.topk {
+                let beside = dir.join(&reused.from);
+                if beside.is_dir() {
+                    reused.from = beside;
                 }
             }
         }
@@ -279,13 +337,13 @@ fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Result<Option<Tra
 }
 
 /// The text of a recipe, to find the line of a key in.
-struct File<'a> {
+pub(super) struct File<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
 impl File<'_> {
-    fn section<T: DeserializeOwned>(
+    pub(super) fn section<T: DeserializeOwned>(
         &self,
         map: &mut Map<String, Value>,
         key: &str,
@@ -342,7 +400,7 @@ impl File<'_> {
         error.remedy(hint)
     }
 
-    fn place(&self, line: Option<usize>) -> String {
+    pub(super) fn place(&self, line: Option<usize>) -> String {
         match line {
             Some(line) => format!("{} line {line}", self.path.display()),
             None => self.path.display().to_string(),
@@ -350,7 +408,7 @@ impl File<'_> {
     }
 
     /// The first line on which `word` stands, comments apart.
-    fn line(&self, word: &str) -> Option<usize> {
+    pub(super) fn line(&self, word: &str) -> Option<usize> {
         let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
         self.text
             .lines()
@@ -438,5 +496,50 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
         assert!(problem(&GOOD.replace("name: math", "name: clm")).contains("gives itself"));
         assert!(problem(&GOOD.replace("name: math", "name: pivot")).contains("two models"));
         assert!(problem("a: [").contains("r.yml"));
+    }
+
+    #[test]
+    fn variants_are_recipes_with_other_options() {
+        let more = "\
+variants:
+  - { name: hot, set: { train.lr: 1.0e-3, merge.parameters.select_topk: 1 } }
+grid: { align.spans: [offsets, dtw], map.method: [em, ms] }
+";
+        let recipe = load(&format!("{GOOD}{more}")).unwrap();
+        let names: Vec<&str> = recipe.variants.iter().map(|v| v.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["hot", "offsets-em", "offsets-ms", "dtw-em", "dtw-ms"]
+        );
+        let hot = &recipe.variants[0].recipe;
+        assert_eq!(hot.train.as_ref().unwrap().lr, 1e-3);
+        assert_eq!(hot.train.as_ref().unwrap().lambda, 0.5);
+        assert_eq!(hot.merge.as_ref().unwrap()["parameters"]["select_topk"], 1);
+        let last = &recipe.variants[4].recipe;
+        assert_eq!(last.align.spans, crate::align::Spans::Dtw);
+        assert_eq!(last.map.method, crate::mapping::Method::Ms);
+        assert_eq!(recipe.align.spans, crate::align::Spans::Offsets);
+        assert!(last.variants.is_empty());
+    }
+
+    #[test]
+    fn mistakes_in_variants_are_named() {
+        let with = |more: &str| problem(&format!("{GOOD}{more}\n"));
+        assert_eq!(
+            with("variants: [ { name: x, set: { align.span: dtw } } ]"),
+            "r.yml line 10: `align` has no key `span` (variant `x`); did you mean `spans`?"
+        );
+        assert!(with("variants: [ { name: x, set: { pivot.name: y } } ]").contains("`pivot`"));
+        assert!(with("variants: [ { name: valid, set: {} } ]").contains("`valid`"));
+        assert!(with("variants: [ { name: a/b, set: {} } ]").contains("folder name"));
+        assert!(with("variants: [ { name: x, sets: {} } ]").contains("did you mean `set`"));
+        assert!(with("grid: { seed: [1, 1] }").contains("two variants are called `1`"));
+        assert!(with("grid: { seed: 1 }").contains("a list of values"));
+        assert!(with("grid: { seed: [] }").contains("a list of values"));
+        assert!(with("grid: { run.x: [1] }").contains("`run`"));
+        assert!(
+            with("variants: [ { name: x, set: { corpus.inputs.first: y } } ]")
+                .contains("`corpus.inputs`")
+        );
     }
 }

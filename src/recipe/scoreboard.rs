@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Float64Type};
 use crate::artifact::RunDir;
 use crate::artifact::rows::numbers;
 use crate::error::{Context, Error, Result};
-use crate::query::{Params, Session, SessionOptions};
+use crate::query::{Format, Params, Session, SessionOptions, print};
 
 /// Bits per byte of every evaluated model, the best first: one line a model, one column a task.
 /// Empty where nothing was evaluated.
@@ -70,6 +70,18 @@ pub fn scoreboard(run: &RunDir) -> Result<String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// What the query `compare_runs` says: the recipe and its variants side by side.
+///
+/// # Errors
+/// Damaged `eval_items`.
+pub fn comparison(run: &RunDir) -> Result<String> {
+    let session = Session::open(run, &SessionOptions::default())?;
+    let batches = session.stream_named("compare_runs", &Params::new())?;
+    let mut text = Vec::new();
+    print(&batches.schema(), batches, Format::Table, 0, &mut text)?;
+    Ok(format!("\n{}", String::from_utf8_lossy(&text)))
 }
 
 /// A column of a query's result as strings, however the engine holds them.

@@ -4,14 +4,17 @@
 //! and the identities of what it reads) is the one recorded when it last ran, and what it wrote
 //! then is still there. Records are JSON files in `RUN/stages/`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{Artifact, Kind, atomic, digest};
+use super::share;
+use crate::artifact::{Artifact, Kind, RunDir, atomic, digest};
 use crate::error::{Context, Error, Result};
 use crate::model::{gguf_files, is_gguf};
+use crate::progress::note;
 
 /// Something that a step reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +140,9 @@ pub struct Record {
     pub bytes: u64,
     /// The line for the user.
     pub summary: String,
+    /// The outputs, relative to the run folder.
+    #[serde(default)]
+    pub paths: Vec<PathBuf>,
 }
 
 impl Step {
@@ -186,7 +192,34 @@ impl Step {
     /// Does the step and records it.
     pub fn perform(&self, stages: &Path) -> Result<Record> {
         let started = std::time::Instant::now();
+        share::unshare(&self.outputs)?;
         let summary = (self.action)()?;
+        self.record(stages, summary, started.elapsed().as_secs_f64())
+    }
+
+    /// Takes what the same step has written in another run, if it is up to date there.
+    pub fn take_over(
+        &self,
+        other: &Step,
+        their_stages: &Path,
+        stages: &Path,
+        whose: &str,
+    ) -> Result<Option<Record>> {
+        let usable = other.status(their_stages)? == Status::UpToDate
+            && other.fingerprint()? == self.fingerprint()?;
+        if !usable {
+            return Ok(None);
+        }
+        let started = std::time::Instant::now();
+        for (from, to) in other.outputs.iter().zip(&self.outputs) {
+            share::item(from, to)?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        self.record(stages, format!("shared with {whose}"), seconds)
+            .map(Some)
+    }
+
+    fn record(&self, stages: &Path, summary: String, seconds: f64) -> Result<Record> {
         let mut outputs = Vec::new();
         for item in &self.outputs {
             let identity = item.identity()?.ok_or_else(|| {
@@ -200,17 +233,86 @@ impl Step {
                 self.name()
             ))
         })?;
+        let root = stages.parent().unwrap_or(stages);
+        let relative = |item: &Item| item.path().strip_prefix(root).ok().map(Path::to_path_buf);
         let record = Record {
             step: self.name(),
             fingerprint,
             outputs,
-            seconds: started.elapsed().as_secs_f64(),
+            seconds,
             bytes: self.outputs.iter().map(Item::bytes).sum(),
             summary,
+            paths: self.outputs.iter().filter_map(relative).collect(),
         };
         let path = self.record_path(stages);
         let text = serde_json::to_string_pretty(&record).at(&path)?;
         atomic::write(&path, (text + "\n").as_bytes())?;
         Ok(record)
     }
+}
+
+/// What determines the result of each step, known before any of them has run: its options, the
+/// steps that make its inputs, and the digests of what lies outside the run. Equal keys mean
+/// equal results.
+pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
+    let mut made: HashMap<&Path, String> = HashMap::new();
+    let mut keys = Vec::with_capacity(steps.len());
+    for step in steps {
+        let mut inputs = Vec::with_capacity(step.inputs.len());
+        for item in &step.inputs {
+            inputs.push(match made.get(item.path()) {
+                Some(key) => Some(key.clone()),
+                None => item.identity()?,
+            });
+        }
+        let all = serde_json::json!([step.name(), inputs, step.options]);
+        let key = digest::text(&all.to_string());
+        for (at, item) in step.outputs.iter().enumerate() {
+            made.insert(item.path(), format!("{key} {at}"));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// Removes what earlier steps of the run made that no step makes any more (the tokens of a
+/// source that now shares the pivot's vocabulary, the alignment of one that is gone), where it is
+/// quickly made again. Distributions and checkpoints stay.
+pub fn remove_orphans(steps: &[Step], run: &RunDir) -> Result<()> {
+    const QUICK: [Kind; 7] = [
+        Kind::Transcripts,
+        Kind::Vocab,
+        Kind::Tokens,
+        Kind::Alignment,
+        Kind::TokenMap,
+        Kind::Projected,
+        Kind::Targets,
+    ];
+    let stages = run.stages();
+    let Ok(entries) = fs::read_dir(&stages) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let Ok(record) = serde_json::from_str::<Record>(&text) else {
+            continue;
+        };
+        if steps.iter().any(|step| step.name() == record.step) {
+            continue;
+        }
+        for path in &record.paths {
+            let dir = run.root().join(path);
+            let is_quick = QUICK.iter().any(|kind| path.starts_with(kind.name()));
+            let mut outputs = steps.iter().flat_map(|step| &step.outputs);
+            if is_quick && dir.is_dir() && !outputs.any(|item| item.path() == dir) {
+                note(format!(
+                    "removing {}: no step of the recipe makes it",
+                    dir.display()
+                ));
+                fs::remove_dir_all(&dir).at(&dir)?;
+            }
+        }
+        fs::remove_file(entry.path()).at(&entry.path())?;
+    }
+    Ok(())
 }

@@ -191,6 +191,16 @@ impl Records {
                     continue;
                 }
                 let place = format!("{path} line {line}");
+                if let Err(error) = std::str::from_utf8(&text) {
+                    return Err(Error::input(
+                        &place,
+                        format!(
+                            "no valid UTF-8 at byte {} of the line",
+                            error.valid_up_to() + 1
+                        ),
+                    )
+                    .remedy("convert the file to UTF-8"));
+                }
                 let value = serde_json::from_slice(&text).map_err(|error| {
                     // Of its own position only the column means anything here.
                     let problem = error.to_string();

@@ -7,6 +7,7 @@
 //! ([`Tokenizer::encode_transcript`]), and the first token of some bytes in mid-text
 //! ([`Tokenizer::first_token`]).
 
+pub(crate) mod edits;
 mod pieces;
 mod roles;
 mod spans;
@@ -17,6 +18,7 @@ mod tests;
 mod tokenizer;
 mod transcripts;
 
+pub use edits::distance;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;
 

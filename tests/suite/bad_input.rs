@@ -177,6 +177,16 @@ fn a_broken_line_of_json_is_named() {
 }
 
 #[test]
+fn text_that_is_no_utf8_is_named() {
+    let workshop = Workshop::new();
+    let mut text = fs::read(workshop.path("chat.jsonl")).unwrap();
+    let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    text[second + 30] = 0xff;
+    fs::write(workshop.path("chat.jsonl"), text).unwrap();
+    run_refused(&workshop, 1, &["chat.jsonl line 2", "UTF-8 at byte 31"]);
+}
+
+#[test]
 fn held_out_files_are_read_before_any_work() {
     let workshop = Workshop::new();
     let good = fs::read_to_string(workshop.path("valid.jsonl")).unwrap();

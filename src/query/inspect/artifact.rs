@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use parquet::file::metadata::ParquetMetaDataReader;
 use serde::Serialize;
 
+use super::origin::{self, Origin};
 use crate::artifact::{Artifact, Kind, Part, Provenance};
 use crate::error::{Context, Error, Result};
 use crate::units::{Bytes, Count};
@@ -47,6 +48,8 @@ pub struct ArtifactReport {
     pub columns: Vec<ColumnReport>,
     /// What it was made from.
     pub provenance: Provenance,
+    /// Where it stands among the runs of its folder.
+    pub origin: Origin,
 }
 
 impl fmt::Display for ArtifactReport {
@@ -80,7 +83,19 @@ impl fmt::Display for ArtifactReport {
         writeln!(f, "written by  fuselm {}", from.tool)?;
         writeln!(f, "options     {}", from.options)?;
         for (name, digest) in &from.inputs {
-            writeln!(f, "input       {name} {digest}")?;
+            match self.origin.inputs.get(name) {
+                Some(path) => writeln!(f, "input       {name} {digest} ({})", path.display())?,
+                None => writeln!(f, "input       {name} {digest}")?,
+            }
+        }
+        for (what, paths) in [
+            ("used by", &self.origin.used_by),
+            ("same as", &self.origin.copies),
+            ("usable by", &self.origin.usable_by),
+        ] {
+            for path in paths {
+                writeln!(f, "{what:<10}  {}", path.display())?;
+            }
         }
         writeln!(f, "columns")?;
         let name = self.columns.iter().map(|c| c.name.len()).max().unwrap_or(0);
@@ -208,6 +223,7 @@ fn report(path: &Path, parts: &[Part]) -> Result<ArtifactReport> {
         _ => 0,
     };
     Ok(ArtifactReport {
+        origin: origin::of(path, first.identity(), &provenance),
         path: path.to_path_buf(),
         kind,
         identity: first.identity().to_owned(),

@@ -103,21 +103,21 @@ fn queries_over_the_fixture() {
             ["s 0 a.jsonl 0 4 0.5 0.25", "s 1 a.jsonl 1 1 1 0"]
         );
         assert_eq!(
+            named(s, "aligned_tokens", &[("teacher", "s")]),
+            [
+                "s 0 1-1 <s> <s> 0 1 0",
+                "s 1 n-1 a ab 1 2 NULL",
+                "s 2 n-1 b ab 1 2 1",
+                "s 3 none </s> NULL 0 0 NULL",
+            ]
+        );
+        assert_eq!(
             named(s, "teacher_win_rate", &[]),
             ["p 2 1.25 1 1 1 0.5", "s 2 1 1 1 1 0.5"]
         );
         assert_eq!(
             named(s, "win_rate_by_origin", &[]),
             ["a.jsonl p 2 1.25 1 0.5", "a.jsonl s 2 1 1 0.5"]
-        );
-        assert_eq!(
-            named(s, "aligned_tokens", &[("sample", "0"), ("teacher", "s")]),
-            [
-                "s 0 <s> <s> 1-1 true",
-                "s 1 a ab n-1 false",
-                "s 2 b ab n-1 true",
-                "s 3 </s> none false",
-            ]
         );
         assert!(named(s, "metric_disagreements", &[]).is_empty());
         assert_eq!(

@@ -1,6 +1,6 @@
 use super::fixture::*;
+use super::*;
 use crate::artifact::Kind;
-use crate::query::transform_token_map;
 
 #[test]
 fn aligned_pairs_are_counted_once_per_distinct_source_id() {
@@ -30,4 +30,18 @@ fn aligned_pairs_are_counted_once_per_distinct_source_id() {
             [(7, 5, 2), (7, 6, 1), (8, 5, 1), (8, 6, 1), (9, 1, 1)]
         );
     }
+}
+
+#[test]
+fn a_join_that_does_not_fit_is_sorted_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = SessionOptions {
+        memory_limit: 24 << 20,
+        ..options()
+    };
+    let session = Session::open(&RunDir::new(dir.path()), &small).unwrap();
+    let sql = "SELECT COUNT(*) AS n, MIN(a.x) AS least FROM generate_series(1, 1200000) AS a(x) \
+               JOIN generate_series(1, 1200000) AS b(x) ON a.x = b.x";
+    let found = rows(session.stream(sql, &Params::new()).unwrap());
+    assert_eq!(found, ["1200000 1"]);
 }

@@ -36,7 +36,7 @@ pub(super) fn train_step(run: &Rc<Run>, target: &Target) -> Step {
         .map(|fusion| run.dir.artifact(Kind::Targets, &[fusion]));
     let inputs = TrainInputs {
         pivot: init,
-        tokens: run.tokens(&pivot.vocab).path().to_path_buf(),
+        tokens: run.tokens(0).path().to_path_buf(),
         targets: targets.clone(),
         valid_tokens: valid.clone(),
         out: run.dir.checkpoint(&target.name),
@@ -45,7 +45,7 @@ pub(super) fn train_step(run: &Rc<Run>, target: &Target) -> Step {
         device: run.device.clone(),
         overwrite: true,
     };
-    let mut read = vec![model_item(pivot), run.tokens(&pivot.vocab)];
+    let mut read = vec![model_item(pivot), run.tokens(0)];
     read.extend(targets.map(|dir| Item::Artifact(Kind::Targets, dir)));
     read.extend(valid.map(|dir| Item::Artifact(Kind::Tokens, dir)));
     let options = target.options.clone();

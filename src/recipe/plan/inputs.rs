@@ -34,8 +34,8 @@ pub(super) fn models_step(run: &Rc<Run>) -> Step {
 pub(super) fn corpus_step(run: &Rc<Run>) -> Step {
     let outputs = vec![
         run.artifact(Kind::Samples, &[]),
-        run.transcripts(),
-        run.tokens(&run.pivot().vocab),
+        run.transcripts(0),
+        run.tokens(0),
     ];
     let out = corpus::Outputs::in_run(&run.dir, run.template(), &run.pivot().vocab);
     corpus_like(run, "samples", &run.recipe.corpus, out, outputs)
@@ -117,53 +117,93 @@ fn corpus_like(
     }
 }
 
-/// For each distinct vocabulary: itself, and the tokens of the corpus in it.
+/// For each distinct vocabulary: itself; for each distinct pair of vocabulary and template: the
+/// transcripts, if the template is not the pivot's, and the tokens.
 pub(super) fn vocabulary_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
     for (index, model) in run.models.iter().enumerate() {
-        if model.vocab != model.name() {
+        if model.vocab == model.name() {
+            steps.push(vocab_step(run, index));
+        }
+        let reads = |other: usize| (&run.models[other].vocab, &run.templates[other]);
+        if (0..index).any(|before| reads(before) == reads(index)) || index == 0 {
             continue;
         }
-        let vocab = model.vocab.clone();
-        steps.push(Step {
-            stage: "corpus",
-            subject: format!("vocab {vocab}"),
-            inputs: vec![Item::Tokenizer(model.tokenizer_dir.clone())],
-            outputs: vec![run.artifact(Kind::Vocab, &[&vocab])],
-            options: Value::Null,
-            action: action(run, move |run| {
-                let model = &run.models[index];
-                let vocabulary = model.tokenizer.vocabulary();
-                vocabulary.write(
-                    &run.dir.artifact(Kind::Vocab, &[&model.vocab]),
-                    Existing::Replace,
-                )?;
-                Ok(format!("{} ids", Count(vocabulary.len() as u64)))
-            }),
-        });
-        if index == 0 {
-            continue;
+        let native = run.templates[index] == model.name();
+        if native {
+            steps.push(transcripts_step(run, index));
         }
-        steps.push(Step {
-            stage: "corpus",
-            subject: format!("tokens {vocab}"),
-            inputs: vec![
-                run.transcripts(),
-                Item::Tokenizer(model.tokenizer_dir.clone()),
-                Item::Tokenizer(run.pivot().tokenizer_dir.clone()),
-            ],
-            outputs: vec![run.tokens(&vocab)],
-            options: Value::Null,
-            action: action(run, move |run| {
-                let model = &run.models[index];
-                let summary = corpus::tokenise(
-                    run.transcripts().path(),
-                    &model.tokenizer,
-                    Some(&run.pivot().tokenizer),
-                    run.tokens(&model.vocab).path(),
-                    Existing::Replace,
-                )?;
-                Ok(format!("{} tokens", Count(summary.tokens)))
-            }),
-        });
+        steps.push(tokens_step(run, index, native));
+    }
+}
+
+fn vocab_step(run: &Rc<Run>, index: usize) -> Step {
+    let model = &run.models[index];
+    Step {
+        stage: "corpus",
+        subject: format!("vocab {}", model.vocab),
+        inputs: vec![Item::Tokenizer(model.tokenizer_dir.clone())],
+        outputs: vec![run.artifact(Kind::Vocab, &[&model.vocab])],
+        options: Value::Null,
+        action: action(run, move |run| {
+            let model = &run.models[index];
+            let vocabulary = model.tokenizer.vocabulary();
+            let out = run.dir.artifact(Kind::Vocab, &[&model.vocab]);
+            vocabulary.write(&out, Existing::Replace)?;
+            Ok(format!("{} ids", Count(vocabulary.len() as u64)))
+        }),
+    }
+}
+
+/// The samples once more, by a model's own template.
+fn transcripts_step(run: &Rc<Run>, index: usize) -> Step {
+    let model = &run.models[index];
+    Step {
+        stage: "corpus",
+        subject: format!("transcripts {}", model.name()),
+        inputs: vec![
+            run.artifact(Kind::Samples, &[]),
+            Item::Tokenizer(model.tokenizer_dir.clone()),
+        ],
+        outputs: vec![run.transcripts(index)],
+        options: json!(run.recipe.corpus.date),
+        action: action(run, move |run| {
+            corpus::transcribe(
+                run.artifact(Kind::Samples, &[]).path(),
+                &run.models[index].tokenizer,
+                run.recipe.corpus.date()?,
+                run.transcripts(index).path(),
+                Existing::Replace,
+            )?;
+            Ok("by its own template".to_owned())
+        }),
+    }
+}
+
+fn tokens_step(run: &Rc<Run>, index: usize, native: bool) -> Step {
+    let model = &run.models[index];
+    let mut inputs = vec![
+        run.transcripts(index),
+        Item::Tokenizer(model.tokenizer_dir.clone()),
+    ];
+    if !native {
+        inputs.push(Item::Tokenizer(run.pivot().tokenizer_dir.clone()));
+    }
+    Step {
+        stage: "corpus",
+        subject: format!("tokens {}", model.name()),
+        inputs,
+        outputs: vec![run.tokens(index)],
+        options: Value::Null,
+        action: action(run, move |run| {
+            let made_by = (!native).then_some(&*run.pivot().tokenizer);
+            let summary = corpus::tokenise(
+                run.transcripts(index).path(),
+                &run.models[index].tokenizer,
+                made_by,
+                run.tokens(index).path(),
+                Existing::Replace,
+            )?;
+            Ok(format!("{} tokens", Count(summary.tokens)))
+        }),
     }
 }

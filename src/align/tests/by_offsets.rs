@@ -1,8 +1,8 @@
+//! By bytes.
+
 use proptest::prelude::*;
 
-use super::*;
-use crate::artifact::PartInfo;
-use crate::artifact::alignment::{Link, Links};
+use super::super::*;
 
 /// What the definition says, token by token, in O(n · m).
 fn simple(pivot_end: &[u32], source_end: &[u32]) -> Vec<Link> {
@@ -111,6 +111,24 @@ proptest! {
     }
 
     #[test]
+    fn every_token_with_width_is_linked_in_order((pivot, source) in pair()) {
+        let mut next = 0;
+        for (pos, link) in links(&pivot, &source).enumerate() {
+            if link.kind == LinkKind::Unlinked || (pos == 0 && pivot[0] == 0) {
+                continue;
+            }
+            // Between two linked ones lie only tokens of no width.
+            for at in next..link.source_begin as usize {
+                prop_assert_eq!(source[at], if at == 0 { 0 } else { source[at - 1] });
+            }
+            prop_assert!(link.source_end as usize >= next);
+            next = link.source_end as usize;
+        }
+        let rest = source[next..].iter().all(|end| *end == source[next - 1]);
+        prop_assert!(rest);
+    }
+
+    #[test]
     fn a_sequence_aligns_with_itself((ends, _) in pair()) {
         for (pos, link) in links(&ends, &ends).enumerate() {
             let width = ends[pos] - if pos == 0 { 0 } else { ends[pos - 1] };
@@ -122,76 +140,4 @@ proptest! {
             prop_assert_eq!(same, Some(ends[pos]));
         }
     }
-}
-
-fn write_tokens(dir: &Path, vocabulary: &str, samples: &[Vec<SampleTokens>]) {
-    let provenance = Provenance::new(Kind::Tokens).vocabulary(vocabulary);
-    let writer = Writer::create(dir, provenance, Existing::Refuse).unwrap();
-    for (index, part) in samples.iter().enumerate() {
-        let info = PartInfo {
-            index: index as u32,
-            first_sample: part[0].sample_id,
-            samples: part.len() as u64,
-            last: index + 1 == samples.len(),
-        };
-        let mut out = writer.part(info).unwrap();
-        out.write(&tokens::to_batch(part).unwrap()).unwrap();
-        out.finish().unwrap();
-    }
-}
-
-fn sample(sample_id: u64, ids: &[u32], byte_end: &[u32]) -> SampleTokens {
-    SampleTokens {
-        sample_id,
-        ids: ids.to_vec(),
-        byte_end: byte_end.to_vec(),
-        supervised: vec![true; ids.len()],
-    }
-}
-
-#[test]
-fn two_token_artifacts_become_an_alignment() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let pivot = [
-        vec![sample(0, &[1, 10, 11], &[0, 2, 4])],
-        vec![sample(1, &[1, 12], &[0, 3])],
-    ];
-    let source = [
-        vec![sample(0, &[2, 7, 20], &[0, 0, 4])],
-        vec![sample(1, &[2, 7, 21, 22], &[0, 0, 1, 3])],
-    ];
-    write_tokens(&at("p"), "pv", &pivot);
-    write_tokens(&at("s"), "sv", &source);
-    let options = AlignOptions::default();
-    let go = |existing| run(&at("p"), &at("s"), &at("out"), &options, existing);
-    let summary = go(Existing::Refuse).unwrap();
-    assert_eq!((summary.samples, summary.pivot_tokens), (2, 5));
-    assert_eq!(summary.of_kind(LinkKind::ManyToOne), 2);
-    assert_eq!(summary.of_kind(LinkKind::OneToMany), 1);
-    let artifact = Artifact::open(&at("out"), Kind::Alignment).unwrap();
-    artifact.check_vocabulary("pv").unwrap();
-    let batches: Vec<_> = artifact.parts()[1]
-        .batches()
-        .unwrap()
-        .map(|batch| batch.unwrap())
-        .collect();
-    let links = Links::new(&batches[0]).unwrap();
-    assert_eq!(links.pivot_ids(), [1, 12]);
-    assert_eq!(links.source_ids(0), [2]);
-    assert_eq!(links.source_ids(1), [21, 22]);
-    // Nothing is left to do the second time.
-    assert_eq!(go(Existing::Refuse).unwrap().samples, 0);
-
-    let other = [vec![sample(0, &[2, 20], &[0, 5])], source[1].clone()];
-    write_tokens(&at("t"), "sv", &other);
-    let error = run(&at("p"), &at("t"), &at("out2"), &options, Existing::Refuse).unwrap_err();
-    assert!(error.to_string().contains("sample 0"), "{error}");
-    assert!(error.to_string().contains("cover 5 bytes"), "{error}");
-    let leftovers = std::fs::read_dir(at("out2")).unwrap();
-    assert!(
-        leftovers
-            .flatten()
-            .all(|f| !f.file_name().to_string_lossy().contains("00000"))
-    );
 }

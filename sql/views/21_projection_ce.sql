@@ -1,0 +1,27 @@
+-- about: what each projected distribution knows about the next pivot token, beside the pivot's own
+-- reads: projected, topk, sequence_metrics, models
+-- returns: teacher, sample_id, pos, projection, better (whether the teacher has fewer bits per byte on the sample than the pivot), in_list (the list has the true token), top1 (it is the most probable), projected_ce (nats; outside the list all the probability there counts, an upper bound), pivot_ce (nats; null where the pivot has no row)
+CREATE OR REPLACE VIEW projection_ce AS
+SELECT
+    p.teacher,
+    p.sample_id,
+    p.pos,
+    p.projection,
+    COALESCE(own.nll * pivot.bytes < pivot.nll * own.bytes, true) AS better,
+    p.target_rank IS NOT NULL AS in_list,
+    COALESCE(p.target_rank = 1, false) AS top1,
+    -CAST(p.target_logprob AS DOUBLE) AS projected_ce,
+    -CAST(t.target_logprob AS DOUBLE) AS pivot_ce
+FROM projected AS p
+LEFT JOIN (
+    SELECT sample_id, pos, target_logprob
+    FROM topk
+    WHERE teacher IN (SELECT name FROM models WHERE role = 'pivot')
+) AS t ON t.sample_id = p.sample_id AND t.pos = p.pos
+LEFT JOIN sequence_metrics AS own
+    ON own.teacher = p.teacher AND own.sample_id = p.sample_id
+LEFT JOIN (
+    SELECT sample_id, nll, bytes
+    FROM sequence_metrics
+    WHERE teacher IN (SELECT name FROM models WHERE role = 'pivot')
+) AS pivot ON pivot.sample_id = p.sample_id;

@@ -1,0 +1,4 @@
+mod by_offsets;
+mod native_templates;
+mod stage;
+mod warping;

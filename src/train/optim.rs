@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+#[cfg(any(feature = "cuda", test))]
+use candle_core::Device;
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use super::gradients::{BLOCK, Gradients, with_values};

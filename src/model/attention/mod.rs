@@ -29,7 +29,6 @@ pub(crate) struct Causal {
     pub starts: Option<Tensor>,
 }
 
-#[cfg(test)]
 impl Causal {
     /// All earlier positions, `scale` times query·key, and nothing else.
     pub fn new(scale: f64) -> Self {

@@ -249,7 +249,7 @@ vectorised! {
     pub fn classify(measures: &[f64], low: f64, high: f64, within: &mut Vec<u32>) -> [u32; 2] {
         let (mut above, mut nonzero, mut window) = (0u64, 0u64, 0u64);
         for measure in measures {
-            above += u64::from(!(*measure <= high));
+            above += u64::from((*measure > high) | measure.is_nan());
         }
         for measure in measures {
             nonzero += u64::from(*measure != 0.0);

@@ -234,7 +234,8 @@ fn compare(case: &Path, name: &str, method: fn(&Case) -> Vec<f64>, failures: &mu
 
 #[test]
 fn results_are_those_of_float64_arithmetic() {
-    let methods: [(&str, fn(&Case) -> Vec<f64>); 6] = [
+    type Method = fn(&Case) -> Vec<f64>;
+    let methods: [(&str, Method); 6] = [
         ("linear", Case::linear),
         ("model_stock", Case::model_stock),
         ("nuslerp", Case::nuslerp),

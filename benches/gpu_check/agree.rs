@@ -10,7 +10,7 @@ use fuselm::train::data::MicroBatch;
 use fuselm::train::gradient::{MicroGradient, micro_gradient, micro_nll};
 use fuselm::train::gradients::Gradients;
 use fuselm::train::loss::Weights;
-use fuselm::train::optim::{AdamW, Settings};
+use fuselm::train::optim::{AdamW, Group, Settings};
 use fuselm::train::rows::{Rows, Target};
 
 use crate::families;
@@ -309,17 +309,25 @@ fn gradients_differ(a: &MicroGradient, b: &MicroGradient) -> Result<f64> {
     Ok(pairs.iter().map(distance).fold(0.0, f64::max))
 }
 
+/// All parameters learn and decay alike.
+pub fn groups(decoder: &Decoder) -> Vec<Group> {
+    let alike = Group {
+        lr_scale: 1.0,
+        weight_decay: 0.1,
+    };
+    vec![alike; decoder.params().len()]
+}
+
 /// The largest difference of losses and gradient norms in ten steps, two micro batches each.
 fn steps_differ(cpu: &Decoder, gpu: &Decoder, micro: &MicroBatch, weights: Weights) -> Result<f64> {
     let settings = Settings {
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-6,
-        weight_decay: 0.1,
         clip: 1.0,
     };
     let train = |decoder: &Decoder| -> Result<Vec<(f64, f64)>> {
-        let mut optimiser = AdamW::new(decoder.params(), settings)?;
+        let mut optimiser = AdamW::new(decoder.params(), groups(decoder), settings)?;
         let mut gradients = Gradients::zeros(decoder.params(), decoder.device());
         let mut losses = Vec::new();
         for step in 0..10 {

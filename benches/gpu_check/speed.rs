@@ -270,10 +270,9 @@ fn training(size: &Size, device: &Device) -> Result<(f64, u64)> {
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
-        weight_decay: 0.1,
         clip: 1.0,
     };
-    let mut optimiser = AdamW::new(decoder.params(), settings)?;
+    let mut optimiser = AdamW::new(decoder.params(), crate::agree::groups(&decoder), settings)?;
     let mut gradients = Gradients::zeros(decoder.params(), device);
     let mut step = 0;
     measure(device, batch * len, || {

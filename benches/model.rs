@@ -20,13 +20,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use fuselm::artifact::tokens::SampleTokens;
-use fuselm::model::{Config, Decoder, LoadOptions, Mode, PredictOptions, predict};
+use fuselm::model::{Config, Decoder, LoadOptions, Mode, PredictOptions, Predictor, predict};
 use fuselm::train::Tail;
 use fuselm::train::data::MicroBatch;
 use fuselm::train::gradient::micro_gradient;
 use fuselm::train::gradients::Gradients;
 use fuselm::train::loss::Weights;
-use fuselm::train::optim::{AdamW, Settings};
+use fuselm::train::optim::{AdamW, Group, Settings};
 use fuselm::train::rows::Rows;
 use fuselm::train::workers::Workers;
 
@@ -67,14 +67,15 @@ fn sample(index: usize) -> SampleTokens {
     }
 }
 
-fn score(decoder: &Decoder, samples: &[SampleTokens]) {
+fn score(model: &Predictor, samples: &[SampleTokens]) {
     let options = PredictOptions {
         vocab_len: VOCABULARY,
         k: 10,
+        draws: None,
         batch_tokens: BATCH * LEN,
     };
-    predict(decoder, samples, &options, |_, found| {
-        assert_eq!(found.pos.len(), LEN - 1);
+    predict(model, samples, &options, &|_| (), |_, found| {
+        assert!(found.iter().all(|found| found.pos.len() == LEN - 1));
         Ok(())
     })
     .unwrap();
@@ -95,9 +96,13 @@ impl Training {
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
-            weight_decay: 0.0,
             clip: 1.0,
         };
+        let alike = Group {
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+        };
+        let groups = vec![alike; decoder.params().len()];
         let micro = |samples: &[SampleTokens]| {
             let mut rows = Rows::new(VOCABULARY);
             for (i, sample) in samples.iter().enumerate() {
@@ -122,7 +127,7 @@ impl Training {
         Self {
             workers: Workers::new(threads).unwrap(),
             gradients: Gradients::zeros(decoder.params(), &Device::Cpu),
-            optimiser: AdamW::new(decoder.params(), settings).unwrap(),
+            optimiser: AdamW::new(decoder.params(), groups, settings).unwrap(),
             steps: samples
                 .chunks(BATCH)
                 .map(|batch| batch.chunks(MICRO / LEN).map(micro).collect())
@@ -230,7 +235,7 @@ fn main() {
 
     let checkpointing = flags.contains_key("--checkpointing");
     let samples: Vec<SampleTokens> = (0..BATCH * BATCHES).map(sample).collect();
-    let inference = decoder(Mode::Inference);
+    let inference = Predictor::Memory(Box::new(decoder(Mode::Inference)));
     let mut training = Training::new(threads, &samples);
     if let Some(task) = flags.get("--profile") {
         for _ in 0..rounds {

@@ -18,13 +18,12 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use candle_core::{DType, Device};
 use fuselm::artifact::distribution::{Distribution, DistributionBuilder, Distributions};
 use fuselm::artifact::tokens::SampleTokens;
 use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
-use fuselm::model::{Decoder, LoadOptions, Mode, PredictOptions, Predictions, predict};
+use fuselm::model::{LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict};
 use fuselm::text;
 use fuselm::vocab::Tokenizer;
 
@@ -170,19 +169,19 @@ fn real(shared: &Path) -> Option<Vec<Row>> {
         dtype: DType::F32,
         mode: Mode::Inference,
     };
-    let decoder = Decoder::load(&folder, &load).ok()?;
+    let model = Predictor::open(&folder, &load, None).ok()?;
     let options = PredictOptions {
         vocab_len: tokenizer.vocabulary().len(),
         k: MOST,
+        draws: None,
         batch_tokens: 4096,
     };
-    let found = Mutex::new(vec![Predictions::default(); samples.len()]);
-    predict(&decoder, &samples, &options, |index, predictions| {
-        found.lock().unwrap()[index] = predictions;
+    let mut found: Vec<Predictions> = Vec::new();
+    predict(&model, &samples, &options, &|_| (), |_, predictions| {
+        found.extend(predictions);
         Ok(())
     })
     .ok()?;
-    let found = found.into_inner().unwrap();
     let rows = found.iter().flat_map(|found| {
         (0..found.pos.len()).map(|row| Row {
             ids: found.ids[row * MOST..][..MOST].to_vec(),

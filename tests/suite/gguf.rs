@@ -197,6 +197,7 @@ fn all(predictor: &Predictor) -> Vec<Predictions> {
     let options = PredictOptions {
         vocab_len: 39,
         k: 5,
+        draws: None,
         batch_tokens: 96,
     };
     let (mut found, samples) = (Vec::new(), samples());
@@ -253,6 +254,7 @@ fn predict_options() -> PredictOptions {
     PredictOptions {
         vocab_len: 40,
         k: 5,
+        draws: None,
         batch_tokens: 96,
     }
 }

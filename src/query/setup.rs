@@ -29,14 +29,15 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
     let mut known: Vec<&str> = Vec::new();
     for table in catalogue.group(Group::Tables) {
         let name = table.name.as_str();
-        if !run.root().join(name).is_dir() {
+        let folder = folder(&table.sql);
+        if !run.root().join(folder).is_dir() {
             continue;
         }
         known.push(name);
         let statement = match engine {
             Engine::Datafusion => statement(&table.sql).replace("${RUN}", &root),
             Engine::Duckdb => format!(
-                "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet('{root}/{name}/**/*.parquet', hive_partitioning = true);"
+                "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet('{root}/{folder}/**/*.parquet', hive_partitioning = true);"
             ),
         };
         let _ = writeln!(text, "{statement}\n");
@@ -48,6 +49,12 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
         }
     }
     Ok(text)
+}
+
+/// The folder of a table in a run.
+fn folder(sql: &str) -> &str {
+    let rest = sql.split_once("'${RUN}/").map_or("", |(_, rest)| rest);
+    rest.split_once("/'").map_or(rest, |(folder, _)| folder)
 }
 
 /// A file without its header.

@@ -45,10 +45,27 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
     for view in catalogue.group(Group::Views) {
         if view.reads.split(", ").all(|read| known.contains(&read)) {
             known.push(&view.name);
-            let _ = writeln!(text, "{}\n", statement(&view.sql));
+            let statement = match engine {
+                Engine::Datafusion => statement(&view.sql).to_owned(),
+                Engine::Duckdb => in_duckdb(statement(&view.sql)),
+            };
+            let _ = writeln!(text, "{statement}\n");
         }
     }
     Ok(text)
+}
+
+/// What DuckDB says otherwise in our views.
+const DUCKDB: [(&str, &str); 4] = [
+    ("array_sum", "list_sum"),
+    ("INT UNSIGNED", "UINTEGER"),
+    ("x -> ", "lambda x: "),
+    ("i -> ", "lambda i: "),
+];
+
+fn in_duckdb(sql: &str) -> String {
+    let replace = |sql: String, (ours, theirs): &(&str, &str)| sql.replace(ours, theirs);
+    DUCKDB.iter().fold(sql.to_owned(), replace)
 }
 
 /// The folder of a table in a run.

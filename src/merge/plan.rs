@@ -291,7 +291,7 @@ impl Plan {
             let tiles = models * row * 12 + (1 << 19);
             let blocks = len / (1 << 16) * models * 80;
             // What a selection remembers, or its histograms.
-            let remembered = (len / 8).clamp(1 << 16, 1 << 22).min(len) * (16 + 4 * models);
+            let remembered = (len / 8).clamp(1 << 16, 1 << 21).min(len) * (32 + 4 * models);
             let histograms = threads * models * (1 << 19);
             let selects = self.passes(t) > 1
                 && matches!(

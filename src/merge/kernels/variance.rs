@@ -5,7 +5,7 @@
 //! only computed for those near the threshold.
 //!
 //! Memory: 16 bytes and 4 for each model for every position near the threshold, of which there
-//! are at most 2^22.
+//! are at most 2^21.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::error::Result;
 /// Spreads that differ by less than this factor may be in another order than the variances.
 const MARGIN: f64 = 1.0 / (1 << 30) as f64;
 /// Most positions near the threshold that are remembered.
-const GATHERED: usize = 1 << 22;
+const GATHERED: usize = 1 << 21;
 
 /// Which positions are selected: those with a spread above `high`, and of those from `low` to
 /// `high` the ones whose variance is above `variance` or equals it before index `end`. Where
@@ -204,6 +204,9 @@ fn pass(walk: &Walk, inputs: &Inputs<'_>, low: f64, high: f64, limit: usize) -> 
                 }
             }
         }
+        // Half of what growing vectors have may be empty.
+        block.inside.shrink_to_fit();
+        block.inside_squares.shrink_to_fit();
         Ok(block)
     })
 }

@@ -247,9 +247,9 @@ vectorised! {
     /// How many measures are above `high` (or NaN), and how many are not zero; the places of
     /// those from `low` to `high` are left in `within`.
     pub fn classify(measures: &[f64], low: f64, high: f64, within: &mut Vec<u32>) -> [u32; 2] {
-        let (mut above, mut nonzero, mut window) = (0u64, 0u64, 0u64);
+        let (mut up_to, mut nonzero, mut window) = (0u64, 0u64, 0u64);
         for measure in measures {
-            above += u64::from((*measure > high) | measure.is_nan());
+            up_to += u64::from(*measure <= high);
         }
         for measure in measures {
             nonzero += u64::from(*measure != 0.0);
@@ -262,7 +262,7 @@ vectorised! {
         if window > 0 {
             places(measures, is_within, |place, _| within.push(place));
         }
-        [above as u32, nonzero as u32]
+        [measures.len() as u32 - up_to as u32, nonzero as u32]
     }
 
     /// Σ (value − base)² over all places, and over those whose measure is above `high` (or NaN).

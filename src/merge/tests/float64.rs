@@ -8,6 +8,9 @@ use super::super::golden_tests::{cases, folders, merged, open};
 use super::super::{MergeConfig, Scalar, Setting};
 use crate::tensors::{Checkpoint, Dtype};
 
+/// A method, as it is written in its paper.
+type Method = fn(&Case) -> Vec<f64>;
+
 /// One tensor of all models in float64, with the models' parameters.
 struct Case {
     base: Vec<f64>,
@@ -186,7 +189,7 @@ fn parameter(config: &MergeConfig, name: &str) -> Vec<f64> {
         .collect()
 }
 
-fn compare(case: &Path, name: &str, method: fn(&Case) -> Vec<f64>, failures: &mut Vec<String>) {
+fn compare(case: &Path, name: &str, method: Method, failures: &mut Vec<String>) {
     let Ok(text) = std::fs::read_to_string(case.join("out").join(name).join("cfg.yml")) else {
         return;
     };
@@ -234,7 +237,6 @@ fn compare(case: &Path, name: &str, method: fn(&Case) -> Vec<f64>, failures: &mu
 
 #[test]
 fn results_are_those_of_float64_arithmetic() {
-    type Method = fn(&Case) -> Vec<f64>;
     let methods: [(&str, Method); 6] = [
         ("linear", Case::linear),
         ("model_stock", Case::model_stock),

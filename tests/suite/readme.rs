@@ -155,7 +155,8 @@ fn links_lead_somewhere() {
         let found = match target.strip_prefix('#') {
             Some(anchor) => text.lines().any(|line| {
                 let title = line.trim_start_matches('#');
-                title != line && title.trim().to_lowercase().replace(' ', "-") == anchor
+                let title = title.trim().to_lowercase().replace(',', "");
+                line.starts_with('#') && title.replace(' ', "-") == anchor
             }),
             None => root.join(target).exists(),
         };

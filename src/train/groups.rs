@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParamGroup {
-    /// Whose names: see [`matches`].
+    /// Whose names: see [`matches()`].
     #[serde(rename = "match")]
     pub pattern: String,
     /// Factor on the learning rate, at least 0.

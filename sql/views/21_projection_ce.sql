@@ -7,7 +7,7 @@ SELECT
     p.sample_id,
     p.pos,
     p.projection,
-    COALESCE(own.nll * pivot.bytes < pivot.nll * own.bytes, true) AS better,
+    COALESCE(own.nll * base.bytes < base.nll * own.bytes, true) AS better,
     p.target_rank IS NOT NULL AS in_list,
     COALESCE(p.target_rank = 1, false) AS top1,
     -CAST(p.target_logprob AS DOUBLE) AS projected_ce,
@@ -24,4 +24,4 @@ LEFT JOIN (
     SELECT sample_id, nll, bytes
     FROM sequence_metrics
     WHERE teacher IN (SELECT name FROM models WHERE role = 'pivot')
-) AS pivot ON pivot.sample_id = p.sample_id;
+) AS base ON base.sample_id = p.sample_id;

@@ -143,8 +143,15 @@ pub fn head_gradient(
         let found = rows.on_gpu(&hidden, weight, head.softcap, weights);
         let found = found.during(during)?;
         sums.add(&sum_of(&found.losses));
-        let (hidden, head) = found.gradients.unwrap_or((hidden, weight.clone()));
-        return Ok(HeadGradient { sums, hidden, head });
+        let (hidden, sum) = match found.gradients {
+            Some((hidden, sum)) => (hidden, head.trained.then_some(sum)),
+            None => (hidden.zeros_like().during(during)?, None),
+        };
+        return Ok(HeadGradient {
+            sums,
+            hidden,
+            head: sum,
+        });
     }
     let mut hidden_parts = Vec::new();
     let mut head_sum: Option<Tensor> = None;

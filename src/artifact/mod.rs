@@ -28,7 +28,7 @@
 //! | `writer`, `reader` | parts on disk |
 //! | `parts` | working through parts on several threads |
 //! | `rows` | streaming rows sample by sample, typed columns |
-//! | `tokens`, `distribution`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
+//! | `tokens`, `distribution`, `sequence_metrics`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
 //! | `run_dir` | where an artifact lies in a run folder |
 //! | `digest` | digests of files and model folders, cached |
 //! | `atomic` | whole files or none |
@@ -44,6 +44,7 @@ mod provenance;
 mod reader;
 pub mod rows;
 mod run_dir;
+pub mod sequence_metrics;
 pub mod targets;
 pub mod token_map;
 pub mod tokens;

@@ -21,12 +21,9 @@ mod tests;
 mod vllm;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, Float64Array, UInt32Array, UInt64Array};
-use arrow::record_batch::RecordBatch;
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
+use crate::artifact::sequence_metrics::SequenceMetrics;
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
@@ -163,7 +160,7 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
         let transcripts = text::read_transcripts(&transcripts.parts()[index])?;
         let mut out = topk.part(part.info())?;
         let mut rows = DistributionBuilder::topk();
-        let mut columns = Metrics::default();
+        let mut columns = SequenceMetrics::default();
         for (sample, transcript) in read_part(part)?.iter().zip(&transcripts) {
             check_interrupt()?;
             let found = samples.next().ok_or_else(|| {
@@ -350,35 +347,6 @@ fn complete(
     });
     row.target_logprob = Some(target);
     Ok(row)
-}
-
-/// Columns of `sequence_metrics`.
-#[derive(Default)]
-struct Metrics {
-    sample_id: Vec<u64>,
-    nll: Vec<f64>,
-    tokens: Vec<u32>,
-    bytes: Vec<u32>,
-}
-
-impl Metrics {
-    fn push(&mut self, sample: u64, (nll, tokens): (f64, u32), bytes: u32) {
-        self.sample_id.push(sample);
-        self.nll.push(nll);
-        self.tokens.push(tokens);
-        self.bytes.push(bytes);
-    }
-
-    fn finish(self) -> Result<RecordBatch> {
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(self.sample_id)),
-            Arc::new(Float64Array::from(self.nll)),
-            Arc::new(UInt32Array::from(self.tokens)),
-            Arc::new(UInt32Array::from(self.bytes)),
-        ];
-        RecordBatch::try_new(Kind::SequenceMetrics.schema(), columns)
-            .during(|| "building `sequence_metrics` rows".into())
-    }
 }
 
 /// The files in `dir` whose names end with `suffix`, by the numbers and letters of their names;

@@ -9,18 +9,16 @@
 //! supervised content of the transcript, which is the same for every model.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use arrow::array::{ArrayRef, Float64Array, UInt32Array, UInt64Array};
-use arrow::record_batch::RecordBatch;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
+use crate::artifact::sequence_metrics::SequenceMetrics;
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
@@ -398,14 +396,15 @@ impl ScoredPart<'_> {
         bytes: &[u32],
         results: Receiver<Results>,
         mut topk: PartWriter,
-    ) -> Result<(PartWriter, Metrics)> {
+    ) -> Result<(PartWriter, SequenceMetrics)> {
         let mut rows = DistributionBuilder::topk();
-        let mut totals = Metrics::default();
+        let mut totals = SequenceMetrics::default();
         for (first, found) in results {
             let known = samples[first..].iter().zip(&bytes[first..]);
             for ((sample, bytes), predictions) in known.zip(&found) {
                 self.push_rows(&mut rows, sample, predictions);
-                totals.push(self.vocabulary, sample, predictions, *bytes);
+                let content = content_nll(self.vocabulary, predictions);
+                totals.push(sample.sample_id, content, *bytes);
                 if rows.rows() >= FLUSH_ROWS {
                     topk.write(&rows.finish()?)?;
                 }
@@ -470,42 +469,6 @@ fn cut(row: &mut Distribution<'_>, top_p: f64) {
     let rest: f64 = row.logprobs[kept..].iter().map(prob).sum();
     row.tail_logprob = (prob(&row.tail_logprob) + rest).ln() as f32;
     (row.ids, row.logprobs) = (&row.ids[..kept], &row.logprobs[..kept]);
-}
-
-/// Columns of `sequence_metrics`.
-#[derive(Default)]
-struct Metrics {
-    sample_id: Vec<u64>,
-    nll: Vec<f64>,
-    tokens: Vec<u32>,
-    bytes: Vec<u32>,
-}
-
-impl Metrics {
-    fn push(
-        &mut self,
-        vocabulary: &Vocabulary,
-        sample: &SampleTokens,
-        found: &Predictions,
-        bytes: u32,
-    ) {
-        let (nll, tokens) = content_nll(vocabulary, found);
-        self.sample_id.push(sample.sample_id);
-        self.nll.push(nll);
-        self.tokens.push(tokens);
-        self.bytes.push(bytes);
-    }
-
-    fn finish(self) -> Result<RecordBatch> {
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(self.sample_id)),
-            Arc::new(Float64Array::from(self.nll)),
-            Arc::new(UInt32Array::from(self.tokens)),
-            Arc::new(UInt32Array::from(self.bytes)),
-        ];
-        RecordBatch::try_new(Kind::SequenceMetrics.schema(), columns)
-            .during(|| "building `sequence_metrics` rows".into())
-    }
 }
 
 /// Negative log-likelihood in nats (f64 sum of f32 terms, in order) and number of the supervised

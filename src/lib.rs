@@ -11,7 +11,7 @@
 //! recipe                                                       orchestration
 //! corpus score align mapping project fuse train merge eval     stages
 //! query                                                        SQL over artifacts
-//! artifact text vocab tensors model error progress units       foundations
+//! artifact text vocab tensors model error memory progress units       foundations
 //! ```
 #![cfg_attr(
     test,
@@ -24,6 +24,7 @@
 )]
 
 pub mod error;
+pub mod memory;
 pub mod progress;
 pub mod units;
 

@@ -16,17 +16,16 @@ use fuselm::tensors::{CheckpointWriter, Dtype, Elements, Layout};
 use super::models::{self, LARGE};
 
 const TARGETS: usize = 5;
-/// Numbers that values are put together from.
+/// Weights of each model that tensors are put together from.
 const TABLE: usize = 1 << 20;
-/// Neighbouring elements that are taken from neighbouring numbers.
-const RUN: usize = 64;
+/// Neighbouring elements that are taken from neighbouring weights.
+const RUN: usize = 1 << 10;
 
-/// A tensor of one model, computed from its index.
+/// A tensor of one model, computed from its index: runs of the model's weights, in an order that
+/// depends on the tensor. It costs what decoding a file's bf16 costs.
 struct Computed<'a> {
-    weights: &'a [f32],
-    deltas: &'a [f32],
-    /// 0 for the pivot.
-    model: u64,
+    /// The model's weights in bf16.
+    weights: &'a [u8],
     tensor: u64,
     len: usize,
 }
@@ -43,23 +42,9 @@ impl Elements for Computed<'_> {
             let (run, offset) = (at / RUN, at % RUN);
             let width = (RUN - offset).min(out.len());
             let (here, rest) = out.split_at_mut(width);
-            let place = |seed: u64| {
-                let hash = (seed << 48 ^ run as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                (hash >> 32) as usize % (TABLE - RUN) + offset
-            };
-            let weights = &self.weights[place(self.tensor)..][..width];
-            let deltas = &self.deltas[place(self.tensor ^ self.model << 10)..][..width];
-            for ((out, weight), delta) in here.iter_mut().zip(weights).zip(deltas) {
-                let value = if self.model == 0 {
-                    *weight
-                } else {
-                    weight + delta
-                };
-                // Rounded to bf16, as stored weights are.
-                let bits = value.to_bits();
-                let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
-                *out = f32::from_bits(rounded);
-            }
+            let hash = (self.tensor << 48 ^ run as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let place = (hash >> 32) as usize % (TABLE - RUN) + offset;
+            Dtype::BF16.decode(&self.weights[2 * place..2 * (place + width)], here);
             at += width;
             out = rest;
         }
@@ -101,11 +86,12 @@ pub fn run(layers: usize) {
     planned(&dir);
     fs::remove_dir_all(&dir).unwrap();
 
-    let numbers = |seed: u64, size: f32| -> Vec<f32> {
-        let number = |i| size * models::normal(seed << 40, i);
-        (0..TABLE as u64).map(number).collect()
-    };
-    let (weights, deltas) = (numbers(1, 0.02), numbers(2, 4e-4));
+    let weights: Vec<Vec<u8>> = (0..=TARGETS as u64)
+        .map(|model| {
+            let element = |index| models::element(model, 0, index).to_le_bytes();
+            (0..TABLE as u64).flat_map(element).collect()
+        })
+        .collect();
     let names: Vec<String> = (0..=TARGETS).map(models::name).collect();
     let config = MergeConfig::from_yaml(&configuration(&names), Path::new("")).unwrap();
     let tensors = LARGE.tensors();
@@ -127,11 +113,10 @@ pub fn run(layers: usize) {
             if tensor.name.starts_with(&last) {
                 break;
             }
-            let computed: Vec<Computed<'_>> = (0..=TARGETS as u64)
-                .map(|model| Computed {
-                    weights: &weights,
-                    deltas: &deltas,
-                    model,
+            let computed: Vec<Computed<'_>> = weights
+                .iter()
+                .map(|weights| Computed {
+                    weights,
                     tensor: at as u64,
                     len: tensor.elements(),
                 })

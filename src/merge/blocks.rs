@@ -22,6 +22,9 @@ const BLOCK: usize = 1 << 16;
 const TILE: usize = 1 << 10;
 /// Elements of a run of a sample.
 const RUN: usize = 64;
+/// Neighbouring blocks whose pages are given back together: each time costs an interrupt of all
+/// threads.
+const GROUP: usize = 8;
 
 /// The walk over one tensor.
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +83,9 @@ impl Walk {
     /// Calls `visit` with the ranges of a sample.
     pub fn sampled(&self, inputs: &Inputs<'_>, mut visit: impl FnMut(&Range<usize>, &mut Tiles)) {
         let mut tiles = Tiles::empty(inputs.models.len());
-        let ranges = self.sample();
-        for some in ranges.chunks(256) {
-            for range in some {
-                visit(range, &mut tiles);
-            }
-            if let (Some(first), Some(last)) = (some.first(), some.last()) {
-                inputs.done(first.start..last.end);
-            }
+        tiles.peeking = true;
+        for range in self.sample() {
+            visit(&range, &mut tiles);
         }
     }
 
@@ -129,7 +127,9 @@ impl Walk {
                 |tiles, at| {
                     check_interrupt()?;
                     let result = work(at, tiles)?;
-                    inputs.done(self.block(at));
+                    if (at + 1).is_multiple_of(GROUP) {
+                        inputs.done(self.block(at + 1 - GROUP).start..self.block(at).end);
+                    }
                     Ok(result)
                 },
             )
@@ -234,6 +234,8 @@ pub struct Tiles {
     /// Places within the tile.
     pub places: Vec<u32>,
     bytes: Vec<u8>,
+    /// Whether what is read lies apart.
+    peeking: bool,
 }
 
 impl Tiles {
@@ -246,6 +248,7 @@ impl Tiles {
             keys: Vec::new(),
             places: Vec::new(),
             bytes: Vec::new(),
+            peeking: false,
         }
     }
 
@@ -258,12 +261,17 @@ impl Tiles {
     pub fn read(&mut self, inputs: &Inputs<'_>, range: &Range<usize>) {
         self.base.resize(range.len(), 0.0);
         self.merged.resize(range.len(), 0.0);
+        let read = if self.peeking {
+            <dyn Elements>::peek
+        } else {
+            <dyn Elements>::read
+        };
         if let Some(base) = inputs.base {
-            base.read(range.start, &mut self.base);
+            read(base, range.start, &mut self.base);
         }
         for (tile, model) in self.models.iter_mut().zip(&inputs.models) {
             tile.resize(range.len(), 0.0);
-            model.read(range.start, tile);
+            read(*model, range.start, tile);
         }
     }
 

@@ -12,6 +12,8 @@ use crate::tensors::{Checkpoint, Elements, View};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
+/// Bytes of a large tensor that are copied rather than mapped when they are read alone.
+const PEEK: usize = 1 << 9;
 /// Bytes of a tensor that are read before it is its turn.
 const AHEAD: usize = 64 << 20;
 
@@ -41,6 +43,23 @@ impl Elements for Input<'_> {
 
     fn read(&self, start: usize, out: &mut [f32]) {
         self.view.read(start, out);
+        if let Some(update) = &self.update {
+            update.add(start, out);
+        }
+    }
+
+    fn peek(&self, start: usize, out: &mut [f32]) {
+        let View { dtype, bytes, .. } = self.view;
+        let size = dtype.size();
+        let mut few = [0; PEEK];
+        let copied = few.get_mut(..out.len() * size).is_some_and(|few| {
+            let large = bytes.len() > LARGE;
+            large && self.checkpoint.peek(self.name, start * size, few)
+        });
+        if !copied {
+            return self.read(start, out);
+        }
+        dtype.decode(&few[..out.len() * size], out);
         if let Some(update) = &self.update {
             update.add(start, out);
         }

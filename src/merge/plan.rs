@@ -9,6 +9,7 @@ use super::matching::{Matched, TensorPlan, match_tensors};
 use super::methods::{Family, Sparsify};
 use super::vocabulary::differences;
 use crate::error::{Context, Error, Result};
+use crate::memory::free_memory;
 use crate::tensors::{Layout, TensorSpec};
 use crate::units::{Bytes, Count};
 
@@ -107,7 +108,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let layout = Layout::new(specs, options.out_shard_size)?;
     let fingerprint = fingerprint(config, &models, &layout)?;
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
-    let fits = available_memory().is_none_or(|memory| inputs < memory / 2);
+    let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     let warnings = differences(config, &models).into_iter().collect();
     Ok(Plan {
         config: config.clone(),
@@ -347,16 +348,6 @@ fn allocated(path: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 fn allocated(path: &Path) -> Option<u64> {
     Some(std::fs::metadata(path).ok()?.len())
-}
-
-/// Bytes of memory that are free or hold what can be read again, where the system says.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 #[cfg(unix)]

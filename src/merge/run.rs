@@ -114,6 +114,7 @@ pub fn run_observed(
             plan.advise(&tensors[*next], Pages::Soon);
         }
         let outcome = merge_tensor(plan, at, &writer)?;
+        writer.complete(at);
         plan.advise(&tensors[at], plan.pages);
         bar.advance(plan.tensor_bytes(&tensors[at]));
         let mut progress = progress.lock().map_err(|_| poisoned())?;

@@ -244,25 +244,27 @@ vectorised! {
         }
     }
 
-    /// How many measures are above `high` (or NaN), and how many are not zero; the places of
-    /// those from `low` to `high` are left in `within`.
-    pub fn classify(measures: &[f64], low: f64, high: f64, within: &mut Vec<u32>) -> [u32; 2] {
-        let (mut up_to, mut nonzero, mut window) = (0u64, 0u64, 0u64);
+    /// How many measures are above `high` (or NaN), and how many are not zero.
+    pub fn above(measures: &[f64], high: f64) -> [u32; 2] {
+        let (mut up_to, mut nonzero) = (0u64, 0u64);
         for measure in measures {
             up_to += u64::from(*measure <= high);
-        }
-        for measure in measures {
             nonzero += u64::from(*measure != 0.0);
         }
-        let is_within = |measure: f64| (measure >= low) & (measure <= high);
-        for measure in measures {
-            window += u64::from(is_within(*measure));
-        }
-        within.clear();
-        if window > 0 {
-            places(measures, is_within, |place, _| within.push(place));
-        }
         [measures.len() as u32 - up_to as u32, nonzero as u32]
+    }
+
+    /// The places of the measures from `low` to `high`, which are few.
+    pub fn between(measures: &[f64], low: f64, high: f64, found: &mut Vec<u32>) {
+        let is_between = |measure: f64| (measure >= low) & (measure <= high);
+        let mut count = 0u64;
+        for measure in measures {
+            count += u64::from(is_between(*measure));
+        }
+        found.clear();
+        if count > 0 {
+            places(measures, is_between, |place, _| found.push(place));
+        }
     }
 
     /// Σ (value − base)² over all places, and over those whose measure is above `high` (or NaN).
@@ -357,8 +359,8 @@ mod tests {
     fn measures_are_told_apart_by_a_window() {
         let measures: Vec<f64> = (0..100).map(f64::from).chain([f64::NAN]).collect();
         let mut within = Vec::new();
-        let counts = classify(&measures, 50.0, 89.0, &mut within);
-        assert_eq!(counts, [11, 100]);
+        between(&measures, 50.0, 89.0, &mut within);
+        assert_eq!(above(&measures, 89.0), [11, 100]);
         assert_eq!(within, (50..90).collect::<Vec<u32>>());
     }
 

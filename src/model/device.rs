@@ -68,3 +68,11 @@ pub fn device_memory(device: &Device) -> Result<Option<DeviceMemory>> {
         _ => Ok(None),
     }
 }
+
+/// Bytes that can still be allocated on `device`; none if that is not known.
+pub fn free_memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => crate::memory::free_memory(),
+        _ => Some(device_memory(device).ok()??.free),
+    }
+}

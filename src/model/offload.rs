@@ -10,6 +10,7 @@ use super::decoder::LoadOptions;
 use super::source::Source;
 use super::{Config, PredictOptions};
 use crate::error::{Error, Result};
+use crate::memory::free_memory;
 use crate::units::{Bytes, Count};
 
 /// Bytes of hidden states and predictions in one pass over the weights, unless told otherwise.
@@ -91,7 +92,7 @@ impl fmt::Display for StreamMemory {
 pub(super) fn check_fits(model: &Path, config: &Config, options: &LoadOptions) -> Result<()> {
     let size = options.dtype.size_in_bytes() as u64;
     let needed = config.parameters().saturating_mul(size);
-    match (&options.device, free()) {
+    match (&options.device, free_memory()) {
         (Device::Cpu, Some(free)) if needed > free => Err(Error::file(
             model,
             format!(
@@ -106,16 +107,6 @@ pub(super) fn check_fits(model: &Path, config: &Config, options: &LoadOptions) -
         )),
         _ => Ok(()),
     }
-}
-
-/// Bytes that the system can give without swapping, where it says so.
-fn free() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -170,7 +161,7 @@ mod tests {
         let (mut config, options) = model();
         assert!(check_fits(Path::new("m"), &config, &options).is_ok());
         config.num_hidden_layers = 1 << 44;
-        if free().is_some() {
+        if free_memory().is_some() {
             let error = check_fits(Path::new("m"), &config, &options).unwrap_err();
             assert!(error.to_string().contains("--offload"), "{error}");
         }

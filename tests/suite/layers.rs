@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 5] = [
     ],
     &["query"],
     &[
-        "artifact", "text", "vocab", "tensors", "model", "error", "progress", "units",
+        "artifact", "text", "vocab", "tensors", "model", "error", "memory", "progress", "units",
     ],
 ];
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::blocks::{Inputs, Tiles, Walk};
 use super::super::select::{Wanted, thresholds, window};
-use super::super::vector::{classify, spread, squares_above};
+use super::super::vector::{above, between, spread, squares_above};
 use crate::error::Result;
 
 /// Spreads that differ by less than this factor may be in another order than the variances.
@@ -67,7 +67,7 @@ impl Selection {
     pub fn measure(&self, range: &Range<usize>, tiles: &mut Tiles) {
         tiles.measures.resize(range.len(), 0.0);
         spread(&tiles.models, &mut tiles.measures);
-        classify(&tiles.measures, self.low, self.high, &mut tiles.places);
+        between(&tiles.measures, self.low, self.high, &mut tiles.places);
         for at in &tiles.places {
             let at = *at as usize;
             let variance = variance(tiles.base[at], &tiles.models, at);
@@ -180,7 +180,8 @@ fn pass(walk: &Walk, inputs: &Inputs<'_>, low: f64, high: f64, limit: usize) -> 
             } = &mut *tiles;
             measures.resize(range.len(), 0.0);
             spread(models, measures);
-            let [above, nonzero] = classify(measures, low, high, places);
+            let [above, nonzero] = above(measures, high);
+            between(measures, low, high, places);
             block.above += u64::from(above);
             block.nonzero += u64::from(nonzero);
             for (j, model) in models.iter().enumerate() {
@@ -315,7 +316,7 @@ fn lowest(
             tiles.read(inputs, &range);
             tiles.measures.resize(range.len(), 0.0);
             spread(&tiles.models, &mut tiles.measures);
-            classify(&tiles.measures, low, high, &mut tiles.places);
+            between(&tiles.measures, low, high, &mut tiles.places);
             let places = tiles.places.iter().map(|at| *at as usize);
             for at in places.filter(|at| tiles.measures[*at] != 0.0) {
                 if left > 0 {

@@ -1,26 +1,17 @@
-//! How much memory is left.
+//! How much main memory is left.
 
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
-
-use super::device::device_memory;
-
-/// Bytes that can still be allocated on `device`; none if that is not known.
+/// Bytes that can still be allocated without swapping; none if the system does not say.
 ///
-/// In main memory, the lower of what Linux calls available and what the control groups of this
-/// process leave of their limits, file caches not counted.
-pub fn free_memory(device: &Device) -> Option<u64> {
-    match device {
-        Device::Cpu => {
-            let machine = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
-            let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-            let left = left_by_groups(Path::new("/sys/fs/cgroup"), &groups);
-            Some(left.map_or(machine, |left| left.min(machine)))
-        }
-        _ => Some(device_memory(device).ok()??.free),
-    }
+/// The lower of what Linux calls available and what the control groups of this process leave of
+/// their limits, file caches not counted.
+pub fn free_memory() -> Option<u64> {
+    let machine = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let left = left_by_groups(Path::new("/sys/fs/cgroup"), &groups);
+    Some(left.map_or(machine, |left| left.min(machine)))
 }
 
 /// `MemAvailable` of /proc/meminfo, in bytes.
@@ -108,7 +99,7 @@ mod tests {
     #[test]
     fn a_machine_has_memory() {
         if cfg!(target_os = "linux") {
-            assert!(free_memory(&Device::Cpu).unwrap() > 1 << 20);
+            assert!(free_memory().unwrap() > 1 << 20);
         }
     }
 }

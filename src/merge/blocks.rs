@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::progress::check_interrupt;
 use crate::tensors::{Dtype, Elements};
 
-use super::vector::{dot, not_finite, subtract};
+use super::vector::{count_from, dot, key, subtract};
 
 /// Elements of a block, and of a tile within it.
 const BLOCK: usize = 1 << 16;
@@ -45,7 +45,7 @@ impl Walk {
     pub fn new(len: usize, row: usize, chunk: usize) -> Self {
         Self {
             len,
-            row: row.max(1),
+            row: row.clamp(1, len.max(1)),
             block: BLOCK,
             tile: TILE,
             run: RUN,
@@ -163,7 +163,7 @@ impl Walk {
 
     /// The output pass: `compute(range, tiles, sums)` reads a tile and leaves the merged one in
     /// `tiles.merged`; it is stored, and `sums` (of `width` numbers) are added up as in
-    /// [`Walk::sum`]. The last number given back counts values that are not finite.
+    /// [`Walk::sum`]. The last number given back counts values that are not finite as they are stored.
     ///
     /// # Errors
     ///
@@ -176,6 +176,7 @@ impl Walk {
         compute: impl Fn(&Range<usize>, &mut Tiles, &mut [f64]) + Sync,
     ) -> Result<Vec<f64>> {
         let size = output.dtype.size();
+        let bound = key(output.dtype.overflow());
         self.sum(inputs, width + 1, |at, tiles, sums| {
             let block = self.block(at);
             let mut bytes = std::mem::take(&mut tiles.bytes);
@@ -185,7 +186,7 @@ impl Walk {
                 let place = (range.start - block.start) * size;
                 let bytes = &mut bytes[place..place + range.len() * size];
                 output.dtype.encode(&tiles.merged, bytes);
-                sums[width] += f64::from(not_finite(&tiles.merged));
+                sums[width] += f64::from(count_from(&tiles.merged, bound));
             }
             (output.write)(block.start as u64 * size as u64, &bytes)?;
             tiles.bytes = bytes;

@@ -190,6 +190,14 @@ fn modules(
             continue;
         }
         let other = tuned.tensor(&tensor.name)?;
+        for (checkpoint, dtype) in [(base, tensor.dtype), (tuned, other.dtype)] {
+            if dtype.is_f8() {
+                let problem = format!("tensor `{}` has 8-bit numbers", tensor.name);
+                return Err(Error::file(checkpoint.dir(), problem).remedy(
+                    "write the model in bfloat16 first: `fuselm merge` with `passthrough`",
+                ));
+            }
+        }
         if other.shape != tensor.shape || !other.dtype.is_float() {
             return Err(Error::input(
                 tuned.dir().display(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::adapter::{Adapter, LowRank};
 use super::config::MergeConfig;
 use crate::error::{Context, Error, Result};
-use crate::tensors::{Checkpoint, Elements, View};
+use crate::tensors::{Checkpoint, Elements, Quantisation, ScaleMap, Scales, Stored, View};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -33,6 +33,7 @@ pub(super) struct Input<'a> {
     checkpoint: &'a Checkpoint,
     name: &'a str,
     view: View<'a>,
+    scales: Option<Scales>,
     update: Option<LowRank>,
 }
 
@@ -43,9 +44,7 @@ impl Elements for Input<'_> {
 
     fn read(&self, start: usize, out: &mut [f32]) {
         self.view.read(start, out);
-        if let Some(update) = &self.update {
-            update.add(start, out);
-        }
+        self.complete(start, out);
     }
 
     fn peek(&self, start: usize, out: &mut [f32]) {
@@ -60,9 +59,7 @@ impl Elements for Input<'_> {
             return self.read(start, out);
         }
         dtype.decode(&few[..out.len() * size], out);
-        if let Some(update) = &self.update {
-            update.add(start, out);
-        }
+        self.complete(start, out);
     }
 
     fn done(&self, range: Range<usize>) {
@@ -70,6 +67,18 @@ impl Elements for Input<'_> {
             let size = self.view.dtype.size();
             let bytes = range.start * size..range.end * size;
             self.checkpoint.release(self.name, bytes, false);
+        }
+    }
+}
+
+impl Input<'_> {
+    /// Makes the model's numbers from the stored ones.
+    fn complete(&self, start: usize, out: &mut [f32]) {
+        if let Some(scales) = &self.scales {
+            scales.multiply(start, out);
+        }
+        if let Some(update) = &self.update {
+            update.add(start, out);
         }
     }
 }
@@ -86,6 +95,8 @@ pub(super) struct Model {
     pub config: Value,
     /// An adapter on top of the weights.
     pub adapter: Option<Adapter>,
+    /// The scales of 8-bit weights.
+    pub scales: ScaleMap,
 }
 
 impl Model {
@@ -105,15 +116,40 @@ impl Model {
         let path = dir.join("config.json");
         let text = std::fs::read(&path).at(&path)?;
         let config = serde_json::from_slice::<Value>(&text).at(&path)?;
-        if !config.is_object() {
-            return Err(Error::file(&path, "expected an object"));
-        }
+        let quantisation = match &config {
+            Value::Object(map) => Quantisation::of(map, &path)?,
+            _ => return Err(Error::file(&path, "expected an object")),
+        };
+        let tensors = checkpoint.tensors().map(|tensor| Stored {
+            name: &tensor.name,
+            dtype: Some(tensor.dtype),
+            shape: &tensor.shape,
+        });
+        let scales = ScaleMap::new(&dir, &tensors.collect::<Vec<_>>(), quantisation.as_ref())?;
         Ok(Self {
             name: name.to_owned(),
             dir,
             checkpoint,
             config,
             adapter,
+            scales,
+        })
+    }
+
+    /// The scales of a tensor, if it has any.
+    fn scales(&self, name: &str) -> Result<Option<Scales>> {
+        let Some((name, grid)) = self.scales.of(name) else {
+            return Ok(None);
+        };
+        let view = self.checkpoint.tensor(name)?;
+        let scales = Scales::new(grid, view.to_f32());
+        scales.map(Some).map_err(|at| {
+            let value = view.to_f32()[at];
+            Error::file(
+                self.file_of(name),
+                format!("tensor `{name}`: scale {at} is {value}"),
+            )
+            .remedy("the file is damaged; copy it again")
         })
     }
 
@@ -123,11 +159,33 @@ impl Model {
             checkpoint: &self.checkpoint,
             name,
             view: self.checkpoint.tensor(name)?,
+            scales: self.scales(name)?,
             update: match &self.adapter {
                 Some(adapter) => adapter.update(name)?,
                 None => None,
             },
         })
+    }
+
+    /// The first number of a tensor that is infinite or NaN, and its index.
+    pub fn first_not_finite(&self, name: &str) -> Result<Option<(usize, f32)>> {
+        let input = self.open_tensor(name)?;
+        let mut values = vec![0.0; 1 << 16];
+        for start in (0..input.len()).step_by(values.len()) {
+            let count = values.len().min(input.len() - start);
+            let values = &mut values[..count];
+            input.read(start, values);
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                return Ok(Some((start + at, values[at])));
+            }
+            input.done(start..start + count);
+        }
+        Ok(None)
+    }
+
+    /// The file that a tensor is read from.
+    pub fn file_of(&self, name: &str) -> &Path {
+        self.checkpoint.file_of(name).unwrap_or(&self.dir)
     }
 
     /// The files that the model is read from.
@@ -164,7 +222,10 @@ impl Model {
             .find_map(|key| self.config.get(*key)?.as_u64());
         let named = || {
             let layers = self.checkpoint.tensors().filter_map(|t| layer(&t.name));
-            layers.map(|(_, layer, _)| layer + 1).max().unwrap_or(0)
+            layers
+                .map(|(_, layer, _)| layer.saturating_add(1))
+                .max()
+                .unwrap_or(0)
         };
         configured.map_or_else(named, |layers| layers as usize)
     }
@@ -177,10 +238,12 @@ impl Model {
         (name == HEAD && self.ties_embeddings()).then(|| EMBEDDING.to_owned())
     }
 
-    /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, or
-    /// the second copy of a tied embedding.
+    /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, the
+    /// second copy of a tied embedding, or scales.
     pub fn ignores(&self, name: &str) -> bool {
-        name.ends_with("rotary_emb.inv_freq") || (name == HEAD && self.ties_embeddings())
+        name.ends_with("rotary_emb.inv_freq")
+            || (name == HEAD && self.ties_embeddings())
+            || self.scales.contains(name)
     }
 }
 

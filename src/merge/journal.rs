@@ -57,6 +57,7 @@ impl Line {
         Outcome {
             shares: self.shares.iter().map(share).collect(),
             remarks: self.remarks,
+            finite: true,
         }
     }
 }
@@ -71,8 +72,8 @@ pub(super) struct Journal {
 pub(super) const JOURNAL: &str = "merge-journal.jsonl";
 
 impl Journal {
-    /// Opens the journal in `dir` and returns the outcomes of finished tensors. A journal of
-    /// another plan is emptied.
+    /// Opens the journal in `dir` and returns the outcomes of finished tensors. What another plan
+    /// left in `dir` is removed.
     ///
     /// # Errors
     ///
@@ -128,6 +129,7 @@ impl Journal {
             file.set_len(good as u64).at(&path)?;
             file.seek(SeekFrom::End(0)).at(&path)?;
         } else {
+            clear(dir)?;
             file.set_len(0).at(&path)?;
             file.rewind().at(&path)?;
             let line = serde_json::to_string(&head).during(|| "writing the journal".into())?;
@@ -148,6 +150,20 @@ impl Journal {
             .write_all(format!("{line}\n").as_bytes())
             .at(&self.path)
     }
+}
+
+/// Removes everything but the journal: shards of another plan must not be published with ours.
+fn clear(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        if path.file_name().is_some_and(|name| name != JOURNAL) {
+            match path.is_dir() && !path.is_symlink() {
+                true => std::fs::remove_dir_all(&path).at(&path)?,
+                false => std::fs::remove_file(&path).at(&path)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn boot() -> String {

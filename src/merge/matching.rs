@@ -217,6 +217,7 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
             "`{HEAD}` is tied to the embedding and is not written"
         ));
     }
+    notes.extend(models.iter().filter_map(quantised));
     let unchanged = source_layers.iter().enumerate().all(|(i, l)| i == *l)
         && output_layer == reference.layers();
     Ok(Matched {
@@ -225,6 +226,27 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
         layers: if unchanged { Vec::new() } else { source_layers },
         notes,
     })
+}
+
+/// What is said about a model with 8-bit weights.
+fn quantised(model: &Model) -> Option<String> {
+    let f8 = |dtype: Dtype| dtype.is_f8();
+    let count = model.checkpoint.tensors().filter(|t| f8(t.dtype)).count();
+    if count == 0 {
+        return None;
+    }
+    let scaled = model.scales.len();
+    let mut note = format!(
+        "{count} tensors of `{}` are 8-bit floats ({scaled} with scales): they are merged as the \
+         numbers they stand for, and the result is \
+         not quantised (`quantization_config` is left out of config.json)",
+        model.name
+    );
+    match model.scales.others() {
+        0 => {}
+        others => note += &format!("; {others} scales of activations or caches are left out"),
+    }
+    Some(note)
 }
 
 fn plan_tensor(
@@ -281,13 +303,6 @@ fn plan_tensor(
             )
             .remedy("only models of one architecture and vocabulary size can be merged"));
         }
-        if matches!(view.dtype, Dtype::F8E4M3 | Dtype::F8E5M2) {
-            return Err(Error::input(
-                model.dir.display(),
-                format!("tensor `{tensor}` is quantised ({})", view.dtype),
-            )
-            .remedy("convert the model to bfloat16 first"));
-        }
         if view.dtype.is_float() != reference.dtype.is_float() {
             return Err(Error::input(
                 model.dir.display(),
@@ -299,7 +314,12 @@ fn plan_tensor(
         }
     }
     let copy = !reference.dtype.is_float();
-    let stored = config.output_dtype().unwrap_or(reference.dtype);
+    // What has 8 bits because it was quantised is not quantised again.
+    let own = match reference.dtype.is_f8() {
+        true => Dtype::BF16,
+        false => reference.dtype,
+    };
+    let stored = config.output_dtype().unwrap_or(own);
     let method = config.method;
     let values = values(method, false, &name, t, None, slice.slice, config)?;
     let per_model = inputs
@@ -313,7 +333,7 @@ fn plan_tensor(
     Ok(TensorPlan {
         shape: reference.shape.to_vec(),
         dtype: if copy { reference.dtype } else { stored },
-        compute_dtype: config.dtype.unwrap_or(reference.dtype),
+        compute_dtype: config.dtype.unwrap_or(own),
         copy,
         base,
         models: inputs,

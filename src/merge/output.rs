@@ -80,6 +80,8 @@ fn output_config(plan: &Plan) -> Value {
     let Some(map) = config.as_object_mut() else {
         return config;
     };
+    // Weights of 8 bits are written as the numbers they stand for.
+    map.shift_remove("quantization_config");
     let dtype = plan.matched.tensors.iter().map(|tensor| tensor.dtype);
     if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype)) {
         let key = if map.contains_key("dtype") {

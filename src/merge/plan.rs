@@ -24,7 +24,7 @@ pub struct MergeOptions {
     /// 65,536.
     #[arg(long, default_value_t = MergeOptions::default().chunk, hide_default_value = true)]
     pub chunk: usize,
-    /// Replace an output folder that exists (default false).
+    /// Replace an output folder that holds a model (default false).
     #[arg(long)]
     pub force: bool,
 }
@@ -77,7 +77,8 @@ pub struct Plan {
 ///
 /// Inputs that are missing, damaged or of different architectures, tensors that are missing,
 /// superfluous or of different shapes (model, tensor and shapes are named), parameters that are
-/// missing, an output folder that is not empty or lies inside an input.
+/// missing, an output folder that is not empty (with `force`: that is no model folder), lies inside
+/// an input or contains one.
 pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
     options.validate()?;
     let mut names: Vec<&String> = Vec::new();
@@ -106,21 +107,22 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         })
         .collect();
     let layout = Layout::new(specs, options.out_shard_size)?;
-    let fingerprint = fingerprint(config, &models, &layout)?;
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     let warnings = differences(config, &models).into_iter().collect();
-    Ok(Plan {
+    let mut plan = Plan {
         config: config.clone(),
         options: options.clone(),
         out: out.to_path_buf(),
         models,
         matched,
         layout,
-        fingerprint,
+        fingerprint: String::new(),
         warnings,
         pages: if fits { Pages::Keep } else { Pages::Drop },
-    })
+    };
+    plan.fingerprint = plan.fingerprint()?;
+    Ok(plan)
 }
 
 fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
@@ -149,23 +151,36 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
             .remedy("choose another output folder"));
         }
     }
-    if out.is_file() {
+    // Not a folder: a file, or a link to nothing.
+    if !out.is_dir() && out.symlink_metadata().is_ok() {
         return Err(
             Error::usage(format!("the output `{}` is a file", out.display()))
                 .remedy("give the path of a folder"),
         );
     }
-    if exists && !force && std::fs::read_dir(out).at(out)?.next().is_some() {
-        return Err(Error::usage(format!(
-            "the output folder `{}` is not empty",
-            out.display()
-        ))
-        .remedy("choose another one, or replace it with `--force`"));
+    if out.file_name().is_none() {
+        let problem = format!("the output `{}` has no name of its own", out.display());
+        return Err(Error::usage(problem).remedy("give the path of a folder"));
+    }
+    if exists && std::fs::read_dir(out).at(out)?.next().is_some() {
+        let problem =
+            |what: &str| Error::usage(format!("the output folder `{}` is {what}", out.display()));
+        if !force {
+            return Err(
+                problem("not empty").remedy("choose another one, or replace it with `--force`")
+            );
+        }
+        if !out.join("config.json").is_file() {
+            return Err(
+                problem("no model folder (it has no config.json) and is not replaced")
+                    .remedy("choose another one, or remove it yourself"),
+            );
+        }
     }
     Ok(())
 }
 
-/// What the result depends on: configuration, inputs (by path, size and time) and layout.
+/// What the result depends on: configuration, inputs (by path, size and times) and layout.
 fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |text: &str| {
@@ -182,18 +197,9 @@ fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Resul
         }
         for file in model.files() {
             let meta = std::fs::metadata(file).at(file)?;
-            let since = meta
-                .modified()
-                .ok()
-                .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
-                .unwrap_or_default();
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
-            add(&format!(
-                "{} {} {}",
-                file.display(),
-                meta.len(),
-                since.as_nanos()
-            ));
+            let (length, times) = (meta.len(), times(&meta));
+            add(&format!("{} {length} {times:?}", file.display()));
         }
     }
     for tensor in layout.tensors() {
@@ -208,7 +214,29 @@ fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Resul
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// When a file was last written, and when anything about it last changed, which no program can
+/// set back: in nanoseconds.
+#[cfg(unix)]
+fn times(meta: &std::fs::Metadata) -> [i128; 2] {
+    use std::os::unix::fs::MetadataExt;
+    let whole = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    [
+        whole(meta.mtime(), meta.mtime_nsec()),
+        whole(meta.ctime(), meta.ctime_nsec()),
+    ]
+}
+
+#[cfg(not(unix))]
+fn times(meta: &std::fs::Metadata) -> Option<std::time::SystemTime> {
+    meta.modified().ok()
+}
+
 impl Plan {
+    /// [`fingerprint`] of the files as they are now.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        fingerprint(&self.config, &self.models, &self.layout)
+    }
+
     /// The folder beside the output in which the merge is put together.
     pub(super) fn workplace(&self) -> PathBuf {
         let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
@@ -288,7 +316,8 @@ impl Plan {
             let models = t.models.len() as u64 + 2;
             let len = t.shape.iter().product::<usize>() as u64;
             // What a thread works on: a tile of every model and a block of output.
-            let row = t.shape.last().copied().unwrap_or(1).max(1 << 10) as u64;
+            let row = t.shape.last().copied().unwrap_or(1) as u64;
+            let row = row.min(len).max(1 << 10);
             let tiles = models * row * 12 + (1 << 19);
             let blocks = len / (1 << 16) * models * 80;
             // What a selection remembers, or its histograms.

@@ -9,6 +9,7 @@ use super::blocks::{Inputs, Output, Walk};
 use super::inputs::{Input, Pages};
 use super::journal::{JOURNAL, Journal};
 use super::kernels::{self, Job, Outcome, Remark, Share};
+use super::matching::TensorPlan;
 use super::output::write_companions;
 use super::plan::Plan;
 use crate::error::{Context, Error, Result};
@@ -70,8 +71,9 @@ pub struct MergeSummary {
 ///
 /// # Errors
 ///
-/// Too little free space for the output, failed reads and writes, and the user's wish to stop;
-/// what is complete is kept beside the output for the next run.
+/// Too little free space for the output, failed reads and writes, and the user's wish to stop:
+/// what is complete is kept beside the output for the next run. Numbers that are infinite or NaN in
+/// an input, results that the output's dtype does not hold, inputs that changed meanwhile.
 ///
 /// # Memory
 ///
@@ -114,6 +116,9 @@ pub fn run_observed(
             plan.advise(&tensors[*next], Pages::Soon);
         }
         let outcome = merge_tensor(plan, at, &writer)?;
+        if !outcome.finite {
+            return Err(not_finite(plan, &tensors[at]));
+        }
         writer.complete(at);
         plan.advise(&tensors[at], plan.pages);
         bar.advance(plan.tensor_bytes(&tensors[at]));
@@ -135,6 +140,10 @@ pub fn run_observed(
     }
 
     let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
+    if plan.fingerprint()? != plan.fingerprint {
+        let problem = "an input has changed since the merge began";
+        return Err(Error::file(&workplace, problem).remedy("run the same command again"));
+    }
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     drop(journal);
@@ -158,7 +167,7 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
     if tensor.copy {
         let (number, name) = tensor.base.as_ref().unwrap_or(&tensor.models[0]);
         writer.write(at, 0, plan.models[*number].checkpoint.tensor(name)?.bytes)?;
-        return Ok(Outcome::default());
+        return Ok(Outcome::empty());
     }
     fn open<'a>(plan: &'a Plan, (number, name): &'a (usize, String)) -> Result<Input<'a>> {
         plan.models[*number].open_tensor(name)
@@ -206,6 +215,47 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
     kernels::merge(&job, &output)
 }
 
+/// Why a tensor came out with values that are not finite: the first number of an input that is not,
+/// or the output's range.
+fn not_finite(plan: &Plan, tensor: &TensorPlan) -> Error {
+    for (number, name) in tensor.base.iter().chain(&tensor.models) {
+        let model = &plan.models[*number];
+        match model.first_not_finite(name) {
+            Ok(None) => {}
+            Ok(Some((index, value))) => {
+                let at = place(index, &tensor.shape);
+                return Error::input(
+                    model.file_of(name).display(),
+                    format!("tensor `{name}`: the number at {at:?} is {value}"),
+                )
+                .remedy("the file is damaged, or its training went wrong; copy it again");
+            }
+            Err(error) => return error,
+        }
+    }
+    let dtype = tensor.dtype;
+    Error::usage(format!(
+        "tensor `{}`: merged values are beyond the range of {dtype}",
+        tensor.name
+    ))
+    .remedy("set `out_dtype` to bfloat16 or float32, or choose smaller weights")
+}
+
+/// The index in each dimension of element `index`.
+fn place(mut index: usize, shape: &[usize]) -> Vec<usize> {
+    let mut place: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|size| {
+            let at = index % size;
+            index /= size;
+            at
+        })
+        .collect();
+    place.reverse();
+    place
+}
+
 /// Gives the finished folder its name, in place of an empty or (with `force`) an older one.
 fn publish(workplace: &Path, out: &Path) -> Result<()> {
     let journal = workplace.join(JOURNAL);
@@ -216,9 +266,8 @@ fn publish(workplace: &Path, out: &Path) -> Result<()> {
     if out.exists() {
         std::fs::rename(out, &older).at(out)?;
     }
-    std::fs::rename(workplace, out).at(out)?;
-    let journal = out.join(journal.file_name().unwrap_or_default());
     std::fs::remove_file(&journal).at(&journal)?;
+    std::fs::rename(workplace, out).at(out)?;
     if older.exists() {
         std::fs::remove_dir_all(&older).at(&older)?;
     }
@@ -259,7 +308,6 @@ fn warnings(plan: &Plan, outcomes: &[Outcome]) -> Vec<String> {
                 Remark::Antipodal => {
                     "the models' directions cancel out: the linear mean is used instead"
                 }
-                Remark::NotFinite => "the merged values are not all finite",
             };
             let shown = tensors.iter().take(3).map(|t| format!("`{t}`"));
             let shown = shown.collect::<Vec<_>>().join(", ");

@@ -103,9 +103,9 @@ vectorised! {
         sums.iter().sum()
     }
 
-    /// How many values are infinite or NaN.
-    pub fn not_finite(values: &[f32]) -> u32 {
-        values.iter().map(|value| u32::from(key(*value) >= 0x7f80_0000)).sum()
+    /// How many values have a [`key`] of at least `bound`.
+    pub fn count_from(values: &[f32], bound: u32) -> u32 {
+        values.iter().map(|value| u32::from(key(*value) >= bound)).sum()
     }
 
     /// How many values are not zero.
@@ -366,9 +366,7 @@ mod tests {
 
     #[test]
     fn values_that_are_not_finite_are_counted() {
-        assert_eq!(
-            not_finite(&[1.0, f32::NAN, f32::INFINITY, -0.0, f32::MAX]),
-            2
-        );
+        let values = [1.0, f32::NAN, f32::INFINITY, -0.0, f32::MAX];
+        assert_eq!(count_from(&values, key(f32::INFINITY)), 2);
     }
 }

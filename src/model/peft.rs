@@ -15,7 +15,7 @@ use super::config::Config;
 use super::decoder::{Decoder, LoadOptions};
 use super::lora::{Adapters, Lora, Module, modules, names};
 use super::save::write_tensors;
-use super::weights::{Shard, float};
+use super::weights::{Shard, wide_float};
 use crate::error::{Context, Error, Result};
 
 /// The settings of an adapter.
@@ -135,7 +135,7 @@ fn read(dir: &Path, config: &Config, device: &Device) -> Result<Adapters> {
                 )
                 .remedy(format!("check that `{CONFIG}` belongs to it")));
             }
-            let dtype = float(&path, &full, info.dtype)?;
+            let dtype = wide_float(&path, &full, info.dtype)?;
             let bytes = shard
                 .bytes(info)
                 .ok_or_else(|| Error::file(&path, format!("tensor `{full}` is damaged")))?;

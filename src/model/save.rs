@@ -88,6 +88,8 @@ impl Decoder {
             "torch_dtype"
         };
         config.insert(field.to_owned(), json!(dtype_names(dtype)?.1));
+        // The weights that are written are not quantised, even if those that were read are.
+        config.shift_remove("quantization_config");
         let text = serde_json::to_string_pretty(&Value::Object(config))
             .during(|| "writing config.json".to_owned())?;
         std::fs::write(path, text + "\n").at(path)

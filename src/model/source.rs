@@ -98,14 +98,12 @@ impl Source {
     /// Reads one parameter of the configuration.
     pub fn read(&self, spec: &TensorSpec, options: &LoadOptions) -> Result<Tensor> {
         let tensor = match &self.files {
-            Files::Safetensors(weights) => {
-                let (map, place, dtype) = weights.place(&spec.name).ok_or_else(|| lacks(spec))?;
-                Tensor::from_raw_buffer(&map[place], dtype, &spec.shape, &Device::Cpu)
-            }
-            Files::Gguf(gguf) => Ok(gguf.read(&self.config, spec, options.dtype)?),
+            Files::Safetensors(weights) => weights.read(&spec.name, &spec.shape, None)?,
+            Files::Gguf(gguf) => gguf.read(&self.config, spec, options.dtype)?,
         };
         tensor
-            .and_then(|tensor| tensor.to_dtype(options.dtype)?.to_device(&options.device))
+            .to_dtype(options.dtype)
+            .and_then(|tensor| tensor.to_device(&options.device))
             .during(|| format!("loading tensor `{}`", spec.name))
     }
 
@@ -124,23 +122,16 @@ impl Source {
         let shape = (ids.len(), width);
         let spec = self.config.embedding_tensor();
         let tensor = match &self.files {
-            Files::Safetensors(weights) => {
-                let (map, place, dtype) = weights.place(&spec.name).ok_or_else(|| lacks(&spec))?;
-                let (table, row) = (&map[place], width * dtype.size_in_bytes());
-                let bytes: Vec<u8> = ids
-                    .iter()
-                    .flat_map(|id| &table[*id as usize * row..][..row])
-                    .copied()
-                    .collect();
-                Tensor::from_raw_buffer(&bytes, dtype, &[shape.0, shape.1], &Device::Cpu)
-            }
+            Files::Safetensors(weights) => weights.read(&spec.name, &spec.shape, Some(ids)),
             Files::Gguf(gguf) => {
                 let values = gguf.read_rows(&self.config, &spec, ids)?;
-                Tensor::from_vec(values, shape, &Device::Cpu)
+                let tensor = Tensor::from_vec(values, shape, &Device::Cpu);
+                tensor.during(|| "reading token embeddings".to_owned())
             }
         };
-        tensor
-            .and_then(|tensor| tensor.to_dtype(options.dtype)?.to_device(&options.device))
+        tensor?
+            .to_dtype(options.dtype)
+            .and_then(|tensor| tensor.to_device(&options.device))
             .during(|| "reading token embeddings".to_owned())
     }
 
@@ -156,10 +147,7 @@ impl Source {
 
     fn place(&self, name: &str) -> Option<(&Mmap, Range<usize>)> {
         match &self.files {
-            Files::Safetensors(weights) => {
-                let (map, place, _) = weights.place(name)?;
-                Some((map, place))
-            }
+            Files::Safetensors(weights) => weights.place(name),
             Files::Gguf(gguf) => gguf.place(&self.config, name).ok(),
         }
     }
@@ -183,8 +171,4 @@ impl Source {
             let _ = unsafe { map.unchecked_advise_range(advice, place.start, place.len()) };
         }
     }
-}
-
-fn lacks(spec: &TensorSpec) -> Error {
-    Error::usage(format!("the model lacks tensor `{}`", spec.name))
 }

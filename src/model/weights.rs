@@ -2,14 +2,14 @@
 //!
 //! The folder has `model.safetensors`, or `model.safetensors.index.json` and the shards that it
 //! names. The headers alone decide whether the checkpoint fits the configuration; only then are
-//! weights read, from a memory map.
+//! weights read, from a memory map. Weights of 8 bits are multiplied by their scales.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorInfo;
@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::config::{Config, TensorSpec};
 use super::gguf::{Gguf, is_gguf};
 use crate::error::{Context, Error, Result};
+use crate::tensors::{Dtype, Grid, Quantisation, ScaleMap, Scales, Stored};
 
 /// Name of the file of an unsharded checkpoint.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -77,8 +78,16 @@ impl Shard {
 /// The parameters of a model folder, mapped and checked against its configuration.
 pub(crate) struct Weights {
     shards: Vec<Shard>,
-    /// Of each parameter: its shard, bytes and type.
-    places: HashMap<String, (usize, Range<usize>, DType)>,
+    /// Of each parameter: where it is, and where its scales are.
+    places: HashMap<String, (Bytes, Option<(Bytes, Grid)>)>,
+}
+
+/// Where the bytes of a tensor are.
+#[derive(Clone, Debug)]
+struct Bytes {
+    shard: usize,
+    place: Range<usize>,
+    dtype: Dtype,
 }
 
 impl Weights {
@@ -88,23 +97,105 @@ impl Weights {
     /// Those of [`check_weights`].
     pub fn open(dir: &Path, config: &Config) -> Result<Self> {
         let shards = open(dir)?;
-        let specs = config.tensors();
+        let scales = check(dir, &shards, config, &config.tensors())?;
+        let bytes = |name: &str| {
+            let (shard, (file, info)) = shards
+                .iter()
+                .enumerate()
+                .find_map(|(shard, file)| Some((shard, (file, file.tensors.get(name)?))))
+                .ok_or_else(|| Error::file(dir, format!("tensor `{name}` is missing")))?;
+            let damaged = || Error::file(&file.path, format!("tensor `{name}` is damaged"));
+            Result::Ok(Bytes {
+                shard,
+                place: file.place(info).ok_or_else(damaged)?,
+                dtype: float(&file.path, name, info.dtype)?,
+            })
+        };
         let mut places = HashMap::new();
-        for (spec, (shard, info, dtype)) in specs.iter().zip(check(dir, &shards, config, &specs)?) {
-            let damaged = || Error::file(&shard.path, format!("tensor `{}` is damaged", spec.name));
-            let place = shard.place(info).ok_or_else(damaged)?;
-            let index = shards.iter().position(|other| std::ptr::eq(other, shard));
-            let index = index.ok_or_else(damaged)?;
-            places.insert(spec.name.clone(), (index, place, dtype));
+        for spec in config.tensors() {
+            let scales = match scales.of(&spec.name) {
+                Some((name, grid)) => Some((bytes(name)?, grid)),
+                None => None,
+            };
+            places.insert(spec.name.clone(), (bytes(&spec.name)?, scales));
         }
         Ok(Self { shards, places })
     }
 
-    /// Where a parameter of the configuration lies: the map of its file, its bytes in it, and
-    /// their type.
-    pub fn place(&self, name: &str) -> Option<(&Mmap, Range<usize>, DType)> {
-        let (shard, place, dtype) = self.places.get(name)?;
-        Some((&self.shards[*shard].map, place.clone(), *dtype))
+    /// Where a parameter of the configuration lies: the map of its file, and its bytes in it.
+    pub fn place(&self, name: &str) -> Option<(&Mmap, Range<usize>)> {
+        let (bytes, _) = self.places.get(name)?;
+        Some((&self.shards[bytes.shard].map, bytes.place.clone()))
+    }
+
+    /// Reads a parameter of the configuration: its `rows`, or all of it. 8-bit numbers become
+    /// `f32`, others stay as they are.
+    pub fn read(&self, name: &str, shape: &[usize], rows: Option<&[u32]>) -> Result<Tensor> {
+        let missing = || Error::usage(format!("the model lacks tensor `{name}`"));
+        let (stored, scales) = self.places.get(name).ok_or_else(missing)?;
+        let shard = &self.shards[stored.shard];
+        let table = &shard.map[stored.place.clone()];
+        let width: usize = shape.iter().skip(1).product();
+        let row = |id: &u32| &table[*id as usize * width * stored.dtype.size()..];
+        let mut shape = shape.to_vec();
+        if let Some(rows) = rows {
+            shape[0] = rows.len();
+        }
+        let tensor = if let Some(dtype) = candle(stored.dtype) {
+            let size = stored.dtype.size() * width;
+            let some = rows.map(|ids| ids.iter().flat_map(|id| &row(id)[..size]).copied());
+            let some: Option<Vec<u8>> = some.map(Iterator::collect);
+            let bytes = some.as_deref().unwrap_or(table);
+            Tensor::from_raw_buffer(bytes, dtype, &shape, &Device::Cpu)
+        } else {
+            let scales = scales.as_ref().map(|scales| self.scales(name, scales));
+            let scales = scales.transpose()?;
+            let mut values = vec![0.0; shape.iter().product()];
+            let read = |start: usize, bytes: &[u8], values: &mut [f32]| {
+                stored.dtype.decode(bytes, values);
+                if let Some(scales) = &scales {
+                    scales.multiply(start, values);
+                }
+            };
+            match rows {
+                None => read(0, table, &mut values),
+                Some(ids) => {
+                    for (id, values) in ids.iter().zip(values.chunks_mut(width.max(1))) {
+                        read(*id as usize * width, &row(id)[..width], values);
+                    }
+                }
+            }
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                let problem = format!("tensor `{name}`: number {at} is {}", values[at]);
+                return Err(
+                    Error::file(&shard.path, problem).remedy("the file is damaged; copy it again")
+                );
+            }
+            Tensor::from_vec(values, shape, &Device::Cpu)
+        };
+        tensor.during(|| format!("loading tensor `{name}`"))
+    }
+
+    fn scales(&self, name: &str, (stored, grid): &(Bytes, Grid)) -> Result<Scales> {
+        let Shard { map, path, .. } = &self.shards[stored.shard];
+        let bytes = &map[stored.place.clone()];
+        let mut values = vec![0.0; bytes.len() / stored.dtype.size()];
+        stored.dtype.decode(bytes, &mut values);
+        Scales::new(*grid, values).map_err(|at| {
+            Error::file(path, format!("scale {at} of tensor `{name}` is no scale"))
+                .remedy("the file is damaged; copy it again")
+        })
+    }
+}
+
+/// candle's name of a dtype that its tensors are made from as it is.
+fn candle(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
     }
 }
 
@@ -171,15 +262,8 @@ fn open(dir: &Path) -> Result<Vec<Shard>> {
     Ok(shards)
 }
 
-type Place<'a> = (&'a Shard, &'a TensorInfo, DType);
-
-/// Compares the headers with the configuration; returns where each of `specs` is.
-fn check<'a>(
-    dir: &Path,
-    shards: &'a [Shard],
-    config: &Config,
-    specs: &[TensorSpec],
-) -> Result<Vec<Place<'a>>> {
+/// Compares the headers with the configuration; returns which tensors are scales.
+fn check(dir: &Path, shards: &[Shard], config: &Config, specs: &[TensorSpec]) -> Result<ScaleMap> {
     let mut found: BTreeMap<&str, (&Shard, &TensorInfo)> = BTreeMap::new();
     for shard in shards {
         for (name, info) in &shard.tensors {
@@ -191,8 +275,18 @@ fn check<'a>(
             }
         }
     }
+    let stored = found.iter().map(|(name, (_, info))| Stored {
+        name,
+        dtype: Dtype::from_safetensors(&info.dtype.to_string()),
+        shape: &info.shape,
+    });
+    let stored: Vec<Stored<'_>> = stored.collect();
+    let quantisation = match stored.iter().any(|t| t.dtype.is_some_and(Dtype::is_f8)) {
+        true => Quantisation::of(&config.raw, &dir.join("config.json"))?,
+        false => None,
+    };
+    let scales = ScaleMap::new(dir, &stored, quantisation.as_ref())?;
     let mut missing = Vec::new();
-    let mut places = Vec::with_capacity(specs.len());
     for spec in specs {
         let Some((shard, info)) = found.remove(spec.name.as_str()) else {
             missing.push(spec.name.as_str());
@@ -208,8 +302,7 @@ fn check<'a>(
             )
             .remedy("check that `config.json` belongs to this checkpoint"));
         }
-        let dtype = float(&shard.path, &spec.name, info.dtype)?;
-        places.push((shard, info, dtype));
+        float(&shard.path, &spec.name, info.dtype)?;
     }
     if !missing.is_empty() {
         return Err(
@@ -220,7 +313,7 @@ fn check<'a>(
     // Buffers of old exporters, and the copy of a tied embedding, carry nothing.
     let extra: Vec<&str> = found
         .into_keys()
-        .filter(|name| !name.ends_with(".rotary_emb.inv_freq"))
+        .filter(|name| !name.ends_with(".rotary_emb.inv_freq") && !scales.contains(name))
         .filter(|name| !(config.tie_word_embeddings && *name == config.names().head))
         .collect();
     if !extra.is_empty() {
@@ -234,22 +327,25 @@ fn check<'a>(
         )
         .remedy("check that `config.json` belongs to this checkpoint"));
     }
-    Ok(places)
+    Ok(scales)
 }
 
 /// The dtype of a tensor, if it is one of floats.
-pub(super) fn float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<DType> {
-    match dtype {
-        safetensors::Dtype::F16 => Ok(DType::F16),
-        safetensors::Dtype::BF16 => Ok(DType::BF16),
-        safetensors::Dtype::F32 => Ok(DType::F32),
-        safetensors::Dtype::F64 => Ok(DType::F64),
-        other => Err(Error::file(
-            path,
-            format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64, found {other}"),
-        )
-        .remedy("quantised checkpoints cannot be read")),
-    }
+fn float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<Dtype> {
+    let known = Dtype::from_safetensors(&dtype.to_string()).filter(|dtype| dtype.is_float());
+    known.ok_or_else(|| {
+        let problem = format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64 (or F8_E4M3, F8_E5M2), found {dtype}");
+        Error::file(path, problem).remedy("quantised checkpoints of other kinds cannot be read")
+    })
+}
+
+/// candle's dtype of a tensor, if it is one of floats of at least 16 bits.
+pub(super) fn wide_float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<DType> {
+    candle(float(path, tensor, dtype)?).ok_or_else(|| {
+        let problem =
+            format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64, found {dtype}");
+        Error::file(path, problem).remedy("8-bit adapters cannot be read")
+    })
 }
 
 /// "tensor `a`", or "3 tensors (`a`, `b`, `c`)", with at most three names.

@@ -1,6 +1,6 @@
 //! Reading a checkpoint folder through memory maps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use memmap2::Mmap;
 
 use super::dtype::Dtype;
-use super::header::{Header, TensorInfo};
+use super::header::{Header, Pairs, TensorInfo};
 use crate::error::{Context, Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -96,9 +96,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Missing or unreadable files; an index that names files outside the folder, missing
-    /// shards, or tensors that are elsewhere or nowhere; a tensor in two shards; everything that
-    /// [`Header::parse`] refuses.
+    /// Missing or unreadable files; an index that names files outside the folder (links that lie
+    /// in it are followed, as in a download cache), missing shards, a tensor twice, or tensors that
+    /// are elsewhere or nowhere; a tensor in two shards; everything that [`Header::parse`] refuses.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             dir: dir.to_path_buf(),
@@ -136,12 +136,13 @@ impl Checkpoint {
     fn add_index(&mut self, index: &Path) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Index {
-            weight_map: BTreeMap<String, String>,
+            weight_map: Pairs,
         }
         let text = std::fs::read(index).at(index)?;
         let parsed: Index = serde_json::from_slice(&text)
             .map_err(|error| Error::file(index, format!("expected a weight map: {error}")))?;
-        let mut files: Vec<&String> = parsed.weight_map.values().collect();
+        let weight_map = parsed.weight_map.0;
+        let mut files: Vec<&String> = weight_map.iter().map(|(_, file)| file).collect();
         files.sort();
         files.dedup();
         for name in files {
@@ -159,7 +160,7 @@ impl Checkpoint {
             }
             self.add(path)?;
         }
-        for (tensor, file) in &parsed.weight_map {
+        for (tensor, file) in &weight_map {
             let found = self.by_name.get(tensor).map(|at| self.tensors[*at].0);
             let found = found.map(|shard| self.shards[shard].path.as_path());
             if found != Some(self.dir.join(file).as_path()) {
@@ -251,6 +252,12 @@ impl Checkpoint {
                 None => error,
             }
         })
+    }
+
+    /// The file that a tensor is in.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        let (shard, _) = &self.tensors[*self.by_name.get(name)?];
+        Some(&self.shards[*shard].path)
     }
 
     /// Bytes of all tensors together.

@@ -100,6 +100,11 @@ impl Dtype {
         )
     }
 
+    /// Whether it is a float of 8 bits, which may have scales ([`ScaleMap`](super::ScaleMap)).
+    pub fn is_f8(self) -> bool {
+        matches!(self, Self::F8E4M3 | Self::F8E5M2)
+    }
+
     /// Whether [`Dtype::encode`] writes it.
     pub fn is_writable(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
@@ -135,13 +140,12 @@ impl Dtype {
             }
             Self::F8E4M3 => {
                 for (value, raw) in out.iter_mut().zip(bytes) {
-                    *value = decode_e4m3(*raw);
+                    *value = E4M3[usize::from(*raw)];
                 }
             }
             Self::F8E5M2 => {
                 for (value, raw) in out.iter_mut().zip(bytes) {
-                    // The upper byte of a half-precision number.
-                    *value = f16::from_bits(u16::from(*raw) << 8).to_f32();
+                    *value = E5M2[usize::from(*raw)];
                 }
             }
             _ => out.fill(0.0),
@@ -174,6 +178,16 @@ impl Dtype {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The smallest positive `f32` that [`Dtype::encode`] turns into infinity.
+    pub fn overflow(self) -> f32 {
+        match self {
+            // Half a step beyond the largest number, 65,504.
+            Self::F16 => 65_520.0,
+            Self::BF16 => f32::from_bits(0x7f7f_8000),
+            _ => f32::INFINITY,
         }
     }
 
@@ -216,16 +230,51 @@ fn round_bf16_bits(value: f32) -> u16 {
     (if value.is_nan() { nan } else { rounded }) as u16
 }
 
-/// The 8-bit float of the OCP specification with 4 exponent bits: no infinities, bias 7.
-fn decode_e4m3(raw: u8) -> f32 {
-    let sign = if raw & 0x80 == 0 { 1.0 } else { -1.0 };
-    let exponent = i32::from((raw >> 3) & 0xf);
-    let mantissa = f32::from(raw & 7);
-    sign * match (exponent, raw & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
-        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+/// The 8-bit float of the OCP specification with 4 exponent bits and bias 7: no infinities, NaN
+/// where all bits but the sign are set.
+const E4M3: [f32; 256] = {
+    let mut table = f8_table(3, 7);
+    table[0x7f] = f32::NAN;
+    table[0xff] = f32::NAN;
+    table
+};
+
+/// The one with 5 exponent bits and bias 15: infinities and NaN as usual.
+const E5M2: [f32; 256] = {
+    let mut table = f8_table(2, 15);
+    let mut code = 0x7c;
+    while code < 0x80 {
+        let value = if code == 0x7c {
+            f32::INFINITY
+        } else {
+            f32::NAN
+        };
+        table[code] = value;
+        table[code | 0x80] = -value;
+        code += 1;
     }
+    table
+};
+
+/// The value of every code, as if none was special. `f32` has all of them.
+const fn f8_table(mantissa_bits: u32, bias: u32) -> [f32; 256] {
+    let mut table = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let mantissa = code & ((1 << mantissa_bits) - 1);
+        let exponent = (code & 0x7f) >> mantissa_bits;
+        let bits = match exponent {
+            // A multiple of 2^(1 - bias - mantissa bits).
+            0 => {
+                let step = f32::from_bits((127 + 1 - bias - mantissa_bits) << 23);
+                (mantissa as f32 * step).to_bits()
+            }
+            _ => ((exponent + 127 - bias) << 23) | (mantissa << (23 - mantissa_bits)),
+        };
+        table[code as usize] = f32::from_bits(bits | ((code & 0x80) << 24));
+        code += 1;
+    }
+    table
 }
 
 #[cfg(test)]
@@ -260,6 +309,40 @@ mod tests {
             dtype.encode(&values, &mut bytes);
             dtype.decode(&bytes, &mut back);
             assert_eq!(rounded, back, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn numbers_overflow_from_a_bound_on() {
+        for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64] {
+            let bound = dtype.overflow();
+            assert_eq!(dtype.round(bound), f32::INFINITY, "{dtype}");
+            let below = f32::from_bits(bound.to_bits() - 1);
+            assert!(dtype.round(below).is_finite(), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn every_code_of_an_eight_bit_float_is_what_the_formula_says() {
+        let codes: Vec<u8> = (0..=255).collect();
+        let mut out = [0.0; 256];
+        for (dtype, mantissa_bits, bias) in [(Dtype::F8E4M3, 3, 7), (Dtype::F8E5M2, 2, 15)] {
+            dtype.decode(&codes, &mut out);
+            for (code, value) in out.iter().enumerate() {
+                let steps = 1 << mantissa_bits;
+                let mantissa = f64::from(code as u32 % steps) / f64::from(steps);
+                let exponent = (code as i32 & 0x7f) >> mantissa_bits;
+                let sign = if code < 128 { 1.0 } else { -1.0 };
+                let expected = match exponent {
+                    0 => sign * mantissa * 2f64.powi(1 - bias),
+                    _ => sign * (1.0 + mantissa) * 2f64.powi(exponent - bias),
+                };
+                match (dtype, code & 0x7f) {
+                    (Dtype::F8E4M3, 0x7f) | (Dtype::F8E5M2, 0x7d..) => assert!(value.is_nan()),
+                    (Dtype::F8E5M2, 0x7c) => assert_eq!(f64::from(*value), sign * f64::INFINITY),
+                    _ => assert_eq!(f64::from(*value).to_bits(), expected.to_bits(), "{code:x}"),
+                }
+            }
         }
     }
 

@@ -8,13 +8,17 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::dtype::Dtype;
 use crate::error::{Error, Result};
 
 /// Longest header that is read: 100 MB, as in the format's own implementation.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Longest name of a tensor, in bytes, and most dimensions: real ones are far below, and messages
+/// stay readable.
+const MAX_NAME: usize = 1024;
+const MAX_DIMENSIONS: usize = 32;
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +73,7 @@ impl<'de> serde::Deserialize<'de> for RawHeader {
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     let entry = if name == "__metadata__" {
-                        let strings: std::collections::BTreeMap<String, String> =
-                            map.next_value()?;
-                        RawEntry::Metadata(strings.into_iter().collect())
+                        RawEntry::Metadata(map.next_value::<Pairs>()?.0)
                     } else {
                         RawEntry::Tensor(map.next_value()?)
                     };
@@ -84,15 +86,45 @@ impl<'de> serde::Deserialize<'de> for RawHeader {
     }
 }
 
+/// An object of strings, in order; a repeated key is an error.
+pub(super) struct Pairs(pub Vec<(String, String)>);
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Strings;
+        impl<'de> Visitor<'de> for Strings {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                let mut seen = HashSet::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if !seen.insert(key.clone()) {
+                        let shown = key.escape_debug().take(MAX_NAME).collect::<String>();
+                        return Err(A::Error::custom(format!("`{shown}` occurs twice")));
+                    }
+                    pairs.push((key, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Strings)
+    }
+}
+
 impl Header {
     /// Parses and checks the header of `file`, whose whole content is `bytes` (only the header
     /// is read; the length is compared with the offsets).
     ///
     /// # Errors
     ///
-    /// A truncated or oversized header, wrong JSON, an unknown dtype, a repeated name, offsets
-    /// that overflow, overlap, leave a gap, disagree with shape and dtype, or do not end with
-    /// the file.
+    /// A truncated or oversized header, wrong JSON, an unknown dtype, a repeated name or one that
+    /// cannot be shown, offsets that overflow, overlap, leave a gap, disagree with shape and
+    /// dtype, or do not end with the file.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let bad = |problem: String| {
             Error::file(file, problem).remedy("the file is damaged or incomplete; copy it again")
@@ -124,6 +156,16 @@ impl Header {
         let mut header = Self::default();
         let mut names = HashSet::new();
         for (name, entry) in raw.0 {
+            if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+                let shown: String = name.escape_debug().take(80).collect();
+                return Err(bad(format!(
+                    "`{shown}` is no name of a tensor: it is too long or has control characters"
+                )));
+            }
+            let at = |problem: String| bad(format!("tensor `{name}`: {problem}"));
+            if !names.insert(name.clone()) {
+                return Err(at("the name occurs twice".into()));
+            }
             let tensor = match entry {
                 RawEntry::Metadata(strings) => {
                     header.metadata = strings;
@@ -131,17 +173,18 @@ impl Header {
                 }
                 RawEntry::Tensor(tensor) => tensor,
             };
-            let at = |problem: String| bad(format!("tensor `{name}`: {problem}"));
-            if !names.insert(name.clone()) {
-                return Err(at("the name occurs twice".into()));
-            }
             let dtype = Dtype::from_safetensors(&tensor.dtype).ok_or_else(|| {
+                let shown: String = tensor.dtype.escape_debug().take(80).collect();
                 Error::file(
                     file,
-                    format!("tensor `{name}`: dtype `{}` is not supported", tensor.dtype),
+                    format!("tensor `{name}`: dtype `{shown}` is not supported"),
                 )
                 .remedy("convert the model to float32, float16 or bfloat16")
             })?;
+            if tensor.shape.len() > MAX_DIMENSIONS {
+                let dimensions = tensor.shape.len();
+                return Err(at(format!("{dimensions} dimensions are too many")));
+            }
             let size = tensor
                 .shape
                 .iter()

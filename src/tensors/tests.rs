@@ -138,23 +138,106 @@ fn hostile_headers_are_refused_with_a_reason() {
 }
 
 #[test]
+fn hostile_lengths_are_refused_with_a_reason() {
+    let mut bytes = file("{}", 0);
+    for (claimed, expected) in [
+        (u64::MAX, "the limit is 100000000"),
+        (MAX_HEADER_BYTES + 1, "the limit is 100000000"),
+        (MAX_HEADER_BYTES, "the file has 2"),
+        (3, "the file has 2"),
+        (1, "not what it should be"),
+        (0, "not what it should be"),
+    ] {
+        bytes[..8].copy_from_slice(&claimed.to_le_bytes());
+        refused(&bytes, expected);
+    }
+}
+
+#[test]
+fn hostile_names_and_shapes_are_refused_in_short_messages() {
+    let one = |name: &str, dtype: &str, shape: &str| {
+        let text =
+            format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,4]}}}}"#);
+        let bytes = file(&text, 4);
+        let error = Header::parse(Path::new("x"), &bytes).unwrap_err();
+        let error = error.to_string();
+        assert!(error.len() < 400, "{error}");
+        assert!(!error.contains('\u{1b}'), "{error}");
+        error
+    };
+    assert!(one(&"n".repeat(5000), "F32", "[1]").contains("no name of a tensor"));
+    assert!(one(r"\u001b[2J", "F32", "[1]").contains(r"`\u{1b}[2J`"));
+    assert!(one("a", &"D".repeat(5000), "[1]").contains("is not supported"));
+    let many = format!("[{}1]", "1,".repeat(40));
+    assert!(one("a", "F32", &many).contains("41 dimensions are too many"));
+    for shape in ["[1.5]", "[1e0]", "\"1\"", "{}", "null", "[[1]]"] {
+        assert!(one("a", "F32", shape).contains("not what it should be"));
+    }
+    for metadata in [r#""x""#, r#"{"a":1}"#, r#"{"a":"1","a":"2"}"#] {
+        refused(
+            &file(&format!(r#"{{"__metadata__":{metadata}}}"#), 0),
+            "not what it",
+        );
+    }
+    let twice = r#"{"__metadata__":{},"__metadata__":{}}"#;
+    refused(&file(twice, 0), "occurs twice");
+}
+
+#[test]
+fn entries_may_be_in_any_order_and_tensors_may_be_empty() {
+    let t = r#"{"dtype":"U8","shape":"#;
+    let text = format!(
+        r#"{{"b":{t}[2],"data_offsets":[4,6]}},"e":{t}[0,9],"data_offsets":[4,4]}},"a":{t}[4],"data_offsets":[0,4]}}}}"#
+    );
+    let header = Header::parse(Path::new("x"), &file(&text, 6)).unwrap();
+    let names: Vec<_> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["a", "e", "b"]);
+}
+
+/// Fails unless `flipped` is refused or means the same as `good`: names and metadata are any
+/// strings, so that a changed letter in them cannot be seen here.
+fn same_or_refused(good: &Header, flipped: &[u8]) {
+    let Ok(header) = Header::parse(Path::new("x"), flipped) else {
+        return;
+    };
+    let form = |header: &Header| -> Vec<_> {
+        let tensors = header.tensors.iter();
+        tensors
+            .map(|t| (t.dtype, t.shape.clone(), t.begin, t.end))
+            .collect()
+    };
+    assert_eq!(form(&header), form(good));
+    let names = header.tensors.iter().zip(&good.tensors);
+    let renamed = names.filter(|(a, b)| a.name != b.name).count();
+    let other = usize::from(header.metadata != good.metadata);
+    assert!(renamed + other <= 1);
+}
+
+#[test]
 fn every_truncation_and_bit_flip_is_refused_or_harmless() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), three(), 1 << 30);
-    let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let mut bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
     for length in 0..bytes.len() {
         assert!(Header::parse(Path::new("x"), &bytes[..length]).is_err());
     }
-    let header = bytes.len() - 34;
-    for at in 0..header {
-        for bit in 0..8 {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1 << bit;
-            // Either refused, or everything it describes lies inside the file.
-            if let Ok(header) = Header::parse(Path::new("x"), &flipped) {
-                assert!(header.tensors.iter().all(|t| t.end <= bytes.len()));
-            }
-        }
+    let good = Header::parse(Path::new("x"), &bytes).unwrap();
+    for bit in 0..8 * (bytes.len() - 34) {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        same_or_refused(&good, &bytes);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+
+    let many = (0..2000).map(|at| spec(&format!("model.layers.{at}.w"), Dtype::F16, &[3]));
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), many.collect(), 1 << 30);
+    let mut bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let good = Header::parse(Path::new("x"), &bytes).unwrap();
+    let bits = 8 * (bytes.len() - 2000 * 6);
+    for bit in (0..bits).step_by((bits / 300) | 1) {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        same_or_refused(&good, &bytes);
+        bytes[bit / 8] ^= 1 << (bit % 8);
     }
 }
 
@@ -187,6 +270,33 @@ fn an_index_stays_in_its_folder_and_tells_the_truth() {
         "tensor `z` is not in shard",
     );
     refused("{".into(), "expected a weight map");
+    refused("[]".into(), "expected a weight map");
+    refused(good.replace(first, ""), "outside the folder");
+    refused(good.replace(first, "."), "outside the folder");
+    refused(good.replace(first, "x/../../y"), "outside the folder");
+    refused(good.replace("\"b\":", "\"a\":"), "`a` occurs twice");
+    // All names in the wrong place.
+    let second = "model-00002-of-00002.safetensors";
+    refused(good.replace(first, second), "is not in shard");
+    // A copy of a shard under another name.
+    let copy = dir.path().join("copy.safetensors");
+    std::fs::copy(dir.path().join(first), &copy).unwrap();
+    refused(
+        good.replacen(first, "copy.safetensors", 1),
+        "tensor `a` is also in",
+    );
+    #[cfg(unix)]
+    {
+        // A download cache is made of links to files elsewhere: they are followed.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let blob = elsewhere.path().join("blob");
+        std::fs::rename(dir.path().join(first), &blob).unwrap();
+        std::os::unix::fs::symlink(&blob, dir.path().join(first)).unwrap();
+        std::fs::write(&index, &good).unwrap();
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().tensors().len(), 3);
+        std::fs::remove_file(&blob).unwrap();
+        refused(good.clone(), &format!("`{first}` is missing"));
+    }
     std::fs::remove_file(&index).unwrap();
     let error = Checkpoint::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("found neither"), "{error}");

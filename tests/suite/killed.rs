@@ -159,42 +159,119 @@ fn two_runs_do_not_share_a_folder() {
         .says(&["0 steps done"]);
 }
 
-#[test]
-fn a_killed_merge_continues() {
+/// Four models that take a while to merge, and configurations `sce.yml` and `ties.yml`.
+fn wide_models() -> Workshop {
     let workshop = Workshop::new();
     let sample = data_samples().join("models/pivot");
     for seed in 0..4 {
         let model = tiny_model(&sample, 4).widened(256);
         model.save(&workshop.path(&format!("wide-{seed}")), seed);
     }
-    let config = "\
-merge_method: sce
-base_model: wide-0
-models: [{ model: wide-1 }, { model: wide-2 }, { model: wide-3 }]
-parameters: { select_topk: 0.3 }
-";
-    workshop.write("merge.yml", config);
-    let started = Instant::now();
-    workshop.fuselm("merge merge.yml undisturbed").exits(0);
-    let duration = started.elapsed();
-    let mut moments = Moments(3);
-    let mut killed = 0;
-    for _ in 0..8 {
-        let child = workshop.command("merge merge.yml merged").spawn().unwrap();
-        sleep(duration / 10 + moments.below(duration / 3));
-        killed += u32::from(kill(child));
-        if workshop.path("merged").exists() {
-            break;
+    for (method, parameters) in METHODS {
+        let config = format!(
+            "merge_method: {method}\nbase_model: wide-0\n\
+             models: [{{ model: wide-1 }}, {{ model: wide-2 }}, {{ model: wide-3 }}]\n\
+             parameters: {{ {parameters} }}\n"
+        );
+        workshop.write(&format!("{method}.yml"), &config);
+    }
+    workshop
+}
+
+const METHODS: [(&str, &str); 2] = [
+    ("sce", "select_topk: 0.3"),
+    ("ties", "density: 0.4, weight: 0.5"),
+];
+
+/// Starts a merge and kills it once its journal has `lines` lines; whether it was still at work.
+fn merge_until(workshop: &Workshop, arguments: &str, out: &str, lines: usize) -> bool {
+    let journal = workshop.path(&format!(".{out}.merging/merge-journal.jsonl"));
+    let mut child = workshop
+        .command(&format!("merge {arguments} {out}"))
+        .spawn()
+        .unwrap();
+    let done = || fs::read(&journal).map_or(0, |text| text.split(|byte| *byte == b'\n').count());
+    while done() <= lines && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_micros(200));
+    }
+    kill(child)
+}
+
+/// Fails unless two folders have the same files, but for the card, which has the folder's name.
+#[track_caller]
+fn assert_equal_models(workshop: &Workshop, a: &str, b: &str) {
+    let contents = |folder: &str| -> Vec<_> {
+        let folder = workshop.path(folder);
+        let content = |path: &std::path::PathBuf| match path.ends_with("README.md") {
+            true => Vec::new(),
+            false => fs::read(path).unwrap(),
+        };
+        let name = |path: &Path| path.strip_prefix(&folder).unwrap().to_path_buf();
+        let files = files(&folder);
+        files
+            .iter()
+            .map(|path| (name(path), content(path)))
+            .collect()
+    };
+    for (a, b) in contents(a).into_iter().zip(contents(b)) {
+        assert_eq!(a.0, b.0);
+        assert!(a.1 == b.1, "{} differs", a.0.display());
+    }
+    assert_eq!(contents(a).len(), contents(b).len());
+}
+
+#[test]
+fn a_killed_merge_continues() {
+    let workshop = wide_models();
+    for (method, _) in METHODS {
+        for shards in ["", "--out-shard-size 3000000"] {
+            let arguments = format!("{method}.yml {shards}");
+            let undisturbed = format!("merge {arguments} undisturbed");
+            workshop.fuselm(&undisturbed).exits(0);
+            let sharded = workshop.path("undisturbed/model.safetensors.index.json");
+            assert_eq!(sharded.exists(), !shards.is_empty());
+            let mut killed = 0;
+            for lines in [0, 1, 2, 7, 13, 20, 28, 34, 38] {
+                killed += u32::from(merge_until(&workshop, &arguments, "merged", lines));
+                if workshop.path("merged").exists() {
+                    break;
+                }
+            }
+            assert!(killed >= 4, "only {killed} were hit");
+            if !workshop.path("merged").exists() {
+                workshop
+                    .fuselm(&format!("merge {arguments} merged"))
+                    .exits(0);
+            }
+            assert_equal_models(&workshop, "undisturbed", "merged");
+            workshop.has_no_leftovers();
+            for folder in ["undisturbed", "merged"] {
+                fs::remove_dir_all(workshop.path(folder)).unwrap();
+            }
         }
     }
-    assert!(killed > 0);
-    if !workshop.path("merged").exists() {
-        workshop.fuselm("merge merge.yml merged").exits(0);
-    }
-    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
-        let bytes = |folder: &str| fs::read(workshop.path(folder).join(name)).unwrap();
-        assert!(bytes("undisturbed") == bytes("merged"), "{name} differs");
-    }
+}
+
+#[test]
+fn a_killed_merge_notices_that_an_input_has_changed() {
+    let workshop = wide_models();
+    let input = workshop.path("wide-2/model.safetensors");
+    let sample = data_samples().join("models/pivot");
+    let other = tiny_model(&sample, 4).widened(256);
+    other.save(&workshop.path("other"), 9);
+    let other = fs::read(workshop.path("other/model.safetensors")).unwrap();
+
+    assert!(merge_until(&workshop, "sce.yml", "merged", 8));
+    // The same number of bytes, and the same time of the last change.
+    let before = fs::metadata(&input).unwrap().modified().unwrap();
+    fs::write(&input, other).unwrap();
+    let file = fs::File::options().append(true).open(&input).unwrap();
+    file.set_modified(before).unwrap();
+    drop(file);
+    workshop.fuselm("merge sce.yml merged").exits(0);
+    workshop.fuselm("merge sce.yml undisturbed").exits(0);
+    assert_equal_models(&workshop, "undisturbed", "merged");
+    workshop.has_no_leftovers();
 }
 
 #[test]

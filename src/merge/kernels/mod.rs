@@ -112,30 +112,35 @@ pub enum Remark {
     Uniform,
     /// Spherical means of vectors that cancel out: fell back to the linear mean.
     Antipodal,
-    /// The result has values that are not finite.
-    NotFinite,
 }
 
 /// What merging one tensor gave besides the tensor.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// One entry per model.
     pub shares: Vec<Share>,
     /// What a user should know.
     pub remarks: Vec<Remark>,
+    /// Whether all values that were read and stored are finite.
+    pub finite: bool,
 }
 
 impl Outcome {
+    /// With the number of stored values that are not finite. A value that was read shows in the
+    /// norm of the model's difference.
     fn new(shares: Vec<Share>, not_finite: Option<&f64>) -> Self {
-        let bad = not_finite.is_some_and(|count| *count > 0.0);
+        let stored = not_finite.is_none_or(|count| *count == 0.0);
+        let finite = stored && shares.iter().all(|share| share.delta_norm.is_finite());
         Self {
             shares,
-            remarks: if bad {
-                vec![Remark::NotFinite]
-            } else {
-                Vec::new()
-            },
+            remarks: Vec::new(),
+            finite,
         }
+    }
+
+    /// Of a tensor that nothing was computed for.
+    pub fn empty() -> Self {
+        Self::new(Vec::new(), None)
     }
 
     fn with(mut self, remark: Option<Remark>) -> Self {
@@ -150,6 +155,9 @@ impl Outcome {
 ///
 /// A failed write, or the user's wish to stop.
 pub fn merge(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
+    if job.walk.len == 0 {
+        return Ok(Outcome::empty());
+    }
     match job.method.family {
         Family::Linear
         | Family::Passthrough

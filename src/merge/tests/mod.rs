@@ -3,6 +3,7 @@
 mod adapters;
 mod configurations;
 mod float64;
+mod hostile;
 mod methods;
 mod refusals;
 mod runs;

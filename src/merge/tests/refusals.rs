@@ -83,10 +83,27 @@ fn outputs_in_the_way_are_refused() {
     std::fs::write(zoo.out("out/x"), "x").unwrap();
     refused(zoo.out("out"), "is not empty");
     refused(zoo.out("out/x"), "is a file");
+    refused(zoo.out("out/.."), "contains the input folder");
+    std::fs::create_dir_all(zoo.out("deep/er")).unwrap();
+    std::fs::remove_file(zoo.out("out/x")).unwrap();
+    refused(zoo.out("deep/er/.."), "has no name of its own");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        symlink(zoo.out("nothing"), zoo.out("dangling")).unwrap();
+        refused(zoo.out("dangling"), "is a file");
+        symlink(zoo.out("a"), zoo.out("link")).unwrap();
+        refused(zoo.out("link"), "lies inside the input folder");
+        refused(zoo.out("link/x"), "lies inside the input folder");
+    }
+    std::fs::write(zoo.out("out/x"), "x").unwrap();
     let options = MergeOptions {
         force: true,
         ..options.clone()
     };
+    let kept = plan(&config, &zoo.out("out"), &options).err().unwrap();
+    assert!(kept.to_string().contains("is no model folder"), "{kept}");
+    std::fs::write(zoo.out("out/config.json"), "{}").unwrap();
     let forced = plan(&config, &zoo.out("out"), &options).unwrap();
     assert!(
         forced.to_string().contains("tensors     7 in 1 file(s)"),

@@ -1,0 +1,450 @@
+//! Weights of 8 bits and the scales that belong to them.
+//!
+//! A quantised checkpoint stores a matrix as 8-bit floats with scales beside it, and a weight is
+//! the float times the scale of its place. The name of the scales says who wrote them:
+//!
+//! | scales of `x.weight` | written by | one scale for |
+//! |---|---|---|
+//! | `x.weight_scale_inv` | DeepSeek-V3, Qwen3 (`fp8`) | each block of `weight_block_size` |
+//! | `x.weight_scale` | compressed-tensors, FBGEMM, ModelOpt, vLLM | the tensor, each row or each block |
+//!
+//! Scales of activations and caches are found as well; they say nothing about the weights.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::dtype::Dtype;
+use crate::error::{Error, Result};
+
+/// What `quantization_config` says about the weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Quantisation {
+    /// The method's name, `fp8` for example.
+    pub method: String,
+    /// Rows and columns of the blocks that have one scale each, where there are such.
+    pub blocks: Vec<[usize; 2]>,
+}
+
+const METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt"];
+
+impl Quantisation {
+    /// Reads the `quantization_config` of a `config.json`, if it has one; `file` is its path.
+    ///
+    /// # Errors
+    ///
+    /// Weights that are not 8-bit floats, fields that are not as expected.
+    pub fn of(config: &Map<String, Value>, file: &Path) -> Result<Option<Self>> {
+        let found = match config.get("quantization_config") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(found) => found,
+        };
+        let method = found["quant_method"].as_str().unwrap_or_default();
+        let refused = |what: String| {
+            Error::file(file, format!("field `quantization_config`: {what}")).remedy(
+                "only weights of 8-bit floats can be read; convert the model to bfloat16 (or \
+                 remove the field where the weights are not quantised)",
+            )
+        };
+        if !METHODS.contains(&method) {
+            let expected = METHODS.join("`, `");
+            let what = format!("expected `quant_method` to be `{expected}`, found `{method}`");
+            return Err(refused(what));
+        }
+        let size = |value: &Value| value.as_u64().filter(|size| *size > 0);
+        let block = |value: &Value| match value.as_array().map(Vec::as_slice) {
+            None if value.is_null() => Ok(None),
+            list => {
+                let sizes = list.and_then(|list| match list {
+                    [rows, columns] => size(rows).zip(size(columns)),
+                    _ => None,
+                });
+                let found = || refused(format!("expected a block of two sizes, found {value}"));
+                let (rows, columns) = sizes.ok_or_else(found)?;
+                Ok(Some([rows as usize, columns as usize]))
+            }
+        };
+        let mut blocks = Vec::new();
+        blocks.extend(block(&found["weight_block_size"])?);
+        if method == "modelopt" && found["quant_algo"] != "FP8" {
+            let algorithm = &found["quant_algo"];
+            return Err(refused(format!("`quant_algo` is {algorithm}, not \"FP8\"")));
+        }
+        for group in found["config_groups"].as_object().into_iter().flatten() {
+            let weights = &group.1["weights"];
+            if weights["type"] != "float" || weights["num_bits"] != 8 {
+                let (bits, kind) = (&weights["num_bits"], &weights["type"]);
+                return Err(refused(format!(
+                    "`{}` has weights of {bits} bits of type {kind}",
+                    group.0
+                )));
+            }
+            blocks.extend(block(&weights["block_structure"])?);
+            // Groups of columns are blocks of one row.
+            blocks.extend(size(&weights["group_size"]).map(|size| [1, size as usize]));
+        }
+        Ok(Some(Self {
+            method: method.to_owned(),
+            blocks,
+        }))
+    }
+}
+
+/// Which scale each element of a tensor has: the one at (row / `rows`, column / `columns`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// Elements of a row of the tensor.
+    width: usize,
+    /// Rows and columns with one scale.
+    rows: usize,
+    columns: usize,
+    /// Scales of a row of blocks.
+    across: usize,
+}
+
+impl Grid {
+    /// The grid of a tensor of shape `shape` with scales of shape `scales`, if they fit: one for
+    /// the tensor, one for each of `blocks`, or one for each row.
+    pub fn fit(shape: &[usize], scales: &[usize], blocks: &[[usize; 2]]) -> Option<Self> {
+        if scales.iter().product::<usize>() == 1 {
+            let len = shape.iter().product::<usize>().max(1);
+            return Some(Self {
+                width: len,
+                rows: 1,
+                columns: len,
+                across: 1,
+            });
+        }
+        let &[height, width] = shape else {
+            return None;
+        };
+        let whole_rows = [1, width.max(1)];
+        let found = blocks
+            .iter()
+            .find(|[rows, columns]| scales == [height.div_ceil(*rows), width.div_ceil(*columns)]);
+        let by_row = || (scales == [height, 1] || scales == [height]).then_some(&whole_rows);
+        let [rows, columns] = *found.or_else(by_row)?;
+        Some(Self {
+            width,
+            rows,
+            columns,
+            across: width.div_ceil(columns),
+        })
+    }
+}
+
+/// The scales of one tensor, in memory.
+#[derive(Clone, Debug)]
+pub struct Scales {
+    grid: Grid,
+    values: Vec<f32>,
+}
+
+impl Scales {
+    /// From the scales in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// A scale that is negative, infinite or NaN: its index.
+    pub fn new(grid: Grid, values: Vec<f32>) -> Result<Self, usize> {
+        let wrong = |value: &f32| !value.is_finite() || *value < 0.0;
+        match values.iter().position(wrong) {
+            Some(at) => Err(at),
+            None => Ok(Self { grid, values }),
+        }
+    }
+
+    /// Multiplies the tensor's elements `start .. start + values.len()` by their scales.
+    pub fn multiply(&self, start: usize, values: &mut [f32]) {
+        let Grid {
+            width,
+            rows,
+            columns,
+            across,
+        } = self.grid;
+        let (mut at, mut rest) = (start, values);
+        while !rest.is_empty() {
+            let (row, column) = (at / width, at % width);
+            // To the end of the block, which may be narrower at the right.
+            let end = ((column / columns + 1) * columns).min(width);
+            let (here, after) = rest.split_at_mut((end - column).min(rest.len()));
+            let scale = self.values[row / rows * across + column / columns];
+            here.iter_mut().for_each(|value| *value *= scale);
+            at += here.len();
+            rest = after;
+        }
+    }
+}
+
+/// A tensor as a header has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its element type, if it is one that is known.
+    pub dtype: Option<Dtype>,
+    /// Its dimensions.
+    pub shape: &'a [usize],
+}
+
+/// Which tensors of a checkpoint are scales, and of what.
+#[derive(Clone, Debug, Default)]
+pub struct ScaleMap {
+    /// By the name of the weight: the name of its scales and how they are laid out.
+    of: HashMap<String, (String, Grid)>,
+    /// The names of all scales.
+    scales: HashSet<String>,
+    /// How many of them are of activations and caches.
+    others: usize,
+}
+
+/// Scales of activations and caches, beside a module's weight.
+const OTHERS: [&str; 9] = [
+    "input_scale",
+    "input_scale_ub",
+    "output_scale",
+    "activation_scale",
+    "kv_scale",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+    "prob_output_scale",
+];
+
+impl ScaleMap {
+    /// Finds the scales among the tensors of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// 8-bit weights that lack the scales that `quantisation` promises; scales whose shape or
+    /// dtype does not fit.
+    pub fn new(
+        dir: &Path,
+        tensors: &[Stored<'_>],
+        quantisation: Option<&Quantisation>,
+    ) -> Result<Self> {
+        let by_name: HashMap<&str, &Stored<'_>> =
+            tensors.iter().map(|tensor| (tensor.name, tensor)).collect();
+        let blocks = quantisation.map_or(&[][..], |quantisation| &quantisation.blocks);
+        let mut map = Self::default();
+        for tensor in tensors {
+            if !tensor.dtype.is_some_and(Dtype::is_f8) {
+                continue;
+            }
+            let name = tensor.name;
+            let found = ["_scale_inv", "_scale"]
+                .iter()
+                .find_map(|end| by_name.get(format!("{name}{end}").as_str()));
+            let Some(scales) = found else {
+                if let Some(Quantisation { method, .. }) = quantisation {
+                    return Err(Error::file(
+                        dir,
+                        format!(
+                            "tensor `{name}` has 8-bit numbers, but there is no \
+                             `{name}_scale_inv` or `{name}_scale`, as `{method}` promises"
+                        ),
+                    )
+                    .remedy("download the model again, its weights are incomplete"));
+                }
+                continue;
+            };
+            let float = scales
+                .dtype
+                .is_some_and(|dtype| dtype.is_float() && !dtype.is_f8());
+            let grid = Grid::fit(tensor.shape, scales.shape, blocks);
+            let (true, Some(grid)) = (float, grid) else {
+                let dtype = scales.dtype.map_or("unknown", Dtype::torch_name);
+                return Err(Error::file(
+                    dir,
+                    format!(
+                        "the scales `{}` are {dtype} {:?}; a matrix of {:?} needs float32, \
+                         float16 or bfloat16 scales: one, one for each row, or one for each \
+                         block (of {blocks:?})",
+                        scales.name, scales.shape, tensor.shape
+                    ),
+                )
+                .remedy(
+                    "check `weight_block_size` in the field `quantization_config` of config.json",
+                ));
+            };
+            map.scales.insert(scales.name.to_owned());
+            map.of
+                .insert(name.to_owned(), (scales.name.to_owned(), grid));
+        }
+        if !map.of.is_empty() || quantisation.is_some() {
+            let others = tensors.iter().map(|tensor| tensor.name).filter(|name| {
+                let last = name.rsplit('.').next().unwrap_or(name);
+                OTHERS.contains(&last)
+            });
+            map.scales.extend(others.map(str::to_owned));
+            map.others = map.scales.len() - map.of.len();
+        }
+        Ok(map)
+    }
+
+    /// The name of a weight's scales and how they are laid out, if it has any.
+    pub fn of(&self, weight: &str) -> Option<(&str, Grid)> {
+        let (name, grid) = self.of.get(weight)?;
+        Some((name, *grid))
+    }
+
+    /// Whether a tensor is none of the model's parameters but a scale.
+    pub fn contains(&self, name: &str) -> bool {
+        self.scales.contains(name)
+    }
+
+    /// How many tensors have scales.
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Whether no tensor has scales.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// How many scales of activations and caches there are.
+    pub fn others(&self) -> usize {
+        self.others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn quantisation(value: Value) -> Result<Option<Quantisation>> {
+        let config = Map::from_iter([("quantization_config".to_owned(), value)]);
+        Quantisation::of(&config, Path::new("x/config.json"))
+    }
+
+    #[test]
+    fn settings_of_real_checkpoints_are_read() {
+        let blocks = |value| quantisation(value).unwrap().unwrap().blocks;
+        assert_eq!(quantisation(Value::Null).unwrap(), None);
+        let deepseek = json!({"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+            "weight_block_size": [128, 128]});
+        assert_eq!(blocks(deepseek), [[128, 128]]);
+        let fbgemm = json!({"activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"],
+            "quant_method": "fbgemm_fp8"});
+        assert!(blocks(fbgemm).is_empty());
+        let group = |weights: Value| {
+            json!({"quant_method": "compressed-tensors", "format": "float-quantized",
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
+        };
+        let channel = json!({"num_bits": 8, "type": "float", "strategy": "channel",
+            "group_size": null, "block_structure": null, "symmetric": true});
+        assert!(blocks(group(channel)).is_empty());
+        let block = json!({"num_bits": 8, "type": "float", "strategy": "block",
+            "block_structure": [128, 64]});
+        assert_eq!(blocks(group(block)), [[128, 64]]);
+        let groups = json!({"num_bits": 8, "type": "float", "strategy": "group",
+            "group_size": 32});
+        assert_eq!(blocks(group(groups)), [[1, 32]]);
+
+        let refused = |value: Value, expected: &str| {
+            let error = quantisation(value).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.starts_with("x/config.json: field `quantization_config`"));
+        };
+        refused(json!({"quant_method": "gptq"}), "found `gptq`");
+        refused(json!("fp8"), "found ``");
+        let int = json!({"num_bits": 4, "type": "int"});
+        refused(group(int), "weights of 4 bits of type \"int\"");
+        let nvfp4 = json!({"quant_method": "modelopt", "quant_algo": "NVFP4"});
+        refused(nvfp4, "`quant_algo` is \"NVFP4\"");
+        let block = json!({"quant_method": "fp8", "weight_block_size": [128]});
+        refused(block, "a block of two sizes, found [128]");
+        let block = json!({"quant_method": "fp8", "weight_block_size": [128, 0]});
+        refused(block, "a block of two sizes, found [128,0]");
+    }
+
+    /// 3 rows of 5 ones times their scales, read in every possible piece.
+    fn scaled(scales: &[usize], blocks: &[[usize; 2]], values: &[f32]) -> Vec<f32> {
+        let grid = Grid::fit(&[3, 5], scales, blocks).unwrap();
+        let scales = Scales::new(grid, values.to_vec()).unwrap();
+        let mut whole = vec![1.0; 15];
+        scales.multiply(0, &mut whole);
+        for start in 0..15 {
+            for end in start..=15 {
+                let mut piece = vec![1.0; end - start];
+                scales.multiply(start, &mut piece);
+                assert_eq!(piece, whole[start..end]);
+            }
+        }
+        whole
+    }
+
+    #[test]
+    fn scales_are_of_the_tensor_the_row_or_the_block() {
+        for shape in [&[][..], &[1], &[1, 1]] {
+            assert_eq!(scaled(shape, &[], &[0.5]), [0.5; 15]);
+        }
+        let rows = [1., 1., 1., 1., 1., 2., 2., 2., 2., 2., 3., 3., 3., 3., 3.];
+        assert_eq!(scaled(&[3, 1], &[], &[1.0, 2.0, 3.0]), rows);
+        assert_eq!(scaled(&[3], &[], &[1.0, 2.0, 3.0]), rows);
+        // Blocks of 2 x 2: two rows of three blocks, cut off at the right and below.
+        let blocks = [1., 1., 2., 2., 3., 1., 1., 2., 2., 3., 4., 4., 5., 5., 6.];
+        let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        assert_eq!(scaled(&[2, 3], &[[128, 128], [2, 2]], &values), blocks);
+        let groups = [1., 1., 1., 2., 2., 3., 3., 3., 4., 4., 5., 5., 5., 6., 6.];
+        assert_eq!(scaled(&[3, 2], &[[1, 3]], &values), groups);
+        for wrong in [&[3, 2][..], &[2, 3], &[5], &[1, 5], &[15], &[0], &[3, 5, 1]] {
+            assert_eq!(Grid::fit(&[3, 5], wrong, &[]), None, "{wrong:?}");
+        }
+        assert_eq!(Grid::fit(&[2, 3, 5], &[2, 3, 1], &[]), None);
+        let grid = Grid::fit(&[3, 5], &[3], &[]).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, -1.0] {
+            assert_eq!(Scales::new(grid, vec![1.0, 0.0, bad]).err(), Some(2));
+        }
+    }
+
+    #[test]
+    fn scales_are_found_by_name() {
+        let f8 = Some(Dtype::F8E4M3);
+        let stored = |name, dtype, shape| Stored { name, dtype, shape };
+        let tensors = [
+            stored("a.weight", f8, &[3, 5][..]),
+            stored("a.weight_scale_inv", Some(Dtype::BF16), &[2, 3]),
+            stored("a.input_scale", Some(Dtype::F32), &[]),
+            stored("b.weight", f8, &[4, 4]),
+            stored("b.weight_scale", Some(Dtype::F32), &[4, 1]),
+            stored("c.weight", Some(Dtype::BF16), &[4]),
+            stored("attn.k_scale", Some(Dtype::F32), &[]),
+        ];
+        let fp8 = Quantisation {
+            method: "fp8".into(),
+            blocks: vec![[2, 2]],
+        };
+        let map = |tensors: &[Stored<'_>], quantisation| {
+            ScaleMap::new(Path::new("x"), tensors, quantisation)
+        };
+        let found = map(&tensors, Some(&fp8)).unwrap();
+        assert_eq!((found.len(), found.others()), (2, 2));
+        assert_eq!(found.of("a.weight").unwrap().0, "a.weight_scale_inv");
+        assert!(found.contains("b.weight_scale") && found.contains("attn.k_scale"));
+        assert!(!found.contains("b.weight") && found.of("c.weight").is_none());
+
+        let error = map(&tensors, None).unwrap_err().to_string();
+        assert!(
+            error.contains("`a.weight_scale_inv` are bfloat16 [2, 3]"),
+            "{error}"
+        );
+        assert!(error.contains("weight_block_size"), "{error}");
+        let error = map(&tensors[3..4], Some(&fp8)).unwrap_err().to_string();
+        assert!(
+            error.contains("there is no `b.weight_scale_inv`"),
+            "{error}"
+        );
+        // Without a promise they are plain numbers.
+        assert!(map(&tensors[3..4], None).unwrap().is_empty());
+        let integers = [
+            tensors[3],
+            stored("b.weight_scale", Some(Dtype::I32), &[4, 1]),
+        ];
+        assert!(map(&integers, None).is_err());
+    }
+}

@@ -12,8 +12,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::adapter::{CONFIG, LowRank, PREFIX, WEIGHTS};
+use super::adapter::{CONFIG, PREFIX, WEIGHTS};
 use super::inputs::existing_ancestor;
+use super::low_rank::LowRank;
 use super::vector::{add, dot, subtract};
 use crate::error::{Context, Error, Result};
 use crate::progress::{Bar, check_interrupt};

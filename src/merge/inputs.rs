@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::adapter::{Adapter, LowRank};
+use super::adapter::Adapter;
 use super::config::MergeConfig;
+use super::low_rank::Update;
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Checkpoint, Elements, Quantisation, ScaleMap, Scales, Stored, View};
 
@@ -34,7 +35,7 @@ pub(super) struct Input<'a> {
     name: &'a str,
     view: View<'a>,
     scales: Option<Scales>,
-    update: Option<LowRank>,
+    update: Option<Update>,
 }
 
 impl Elements for Input<'_> {
@@ -78,7 +79,7 @@ impl Input<'_> {
             scales.multiply(start, out);
         }
         if let Some(update) = &self.update {
-            update.add(start, out);
+            update.apply(start, out);
         }
     }
 }
@@ -155,16 +156,25 @@ impl Model {
 
     /// A tensor that the model has.
     pub fn open_tensor<'a>(&'a self, name: &'a str) -> Result<Input<'a>> {
-        Ok(Input {
-            checkpoint: &self.checkpoint,
-            name,
-            view: self.checkpoint.tensor(name)?,
-            scales: self.scales(name)?,
-            update: match &self.adapter {
-                Some(adapter) => adapter.update(name)?,
-                None => None,
+        let whole = self.adapter.as_ref().and_then(|adapter| {
+            let replaced = adapter.whole(name)?;
+            Some((&adapter.checkpoint, replaced))
+        });
+        let (checkpoint, stored) = whole.unwrap_or((&self.checkpoint, name));
+        let mut input = Input {
+            checkpoint,
+            name: stored,
+            view: checkpoint.tensor(stored)?,
+            scales: match whole {
+                Some(_) => None,
+                None => self.scales(name)?,
             },
-        })
+            update: None,
+        };
+        if let Some(adapter) = &self.adapter {
+            input.update = adapter.update(name, &input)?;
+        }
+        Ok(input)
     }
 
     /// The first number of a tensor that is infinite or NaN, and its index.

@@ -21,6 +21,7 @@ mod extract;
 mod inputs;
 mod journal;
 mod kernels;
+mod low_rank;
 mod matching;
 pub mod methods;
 mod output;

@@ -101,6 +101,93 @@ fn an_adapter_is_applied_while_its_model_is_read() {
     }
 }
 
+/// PEFT's other parts of adapters, with the model that they make, by hand.
+#[test]
+fn all_kinds_of_adapters_give_the_weights_by_hand() {
+    let zoo = Zoo::new(Dtype::F32, 8);
+    zoo.model("base", 1, 0.0);
+    let dir = zoo.out("adapter");
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut config = settings();
+    config["alpha_pattern"] = json!({"layers.1.mlp": 8});
+    config["use_dora"] = json!(true);
+    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let base = zoo.open("base");
+    let (embedding, norm) = ("model.embed_tokens.weight", "model.norm.weight");
+    let shape = |name: &str| base.info(name).unwrap().shape.clone();
+    let rows = shape(embedding)[0];
+    let parts: [(&str, Vec<usize>); 8] = [
+        ("model.layers.0.mlp.lora_A.weight", vec![2, 24]),
+        ("model.layers.0.mlp.lora_B.weight", vec![16, 2]),
+        ("model.layers.0.mlp.lora_magnitude_vector", vec![16]),
+        ("model.layers.1.mlp.lora_A.weight", vec![2, 24]),
+        ("model.layers.1.mlp.lora_B.weight", vec![16, 2]),
+        ("model.embed_tokens.lora_embedding_A", vec![2, rows]),
+        (
+            "model.embed_tokens.lora_embedding_B",
+            vec![shape(embedding)[1], 2],
+        ),
+        (norm, shape(norm)),
+    ];
+    let specs: Vec<TensorSpec> = parts
+        .iter()
+        .map(|(name, shape)| TensorSpec {
+            name: format!("base_model.model.{name}"),
+            dtype: Dtype::F32,
+            shape: shape.clone(),
+        })
+        .collect();
+    let number = |part: usize, at: usize| noise(50 + part as u64, at) + 2.0;
+    let layout = Layout::single(specs.clone(), "adapter_model.safetensors").unwrap();
+    let writer = CheckpointWriter::open(&dir, layout).unwrap();
+    for (at, spec) in specs.iter().enumerate() {
+        let bytes: Vec<u8> = (0..spec.elements())
+            .flat_map(|i| number(at, i).to_le_bytes())
+            .collect();
+        writer.write(at, 0, &bytes).unwrap();
+    }
+    writer.finish(&dir).unwrap();
+
+    let model = format!("{}+{}", zoo.out("base").display(), dir.display());
+    let value = json!({"merge_method": "passthrough", "models": [model]});
+    let (out, _) = zoo.merge(value, "out");
+    // s · B A, from the parts `a` and `a + 1`, rank 2.
+    let product = |a: usize, alpha: f64, width: usize, row: usize, column: usize| -> f64 {
+        let term = |r: usize| {
+            f64::from(number(a + 1, row * 2 + r)) * f64::from(number(a, r * width + column))
+        };
+        alpha / 2.0 * (term(0) + term(1))
+    };
+    for tensor in base.tensors() {
+        let own = base.tensor(&tensor.name).unwrap().to_f32();
+        let own = |at: usize| f64::from(own[at]);
+        let width = tensor.shape.last().copied().unwrap();
+        let value = |at: usize| -> f64 {
+            let (row, column) = (at / width, at % width);
+            match tensor.name.as_str() {
+                name if name == norm => f64::from(number(7, at)),
+                name if name == embedding => own(at) + product(5, 3.0, rows, column, row),
+                name if name.contains("layers.1.mlp") => own(at) + product(3, 8.0, 24, row, column),
+                name if name.contains("layers.0.mlp") => {
+                    let changed = |c: usize| own(row * 24 + c) + product(0, 3.0, 24, row, c);
+                    let length = (0..24).map(|c| changed(c).powi(2)).sum::<f64>().sqrt();
+                    changed(column) * f64::from(number(2, row)) / length
+                }
+                _ => own(at),
+            }
+        };
+        let found = out.tensor(&tensor.name).unwrap().to_f32();
+        for (at, found) in found.iter().enumerate() {
+            let expected = value(at);
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-5 * expected.abs().max(1.0),
+                "{} {at}: {found} {expected}",
+                tensor.name
+            );
+        }
+    }
+}
+
 #[test]
 fn extracting_an_adapter_is_the_inverse_of_applying_it() {
     let zoo = base();
@@ -183,12 +270,8 @@ fn wrong_adapters_are_refused() {
     for (field, value, part) in [
         ("peft_type", json!("IA3"), "field `peft_type`"),
         ("bias", json!("all"), "field `bias`"),
-        ("use_dora", json!(true), "field `use_dora`"),
-        (
-            "modules_to_save",
-            json!(["lm_head"]),
-            "field `modules_to_save`",
-        ),
+        ("lora_bias", json!(true), "field `lora_bias`"),
+        ("alpha_pattern", json!({".*": 1}), "field `alpha_pattern`"),
         ("lora_alpha", json!("x"), "field `lora_alpha`"),
         ("fan_in_fan_out", json!(true), "do not fit"),
         ("use_rslora", json!(1), "field `use_rslora`"),

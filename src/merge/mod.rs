@@ -38,6 +38,7 @@ pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
 pub use single::merge_elements;
 pub use stats::write_stats;
+pub use vocabulary::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
 
 #[cfg(test)]
 mod golden_tests;

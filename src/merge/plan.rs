@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::config::MergeConfig;
 use super::inputs::{Model, Pages, existing_ancestor};
-use super::matching::{Matched, TensorPlan, match_tensors};
+use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
-use super::vocabulary::differences;
+use super::vocabulary::{Files, describe, differences, prepare};
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Layout, TensorSpec};
 use crate::units::{Bytes, Count};
@@ -64,6 +64,8 @@ pub struct Plan {
     pub(super) matched: Matched,
     pub(super) layout: Layout,
     pub(super) fingerprint: String,
+    /// The tokenizer of the output, where rows are placed by token.
+    pub(super) tokenizer: Option<Files>,
     /// What the user is warned about before the merge.
     pub(super) warnings: Vec<String>,
     /// What becomes of the pages of a tensor that is merged.
@@ -94,7 +96,17 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
     check_output(&models, out, options.force)?;
-    let matched = match_tensors(config, &models)?;
+    let vocabulary = prepare(config, &models, reference(config, &models)?)?;
+    let (vocabulary, tokenizer, about) = match vocabulary {
+        Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
+        None => (None, None, Vec::new()),
+    };
+    let matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    drop(vocabulary);
+    let tokenizer = tokenizer.map(|files| Files {
+        summary: summarise(files.summary, &matched, &models),
+        ..files
+    });
     let specs = matched
         .tensors
         .iter()
@@ -105,10 +117,13 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         })
         .collect();
     let layout = Layout::new(specs, options.out_shard_size)?;
-    let fingerprint = fingerprint(config, &models, &layout)?;
+    let fingerprint = fingerprint(config, &models, &matched, tokenizer.as_ref(), &layout)?;
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = available_memory().is_none_or(|memory| inputs < memory / 2);
-    let warnings = differences(config, &models).into_iter().collect();
+    let warnings = differences(config, &models)
+        .into_iter()
+        .chain(about)
+        .collect();
     Ok(Plan {
         config: config.clone(),
         options: options.clone(),
@@ -118,8 +133,24 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         layout,
         fingerprint,
         warnings,
+        tokenizer,
         pages: if fits { Pages::Keep } else { Pages::Drop },
     })
+}
+
+/// What the vocabulary is made of, and where the rows of the first tensor that is placed come from.
+fn summarise(mut summary: Vec<String>, matched: &Matched, models: &[Model]) -> Vec<String> {
+    let placed = matched.tensors.iter().find_map(|tensor| {
+        let names = tensor
+            .inputs()
+            .map(|(number, _)| models[*number].name.as_str());
+        Some((tensor.placement.as_ref()?, names.collect::<Vec<_>>()))
+    });
+    match placed {
+        Some((placement, names)) => summary.extend(describe(placement, &names)),
+        None => summary.push("all models have these tokens in this order".to_owned()),
+    }
+    summary
 }
 
 fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
@@ -165,14 +196,28 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
 }
 
 /// What the result depends on: configuration, inputs (by path, size and time) and layout.
-fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Result<String> {
+fn fingerprint(
+    config: &MergeConfig,
+    models: &[Model],
+    matched: &Matched,
+    tokenizer: Option<&Files>,
+    layout: &Layout,
+) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
+    for tensor in &matched.tensors {
+        if let Some(placement) = &tensor.placement {
+            placement.hash(&mut hasher);
+        }
+    }
     let mut add = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
     add(env!("CARGO_PKG_VERSION"));
     add(&config.source.to_string());
+    if let Some(json) = tokenizer.and_then(|files| files.json.as_ref()) {
+        add(json);
+    }
     for model in models {
         add(&model.name);
         add(&model.config.to_string());
@@ -308,7 +353,21 @@ impl Plan {
                 false => threads * tiles + blocks + selection,
             }
         };
-        self.matched.tensors.iter().map(one).max().unwrap_or(0)
+        // Placements of rows that tensors share, and the tokenizer's file.
+        let placements = self
+            .matched
+            .tensors
+            .iter()
+            .filter_map(|t| t.placement.as_ref());
+        let mut placements: Vec<_> = placements.collect();
+        placements.dedup_by(|a, b| std::sync::Arc::ptr_eq(a, b));
+        let placements: u64 = placements.iter().map(|placement| placement.bytes()).sum();
+        let json = self
+            .tokenizer
+            .as_ref()
+            .and_then(|files| files.json.as_ref());
+        let json = json.map_or(0, |json| json.len() as u64);
+        placements + json + self.matched.tensors.iter().map(one).max().unwrap_or(0)
     }
 
     /// Free bytes where the output will be, if the system says.
@@ -423,6 +482,11 @@ impl fmt::Display for Plan {
             "memory      at most {} beyond the page cache",
             Bytes(self.memory())
         )?;
+        let vocabulary = self.tokenizer.iter().flat_map(|files| &files.summary);
+        for (at, line) in vocabulary.enumerate() {
+            let title = if at == 0 { "vocabulary" } else { "" };
+            writeln!(f, "{title:<12}{line}")?;
+        }
         for warning in &self.warnings {
             writeln!(f, "warning     {warning}")?;
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::methods::{self, Kind, MEMORY_SAVERS, METHODS, Method, Parameter};
+use super::vocabulary::TokenizerConfig;
 use crate::error::{Error, Result, did_you_mean};
 use crate::tensors::Dtype;
 
@@ -111,8 +112,9 @@ pub struct MergeConfig {
     pub dtype: Option<Dtype>,
     /// The dtype of the output.
     pub out_dtype: Option<Dtype>,
-    /// The model whose tokenizer is copied; the base (or first) model where absent.
-    pub tokenizer: Option<String>,
+    /// The output's vocabulary; without it rows are merged as they are, and the tokenizer of the
+    /// base (or first) model is copied.
+    pub tokenizer: Option<TokenizerConfig>,
     /// A chat template (Jinja) that replaces the tokenizer's own.
     pub chat_template: Option<String>,
     /// The folder that model paths are relative to.
@@ -226,7 +228,7 @@ impl MergeConfig {
             parameters: settings(map.get("parameters"), method, None)?,
             dtype: dtype(map, "dtype")?,
             out_dtype: dtype(map, "out_dtype")?,
-            tokenizer: tokenizer(map)?,
+            tokenizer: TokenizerConfig::read(map)?,
             chat_template: chat_template(map)?,
             root: root.to_path_buf(),
             source: value.clone(),
@@ -298,7 +300,7 @@ fn method_of(map: &Map<String, Value>) -> Result<&'static Method> {
     }
 }
 
-fn object<'a>(value: &'a Value, what: &str) -> Result<&'a Map<String, Value>> {
+pub(super) fn object<'a>(value: &'a Value, what: &str) -> Result<&'a Map<String, Value>> {
     value
         .as_object()
         .ok_or_else(|| Error::usage(format!("expected a mapping in {what}, found {value}")))
@@ -311,7 +313,7 @@ fn list<'a>(value: &'a Value, what: &str) -> Result<&'a [Value]> {
         .ok_or_else(|| Error::usage(format!("expected a list in `{what}`, found {value}")))
 }
 
-fn word(value: &Value, what: &str) -> Result<String> {
+pub(super) fn word(value: &Value, what: &str) -> Result<String> {
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
         // `model: {path: x}` and bare numbers are no paths; mergekit also wants text here.
@@ -321,7 +323,7 @@ fn word(value: &Value, what: &str) -> Result<String> {
     }
 }
 
-fn known(map: &Map<String, Value>, keys: &[&str], place: &str) -> Result<()> {
+pub(super) fn known(map: &Map<String, Value>, keys: &[&str], place: &str) -> Result<()> {
     for key in map.keys() {
         if !keys.contains(&key.as_str()) {
             let error = Error::usage(format!("unknown key `{key}` in {place}"));
@@ -543,41 +545,6 @@ fn dtype(map: &Map<String, Value>, key: &str) -> Result<Option<Dtype>> {
             Error::usage(format!("`{key}: {name}` cannot be written"))
                 .remedy("use float32, bfloat16 or float16")
         })
-}
-
-fn tokenizer(map: &Map<String, Value>) -> Result<Option<String>> {
-    let source = match (map.get("tokenizer_source"), map.get("tokenizer")) {
-        (Some(_), Some(_)) => {
-            return Err(Error::usage(
-                "`tokenizer_source` and `tokenizer` exclude each other",
-            ));
-        }
-        (Some(source), None) => source,
-        (None, Some(tokenizer)) => {
-            let tokenizer = object(tokenizer, "`tokenizer`")?;
-            for key in ["tokens", "pad_to_multiple_of"] {
-                if tokenizer.contains_key(key) {
-                    return Err(Error::usage(format!("`tokenizer.{key}` is not supported"))
-                        .remedy("give only `source`: base or a model's path"));
-                }
-            }
-            known(tokenizer, &["source"], "`tokenizer`")?;
-            match tokenizer.get("source") {
-                Some(source) => source,
-                None => return Ok(None),
-            }
-        }
-        (None, None) => return Ok(None),
-    };
-    if source.is_null() {
-        return Ok(None);
-    }
-    match word(source, "tokenizer_source")?.as_str() {
-        "base" => Ok(None),
-        "union" => Err(Error::usage("`tokenizer_source: union` is not supported")
-            .remedy("models to be merged share one vocabulary here; use `base`")),
-        model => Ok(Some(model.to_owned())),
-    }
 }
 
 fn chat_template(map: &Map<String, Value>) -> Result<Option<String>> {

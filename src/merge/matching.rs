@@ -1,11 +1,13 @@
 //! Which tensors of which models become which output tensor, checked over all models.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::config::{MergeConfig, Scalar, Setting, Settings, Slice};
 use super::inputs::{HEAD, Model, layer};
 use super::kernels::Values;
 use super::methods::{Base, DefaultValue, Family, Method};
+use super::vocabulary::{Placement, Vocabulary, is_by_token, may_be_by_token};
 use crate::error::{Error, Result};
 use crate::tensors::Dtype;
 
@@ -30,6 +32,15 @@ pub(super) struct TensorPlan {
     pub per_model: Vec<Values>,
     /// Copied from the first model as it is (a tensor of integers).
     pub copy: bool,
+    /// How the rows of the base and the models are rearranged, where they are.
+    pub placement: Option<Arc<Placement>>,
+}
+
+impl TensorPlan {
+    /// The numbers and tensors of the base, if there is one, and of the models.
+    pub fn inputs(&self) -> impl Iterator<Item = &(usize, String)> {
+        self.base.iter().chain(&self.models)
+    }
 }
 
 /// The output's tensors and what else follows from the slices.
@@ -139,8 +150,20 @@ fn prepare<'a>(config: &MergeConfig, models: &[Model], slice: &'a Slice) -> Resu
     })
 }
 
-/// Pairs the tensors of all models.
-pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Matched> {
+/// The model whose config and tokenizer the output has by default.
+pub(super) fn reference(config: &MergeConfig, models: &[Model]) -> Result<usize> {
+    match config.slices.first() {
+        Some(slice) => Ok(prepare(config, models, slice)?.reference),
+        None => Err(Error::usage("the merge configuration has no slice")),
+    }
+}
+
+/// Pairs the tensors of all models. With a `vocabulary`, embeddings and heads are placed by token.
+pub(super) fn match_tensors(
+    config: &MergeConfig,
+    models: &[Model],
+    vocabulary: Option<&Vocabulary<'_>>,
+) -> Result<Matched> {
     let slices: Vec<Prepared<'_>> = config
         .slices
         .iter()
@@ -163,7 +186,11 @@ pub(super) fn match_tensors(config: &MergeConfig, models: &[Model]) -> Result<Ma
             .collect()
     };
     let mut push = |slice: &Prepared<'_>, name: String, at: Option<(usize, &str, &str)>, t: f64| {
-        let planned = plan_tensor(config, models, slice, name, at, t)?;
+        let mut planned = plan_tensor(config, models, slice, name, at, t)?;
+        if let Some(vocabulary) = vocabulary {
+            place_rows(&mut planned, config, models, slice, vocabulary, &tensors)?;
+        }
+        check_shapes(&planned, models)?;
         tensors.push(planned);
         Result::Ok(())
     };
@@ -293,16 +320,6 @@ fn plan_tensor(
     for (number, tensor) in base.iter().chain(&inputs) {
         let model = &models[*number];
         let view = model.checkpoint.tensor(tensor)?;
-        if view.shape != reference.shape {
-            return Err(Error::input(
-                model.dir.display(),
-                format!(
-                    "tensor `{tensor}` of model `{}` has shape {:?}, model `{}` has {:?}",
-                    model.name, view.shape, models[*expected].name, reference.shape
-                ),
-            )
-            .remedy("only models of one architecture and vocabulary size can be merged"));
-        }
         if view.dtype.is_float() != reference.dtype.is_float() {
             return Err(Error::input(
                 model.dir.display(),
@@ -340,7 +357,105 @@ fn plan_tensor(
         values,
         per_model,
         name,
+        placement: None,
     })
+}
+
+/// Finds the rows of a tensor that has one for each token.
+fn place_rows(
+    tensor: &mut TensorPlan,
+    config: &MergeConfig,
+    models: &[Model],
+    slice: &Prepared<'_>,
+    vocabulary: &Vocabulary<'_>,
+    earlier: &[TensorPlan],
+) -> Result<()> {
+    let inputs: Vec<(usize, &[usize])> = tensor
+        .inputs()
+        .filter_map(|(number, name)| {
+            Some((
+                *number,
+                models[*number].checkpoint.info(name)?.shape.as_slice(),
+            ))
+        })
+        .collect();
+    let rows: Vec<usize> = inputs
+        .iter()
+        .map(|(_, shape)| shape.first().copied().unwrap_or(0))
+        .collect();
+    let unsuitable = |problem: &str| {
+        let dir = models[inputs[0].0].dir.display();
+        Err(
+            Error::input(dir, format!("tensor `{}` {problem}", tensor.name))
+                .remedy("remove `tokenizer_source`; rows are then merged as they are"),
+        )
+    };
+    let by_token = is_by_token(&tensor.name);
+    let may_be = || may_be_by_token(&tensor.name, inputs[0].1, vocabulary.rows_of(inputs[0].0));
+    if !by_token && !may_be() {
+        return Ok(());
+    }
+    let base = slice
+        .slice
+        .base_model
+        .as_ref()
+        .or(config.base_model.as_ref());
+    let base = base.map(|name| number_of(models, name)).transpose()?;
+    let numbers: Vec<usize> = inputs.iter().map(|(number, _)| *number).collect();
+    let placement = vocabulary.place(&numbers, base)?;
+    if placement.is_identity(&rows) {
+        return Ok(());
+    }
+    if !by_token {
+        return unsuitable("seems to have a row for each token, and is not known");
+    }
+    if tensor.copy || inputs.iter().any(|(_, shape)| shape.is_empty()) {
+        return unsuitable("has no floating-point numbers for each token");
+    }
+    if let Some(first) = tensor.shape.first_mut() {
+        *first = vocabulary.rows;
+    }
+    let known = earlier
+        .iter()
+        .filter_map(|tensor| tensor.placement.as_ref());
+    let same = known.into_iter().find(|known| ***known == placement);
+    tensor.placement = Some(same.cloned().unwrap_or_else(|| Arc::new(placement)));
+    Ok(())
+}
+
+/// Fails where shapes differ; the rows of a tensor that is placed by token may.
+fn check_shapes(tensor: &TensorPlan, models: &[Model]) -> Result<()> {
+    let placed = usize::from(tensor.placement.is_some());
+    let shapes: Vec<(&Model, &str, &[usize])> = tensor
+        .inputs()
+        .filter_map(|(number, name)| {
+            let model = &models[*number];
+            Some((
+                model,
+                name.as_str(),
+                model.checkpoint.info(name)?.shape.as_slice(),
+            ))
+        })
+        .collect();
+    for (model, name, shape) in &shapes {
+        let (expected, _, reference) = &shapes[0];
+        let same = shape.len() == reference.len() && shape[placed..] == reference[placed..];
+        if !same {
+            let remedy = match is_by_token(&tensor.name) && placed == 0 {
+                true => "for models of other vocabularies set `tokenizer_source`: base or union",
+                false => "only models of one architecture can be merged",
+            };
+            return Err(Error::input(
+                model.dir.display(),
+                format!(
+                    "tensor `{name}` of model `{}` has shape {shape:?}, model `{}` has {reference:?}",
+                    model.name, expected.name
+                ),
+            )
+            .remedy(remedy));
+        }
+    }
+    Ok(())
 }
 
 /// The parameters of a tensor outside the layers, for all models and for each of `models`.

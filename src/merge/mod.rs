@@ -18,6 +18,7 @@ mod adapter;
 mod blocks;
 mod config;
 mod extract;
+mod fingerprint;
 mod inputs;
 mod journal;
 mod kernels;
@@ -39,6 +40,7 @@ pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
 pub use single::merge_elements;
 pub use stats::write_stats;
+pub use vocabulary::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
 
 #[cfg(test)]
 mod golden_tests;

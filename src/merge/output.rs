@@ -5,22 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::plan::Plan;
-use crate::error::{Context, Error, Result};
+use super::vocabulary::{copy, copy_tokenizer};
+use crate::error::{Context, Result};
 use crate::tensors::Dtype;
-
-/// Files that make up a tokenizer, as far as a model has them.
-const TOKENIZER: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-];
+use crate::text::read_json;
 
 /// Writes everything but the weights into `dir`.
 ///
@@ -33,20 +21,20 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         let path = dir.join(name);
         std::fs::write(&path, text).at(&path)
     };
-    write("config.json", format!("{:#}\n", output_config(plan)))?;
-    copy(&reference.dir, dir, "generation_config.json")?;
-    let source = match &plan.config.tokenizer {
-        Some(model) => plan.config.resolve(model),
-        None => reference.dir.clone(),
-    };
-    if !source.is_dir() {
-        return Err(Error::file(
-            &source,
-            "there is no such model folder (`tokenizer_source`)",
-        ));
-    }
-    for name in TOKENIZER {
-        copy(&source, dir, name)?;
+    write("config.json", format!("{:#}\n", output_config(plan)?))?;
+    let generation = "generation_config.json";
+    match &plan.tokenizer {
+        None => {
+            copy(&reference.dir, dir, generation)?;
+            copy_tokenizer(&reference.dir, dir)?;
+        }
+        Some(files) => {
+            files.write(dir)?;
+            if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(generation))? {
+                files.correct_ids(generation, &mut map)?;
+                write(generation, format!("{:#}\n", Value::Object(map)))?;
+            }
+        }
     }
     if let Some(template) = &plan.config.chat_template {
         write("chat_template.jinja", template.clone())?;
@@ -63,25 +51,18 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
     write("README.md", card(plan))
 }
 
-fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
-    let (from, to) = (from.join(name), to.join(name));
-    if from.is_file() {
-        // Not `fs::copy`: a read-only original would make a read-only copy.
-        let bytes = std::fs::read(&from).at(&from)?;
-        std::fs::write(&to, bytes).at(&to)?;
-    }
-    Ok(())
-}
-
-/// The reference's config with the output's dtype and number of layers.
-fn output_config(plan: &Plan) -> Value {
+/// The reference's config with the output's dtype, number of layers and vocabulary.
+fn output_config(plan: &Plan) -> Result<Value> {
     let reference = &plan.models[plan.matched.reference];
     let mut config = reference.config.clone();
     let Some(map) = config.as_object_mut() else {
-        return config;
+        return Ok(config);
     };
     // Weights of 8 bits are written as the numbers they stand for.
     map.shift_remove("quantization_config");
+    if let Some(files) = &plan.tokenizer {
+        files.correct_config(map)?;
+    }
     let dtype = plan.matched.tensors.iter().map(|tensor| tensor.dtype);
     if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype)) {
         let key = if map.contains_key("dtype") {
@@ -109,7 +90,7 @@ fn output_config(plan: &Plan) -> Value {
             map.insert("layer_types".into(), Value::Array(types));
         }
     }
-    config
+    Ok(config)
 }
 
 /// The configuration as YAML, as far as JSON is not YAML already.
@@ -181,10 +162,14 @@ fn card(plan: &Plan) -> String {
             format!("* `{}`{}\n", model.name, if base { " (base)" } else { "" })
         })
         .collect();
+    let vocabulary = match &plan.tokenizer {
+        Some(files) => format!("## Vocabulary\n\n* {}\n\n", files.summary.join("\n* ")),
+        None => String::new(),
+    };
     format!(
         "---\nlibrary_name: transformers\ntags:\n- merge\n---\n# {name}\n\n\
          A merge made by fuselm {} with the method [`{}`]({}): {}.\n\n\
-         ## Models\n\n{}\n## Configuration\n\n```yaml\n{configuration}```\n",
+         ## Models\n\n{}\n{vocabulary}## Configuration\n\n```yaml\n{configuration}```\n",
         env!("CARGO_PKG_VERSION"),
         method.name,
         method.paper,

@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::config::MergeConfig;
+use super::fingerprint::fingerprint;
 use super::inputs::{Model, Pages, existing_ancestor};
-use super::matching::{Matched, TensorPlan, match_tensors};
+use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
-use super::vocabulary::differences;
+use super::vocabulary::{Files, describe, differences, prepare};
 use crate::error::{Context, Error, Result};
 use crate::memory::free_memory;
 use crate::tensors::{Layout, TensorSpec};
@@ -65,6 +66,8 @@ pub struct Plan {
     pub(super) matched: Matched,
     pub(super) layout: Layout,
     pub(super) fingerprint: String,
+    /// The tokenizer of the output, where rows are placed by token.
+    pub(super) tokenizer: Option<Files>,
     /// What the user is warned about before the merge.
     pub(super) warnings: Vec<String>,
     /// What becomes of the pages of a tensor that is merged.
@@ -96,7 +99,17 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
     check_output(&models, out, options.force)?;
-    let matched = match_tensors(config, &models)?;
+    let vocabulary = prepare(config, &models, reference(config, &models)?)?;
+    let (vocabulary, tokenizer, about) = match vocabulary {
+        Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
+        None => (None, None, Vec::new()),
+    };
+    let matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    drop(vocabulary);
+    let tokenizer = tokenizer.map(|files| Files {
+        summary: summarise(files.summary, &matched, &models),
+        ..files
+    });
     let specs = matched
         .tensors
         .iter()
@@ -109,7 +122,10 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let layout = Layout::new(specs, options.out_shard_size)?;
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
-    let warnings = differences(config, &models).into_iter().collect();
+    let warnings = differences(config, &models)
+        .into_iter()
+        .chain(about)
+        .collect();
     let mut plan = Plan {
         config: config.clone(),
         options: options.clone(),
@@ -119,10 +135,26 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         layout,
         fingerprint: String::new(),
         warnings,
+        tokenizer,
         pages: if fits { Pages::Keep } else { Pages::Drop },
     };
-    plan.fingerprint = plan.fingerprint()?;
+    plan.fingerprint = fingerprint(&plan)?;
     Ok(plan)
+}
+
+/// What the vocabulary is made of, and where the rows of the first tensor that is placed come from.
+fn summarise(mut summary: Vec<String>, matched: &Matched, models: &[Model]) -> Vec<String> {
+    let placed = matched.tensors.iter().find_map(|tensor| {
+        let names = tensor
+            .inputs()
+            .map(|(number, _)| models[*number].name.as_str());
+        Some((tensor.placement.as_ref()?, names.collect::<Vec<_>>()))
+    });
+    match placed {
+        Some((placement, names)) => summary.extend(describe(placement, &names)),
+        None => summary.push("all models have these tokens in this order".to_owned()),
+    }
+    summary
 }
 
 fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
@@ -180,63 +212,7 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the result depends on: configuration, inputs (by path, size and times) and layout.
-fn fingerprint(config: &MergeConfig, models: &[Model], layout: &Layout) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    add(env!("CARGO_PKG_VERSION"));
-    add(&config.source.to_string());
-    for model in models {
-        add(&model.name);
-        add(&model.config.to_string());
-        if let Some(adapter) = &model.adapter {
-            add(&adapter.config);
-        }
-        for file in model.files() {
-            let meta = std::fs::metadata(file).at(file)?;
-            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
-            let (length, times) = (meta.len(), times(&meta));
-            add(&format!("{} {length} {times:?}", file.display()));
-        }
-    }
-    for tensor in layout.tensors() {
-        add(&format!(
-            "{} {:?} {:?}",
-            tensor.name, tensor.dtype, tensor.shape
-        ));
-    }
-    for file in layout.files() {
-        add(file);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// When a file was last written, and when anything about it last changed, which no program can
-/// set back: in nanoseconds.
-#[cfg(unix)]
-fn times(meta: &std::fs::Metadata) -> [i128; 2] {
-    use std::os::unix::fs::MetadataExt;
-    let whole = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    [
-        whole(meta.mtime(), meta.mtime_nsec()),
-        whole(meta.ctime(), meta.ctime_nsec()),
-    ]
-}
-
-#[cfg(not(unix))]
-fn times(meta: &std::fs::Metadata) -> Option<std::time::SystemTime> {
-    meta.modified().ok()
-}
-
 impl Plan {
-    /// [`fingerprint`] of the files as they are now.
-    pub(super) fn fingerprint(&self) -> Result<String> {
-        fingerprint(&self.config, &self.models, &self.layout)
-    }
-
     /// The folder beside the output in which the merge is put together.
     pub(super) fn workplace(&self) -> PathBuf {
         let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
@@ -338,7 +314,21 @@ impl Plan {
                 false => threads * tiles + blocks + selection,
             }
         };
-        self.matched.tensors.iter().map(one).max().unwrap_or(0)
+        // Placements of rows that tensors share, and the tokenizer's file.
+        let placements = self
+            .matched
+            .tensors
+            .iter()
+            .filter_map(|t| t.placement.as_ref());
+        let mut placements: Vec<_> = placements.collect();
+        placements.dedup_by(|a, b| std::sync::Arc::ptr_eq(a, b));
+        let placements: u64 = placements.iter().map(|placement| placement.bytes()).sum();
+        let json = self
+            .tokenizer
+            .as_ref()
+            .and_then(|files| files.json.as_ref());
+        let json = json.map_or(0, |json| json.len() as u64);
+        placements + json + self.matched.tensors.iter().map(one).max().unwrap_or(0)
     }
 
     /// Free bytes where the output will be, if the system says.
@@ -443,6 +433,11 @@ impl fmt::Display for Plan {
             "memory      at most {} beyond the page cache",
             Bytes(self.memory())
         )?;
+        let vocabulary = self.tokenizer.iter().flat_map(|files| &files.summary);
+        for (at, line) in vocabulary.enumerate() {
+            let title = if at == 0 { "vocabulary" } else { "" };
+            writeln!(f, "{title:<12}{line}")?;
+        }
         for warning in &self.warnings {
             writeln!(f, "warning     {warning}")?;
         }

@@ -6,12 +6,14 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::blocks::{Inputs, Output, Walk};
+use super::fingerprint::fingerprint;
 use super::inputs::{Input, Pages};
 use super::journal::{JOURNAL, Journal};
 use super::kernels::{self, Job, Outcome, Remark, Share};
 use super::matching::TensorPlan;
 use super::output::write_companions;
 use super::plan::Plan;
+use super::vocabulary::Gathered;
 use crate::error::{Context, Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::tensors::{CheckpointWriter, Elements};
@@ -140,7 +142,7 @@ pub fn run_observed(
     }
 
     let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
-    if plan.fingerprint()? != plan.fingerprint {
+    if fingerprint(plan)? != plan.fingerprint {
         let problem = "an input has changed since the merge began";
         return Err(Error::file(&workplace, problem).remedy("run the same command again"));
     }
@@ -169,19 +171,19 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
         writer.write(at, 0, plan.models[*number].checkpoint.tensor(name)?.bytes)?;
         return Ok(Outcome::empty());
     }
-    fn open<'a>(plan: &'a Plan, (number, name): &'a (usize, String)) -> Result<Input<'a>> {
-        plan.models[*number].open_tensor(name)
-    }
-    let base = tensor
-        .base
-        .as_ref()
-        .map(|base| open(plan, base))
-        .transpose()?;
-    let models = tensor
-        .models
-        .iter()
-        .map(|model| open(plan, model))
+    let stored = tensor
+        .inputs()
+        .map(|(number, name)| plan.models[*number].open_tensor(name))
         .collect::<Result<Vec<Input<'_>>>>()?;
+    let gathered = match &tensor.placement {
+        Some(placement) => Gathered::all(&stored, placement, tensor.shape[1..].iter().product())?,
+        None => Vec::new(),
+    };
+    let inputs: Vec<&dyn Elements> = match &tensor.placement {
+        Some(_) => gathered.iter().map(|input| input as _).collect(),
+        None => stored.iter().map(|input| input as _).collect(),
+    };
+    let (base, models) = inputs.split_at(usize::from(tensor.base.is_some()));
     let len = tensor.shape.iter().product();
     let vector = tensor.shape.len() < 2;
     let row = if vector {
@@ -194,8 +196,8 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
         method: plan.config.method,
         walk: Walk::new(len, row, plan.options.chunk),
         inputs: Inputs {
-            base: base.as_ref().map(|input| input as &dyn Elements),
-            models: models.iter().map(|input| input as &dyn Elements).collect(),
+            base: base.first().copied(),
+            models: models.to_vec(),
         },
         models: tensor
             .models

@@ -22,6 +22,10 @@ impl Plan {
         let mut provenance = Provenance::new(Kind::MergeStats).options(self.config.source.clone());
         for model in &self.models {
             provenance = provenance.input(&model.name, digest::model(&model.dir)?);
+            if self.tokenizer.is_some() {
+                let tokens = digest::file(&model.dir.join("tokenizer.json"))?;
+                provenance = provenance.input(format!("{} (tokenizer)", model.name), tokens);
+            }
             if let Some(adapter) = &model.adapter {
                 let weights = digest::file(&adapter.dir.join(super::adapter::WEIGHTS))?;
                 provenance = provenance.input(format!("{} (adapter)", model.name), weights);

@@ -8,6 +8,7 @@
 //! ([`Tokenizer::first_token`]).
 
 pub(crate) mod edits;
+pub(crate) mod merges;
 mod pieces;
 mod roles;
 mod spans;

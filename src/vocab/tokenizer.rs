@@ -10,7 +10,7 @@ use tokenizers::{
 };
 
 use super::pieces::{self, Scheme};
-use super::{Kind, Role, Vocabulary, roles, spans};
+use super::{Kind, Role, Vocabulary, merges, roles, spans};
 use crate::error::{Context, Error, Result};
 use crate::model::{check_tokens, tokenizer_dir};
 use crate::text::ChatTemplate;
@@ -82,6 +82,7 @@ impl Tokenizer {
         })?;
         let mut spec: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::file(&path, format!("no valid JSON: {error}")))?;
+        merges::check(&path, &spec)?;
         // Dropout makes tokenisation random; it is of use to its trainers only.
         let dropout = spec
             .get_mut("model")

@@ -68,7 +68,7 @@ fn wrong_configurations_are_refused_with_a_remedy() {
         "it would have no effect",
     );
     refused(&with("dtype: int8"), "cannot be written");
-    refused(&with("tokenizer_source: union"), "not supported");
+    refused(&with("tokenizer: {source: [base]}"), "expected text");
     refused(&with("chat_template: chatml"), "is no template");
     let twice = "merge_method: sce\nbase_model: p\nmodels: [a, a]";
     refused(twice, "listed twice");

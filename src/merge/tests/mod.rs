@@ -8,6 +8,7 @@ mod methods;
 mod refusals;
 mod runs;
 mod stats;
+mod vocabularies;
 
 use std::path::{Path, PathBuf};
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::config::MergeConfig;
-use super::inputs::Model;
+use crate::merge::config::MergeConfig;
+use crate::merge::inputs::Model;
 
 /// A digest of the tokens and their ids in a folder's `tokenizer.json`, if it has one that can be
 /// read. The order of entries does not matter.
@@ -41,7 +41,7 @@ fn digest(dir: &Path) -> Option<[u8; 32]> {
 }
 
 /// What to tell the user where rows of embeddings do not stand for the same tokens.
-pub(super) fn differences(config: &MergeConfig, models: &[Model]) -> Option<String> {
+pub(in crate::merge) fn differences(config: &MergeConfig, models: &[Model]) -> Option<String> {
     if config.tokenizer.is_some() {
         return None;
     }
@@ -56,8 +56,8 @@ pub(super) fn differences(config: &MergeConfig, models: &[Model]) -> Option<Stri
     (!others.is_empty()).then(|| {
         format!(
             "the tokenizers of `{first}` and `{}` give ids to different tokens: rows of embeddings \
-             that are merged do not belong together (a `tokenizer_source` that you set is not \
-             questioned)",
+             that are merged do not belong together; `tokenizer_source: base` or `union` places \
+             them by token",
             others.join("`, `")
         )
     })

@@ -1,0 +1,71 @@
+//! What the result of a merge depends on.
+
+use super::plan::Plan;
+use crate::error::{Context, Result};
+
+/// A digest of configuration, inputs (by path, size and times), vocabulary and layout, with the
+/// files as they are now.
+pub(super) fn fingerprint(plan: &Plan) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for placement in plan
+        .matched
+        .tensors
+        .iter()
+        .filter_map(|t| t.placement.as_ref())
+    {
+        placement.hash(&mut hasher);
+    }
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add(env!("CARGO_PKG_VERSION"));
+    add(&plan.config.source.to_string());
+    if let Some(json) = plan
+        .tokenizer
+        .as_ref()
+        .and_then(|files| files.json.as_ref())
+    {
+        add(json);
+    }
+    for model in &plan.models {
+        add(&model.name);
+        add(&model.config.to_string());
+        if let Some(adapter) = &model.adapter {
+            add(&adapter.config);
+        }
+        for file in model.files() {
+            let meta = std::fs::metadata(file).at(file)?;
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+            let (length, times) = (meta.len(), times(&meta));
+            add(&format!("{} {length} {times:?}", file.display()));
+        }
+    }
+    for tensor in plan.layout.tensors() {
+        add(&format!(
+            "{} {:?} {:?}",
+            tensor.name, tensor.dtype, tensor.shape
+        ));
+    }
+    for file in plan.layout.files() {
+        add(file);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// When a file was last written, and when anything about it last changed, which no program can
+/// set back: in nanoseconds.
+#[cfg(unix)]
+fn times(meta: &std::fs::Metadata) -> [i128; 2] {
+    use std::os::unix::fs::MetadataExt;
+    let whole = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    [
+        whole(meta.mtime(), meta.mtime_nsec()),
+        whole(meta.ctime(), meta.ctime_nsec()),
+    ]
+}
+
+#[cfg(not(unix))]
+fn times(meta: &std::fs::Metadata) -> Option<std::time::SystemTime> {
+    meta.modified().ok()
+}

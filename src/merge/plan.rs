@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::config::MergeConfig;
 use super::inputs::{Model, Pages, existing_ancestor};
@@ -64,6 +65,8 @@ pub struct Plan {
     pub(super) matched: Matched,
     pub(super) layout: Layout,
     pub(super) fingerprint: String,
+    /// [`Plan::written`] when it was made.
+    written: Vec<(u64, Option<SystemTime>)>,
     /// What the user is warned about before the merge.
     pub(super) warnings: Vec<String>,
     /// What becomes of the pages of a tensor that is merged.
@@ -113,14 +116,15 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         config: config.clone(),
         options: options.clone(),
         out: out.to_path_buf(),
+        fingerprint: fingerprint(config, &models, &layout)?,
         models,
         matched,
         layout,
-        fingerprint: String::new(),
+        written: Vec::new(),
         warnings,
         pages: if fits { Pages::Keep } else { Pages::Drop },
     };
-    plan.fingerprint = plan.fingerprint()?;
+    plan.written = plan.written()?;
     Ok(plan)
 }
 
@@ -226,14 +230,36 @@ fn times(meta: &std::fs::Metadata) -> [i128; 2] {
 }
 
 #[cfg(not(unix))]
-fn times(meta: &std::fs::Metadata) -> Option<std::time::SystemTime> {
+fn times(meta: &std::fs::Metadata) -> Option<SystemTime> {
     meta.modified().ok()
 }
 
 impl Plan {
-    /// [`fingerprint`] of the files as they are now.
-    pub(super) fn fingerprint(&self) -> Result<String> {
-        fingerprint(&self.config, &self.models, &self.layout)
+    /// Sizes of the inputs' files and when each was last written.
+    fn written(&self) -> Result<Vec<(u64, Option<SystemTime>)>> {
+        let files = self.models.iter().flat_map(Model::files);
+        files
+            .map(|file| {
+                let meta = std::fs::metadata(file).at(file)?;
+                Ok((meta.len(), meta.modified().ok()))
+            })
+            .collect()
+    }
+
+    /// Fails if an input was written to since the plan was made.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let files = self.models.iter().flat_map(Model::files);
+        let now = self.written()?;
+        match files
+            .zip(self.written.iter().zip(&now))
+            .find(|(_, (a, b))| a != b)
+        {
+            None => Ok(()),
+            Some((file, _)) => Err(
+                Error::file(file, "the file has changed since the merge began")
+                    .remedy("run the same command again"),
+            ),
+        }
     }
 
     /// The folder beside the output in which the merge is put together.

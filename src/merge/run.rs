@@ -139,10 +139,7 @@ pub fn run_observed(
     }
 
     let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
-    if plan.fingerprint()? != plan.fingerprint {
-        let problem = "an input has changed since the merge began";
-        return Err(Error::file(&workplace, problem).remedy("run the same command again"));
-    }
+    plan.check_unchanged()?;
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     drop(journal);

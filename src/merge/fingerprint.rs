@@ -1,7 +1,10 @@
 //! What the result of a merge depends on.
 
+use std::time::SystemTime;
+
+use super::inputs::Model;
 use super::plan::Plan;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 /// A digest of configuration, inputs (by path, size and times), vocabulary and layout, with the
 /// files as they are now.
@@ -66,6 +69,31 @@ fn times(meta: &std::fs::Metadata) -> [i128; 2] {
 }
 
 #[cfg(not(unix))]
-fn times(meta: &std::fs::Metadata) -> Option<std::time::SystemTime> {
+fn times(meta: &std::fs::Metadata) -> Option<SystemTime> {
     meta.modified().ok()
+}
+
+/// Sizes of the inputs' files and when each was last written.
+pub(super) fn written(plan: &Plan) -> Result<Vec<(u64, Option<SystemTime>)>> {
+    let files = plan.models.iter().flat_map(Model::files);
+    files
+        .map(|file| {
+            let meta = std::fs::metadata(file).at(file)?;
+            Ok((meta.len(), meta.modified().ok()))
+        })
+        .collect()
+}
+
+/// Fails if an input was written to since the plan was made.
+pub(super) fn check_unchanged(plan: &Plan) -> Result<()> {
+    let files = plan.models.iter().flat_map(Model::files);
+    let now = written(plan)?;
+    let both = plan.written.iter().zip(&now);
+    match files.zip(both).find(|(_, (a, b))| a != b) {
+        None => Ok(()),
+        Some((file, _)) => Err(
+            Error::file(file, "the file has changed since the merge began")
+                .remedy("run the same command again"),
+        ),
+    }
 }

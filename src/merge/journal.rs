@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::kernels::{Outcome, Remark, Share};
 use crate::error::{Context, Error, Result};
+use crate::progress::warn;
 
 #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
 struct Head {
@@ -129,6 +130,12 @@ impl Journal {
             file.set_len(good as u64).at(&path)?;
             file.seek(SeekFrom::End(0)).at(&path)?;
         } else {
+            if !bytes.is_empty() {
+                let dir = dir.display();
+                warn(format!(
+                    "an interrupted merge in {dir} had other inputs or settings: starting again"
+                ));
+            }
             clear(dir)?;
             file.set_len(0).at(&path)?;
             file.rewind().at(&path)?;

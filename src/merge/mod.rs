@@ -13,6 +13,8 @@
 //!   of threads and any chunk size.
 //! * Memory is bounded by threads × models, not by the size of a tensor or a model.
 //! * A killed merge continues at the tensor where it stopped.
+//! * 8-bit weights are read as the numbers they stand for ([`ScaleMap`](crate::tensors::ScaleMap)).
+//! * A number that is infinite or NaN, in an input or in what would be written, is an error.
 
 mod adapter;
 mod blocks;

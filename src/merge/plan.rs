@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::config::MergeConfig;
-use super::fingerprint::fingerprint;
+use super::fingerprint::{fingerprint, written};
 use super::inputs::{Model, Pages, existing_ancestor};
 use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
@@ -68,6 +69,8 @@ pub struct Plan {
     pub(super) fingerprint: String,
     /// The tokenizer of the output, where rows are placed by token.
     pub(super) tokenizer: Option<Files>,
+    /// Sizes of the inputs' files, and when each was last written, when the plan was made.
+    pub(super) written: Vec<(u64, Option<SystemTime>)>,
     /// What the user is warned about before the merge.
     pub(super) warnings: Vec<String>,
     /// What becomes of the pages of a tensor that is merged.
@@ -134,11 +137,14 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         matched,
         layout,
         fingerprint: String::new(),
+        written: Vec::new(),
         warnings,
         tokenizer,
         pages: if fits { Pages::Keep } else { Pages::Drop },
     };
     plan.fingerprint = fingerprint(&plan)?;
+    plan.fingerprint = fingerprint(&plan)?;
+    plan.written = written(&plan)?;
     Ok(plan)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::blocks::{Inputs, Output, Walk};
-use super::fingerprint::fingerprint;
+use super::fingerprint::check_unchanged;
 use super::inputs::{Input, Pages};
 use super::journal::{JOURNAL, Journal};
 use super::kernels::{self, Job, Outcome, Remark, Share};
@@ -142,10 +142,7 @@ pub fn run_observed(
     }
 
     let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
-    if fingerprint(plan)? != plan.fingerprint {
-        let problem = "an input has changed since the merge began";
-        return Err(Error::file(&workplace, problem).remedy("run the same command again"));
-    }
+    check_unchanged(plan)?;
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     drop(journal);

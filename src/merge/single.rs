@@ -18,7 +18,8 @@ use crate::tensors::{Dtype, Elements};
 /// # Errors
 ///
 /// Another number of models than the configuration has, tensors of another size than the shape,
-/// parameters that are missing, an error of `write`, the user's wish to stop.
+/// parameters that are missing, numbers that are not finite (or not in `dtype`), an error of
+/// `write`, the user's wish to stop.
 pub fn merge_elements(
     config: &MergeConfig,
     name: &str,
@@ -67,6 +68,10 @@ pub fn merge_elements(
         vector,
     };
     let outcome = kernels::merge(&job, &Output { dtype, write })?;
+    if !outcome.finite {
+        let problem = format!("tensor `{name}`: a number is infinite or NaN, or becomes so");
+        return Err(Error::usage(problem));
+    }
     let rows = names.iter().zip(&outcome.shares);
     Ok(rows
         .map(|(model, share)| MergeStat::new(name, model, share))

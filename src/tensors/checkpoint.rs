@@ -91,8 +91,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `dir/model.safetensors`, or the shards named by `dir/model.safetensors.index.json`,
-    /// or, where `dir` is itself a `.safetensors` file, that file.
+    /// Opens `dir/model.safetensors`, else the shards named by `dir/model.safetensors.index.json`
+    /// (in that order, as transformers does), or, where `dir` is itself a `.safetensors` file, that file.
     ///
     /// # Errors
     ///
@@ -117,10 +117,10 @@ impl Checkpoint {
                 .remedy("give the path of a folder that holds config.json and safetensors files"));
         }
         let index = dir.join(INDEX);
-        if index.is_file() {
-            checkpoint.add_index(&index)?;
-        } else if dir.join(SINGLE).is_file() {
+        if dir.join(SINGLE).is_file() {
             checkpoint.add(dir.join(SINGLE))?;
+        } else if index.is_file() {
+            checkpoint.add_index(&index)?;
         } else {
             let problem = format!("expected `{SINGLE}` or `{INDEX}`, found neither");
             let error = Error::file(dir, problem);

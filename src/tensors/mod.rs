@@ -25,4 +25,4 @@ pub use scales::{Grid, Quantisation, ScaleMap, Scales, Stored};
 pub use writer::{CheckpointWriter, Layout, TensorSpec};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -241,6 +241,93 @@ fn every_truncation_and_bit_flip_is_refused_or_harmless() {
     }
 }
 
+/// Random numbers from a seed.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % limit.max(1)
+    }
+
+    /// Flips a bit, removes or repeats a piece, or puts one of `words` somewhere; a few times.
+    pub fn mutate(&mut self, bytes: &mut Vec<u8>, words: &[&str]) {
+        for _ in 0..=self.below(3) {
+            let at = self.below(bytes.len() + 1);
+            let end = (at + self.below(12)).min(bytes.len());
+            match self.below(4) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+                1 => drop(bytes.drain(at..end)),
+                2 => {
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+                _ => {
+                    let word = words[self.below(words.len())];
+                    bytes.splice(at..at, word.bytes());
+                }
+            }
+        }
+    }
+}
+
+/// What fuzz/fuzz_targets/header.rs does, from a fixed seed.
+#[test]
+fn mutations_of_headers_are_refused_or_cover_the_file() {
+    let good = concat!(
+        r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[2,3],"#,
+        r#""data_offsets":[0,12]},"b":{"dtype":"F8_E4M3","shape":[],"data_offsets":[12,13]}}"#
+    );
+    let words = [
+        "0",
+        "1",
+        "-1",
+        "18446744073709551615",
+        "4294967296",
+        "1e9",
+        "0.5",
+        "null",
+        "true",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "\"",
+        "\\u0000",
+        "\"__metadata__\"",
+        "\"a\"",
+        "F32",
+        "I64",
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut accepted = 0;
+    for _ in 0..30_000 {
+        let mut text = good.as_bytes().to_vec();
+        random.mutate(&mut text, &words);
+        let length = text.len();
+        let mut bytes = (length as u64).to_le_bytes().to_vec();
+        bytes.append(&mut text);
+        bytes.resize(bytes.len() + 13, 0);
+        match Header::parse(Path::new("x"), &bytes) {
+            Err(error) => assert!(error.to_string().starts_with("x: ")),
+            Ok(header) => {
+                let mut covered = 8 + length;
+                for tensor in &header.tensors {
+                    assert_eq!(tensor.begin, covered);
+                    covered = tensor.end;
+                }
+                assert_eq!(covered, bytes.len());
+                accepted += 1;
+            }
+        }
+    }
+    assert!((100..20_000).contains(&accepted), "{accepted}");
+}
+
 #[test]
 fn an_index_stays_in_its_folder_and_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();

@@ -119,6 +119,50 @@ fn a_source_without_weights() {
     refused(&workshop, &["models/atlas", "safetensors"]);
 }
 
+#[test]
+fn merges_of_damaged_weights_write_nothing() {
+    let workshop = Workshop::new();
+    let copy = workshop.path("models/copy");
+    fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let from = workshop.path("models/pivot").join(file);
+        fs::copy(from, copy.join(file)).unwrap();
+    }
+    let config = "merge_method: sce\nbase_model: models/pivot\nmodels: [{ model: models/copy }]\n";
+    workshop.write("merge.yml", config);
+    let path = copy.join("model.safetensors");
+    let good = fs::read(&path).unwrap();
+    let name = good.windows(4).position(|four| four == b"norm").unwrap();
+    let shape = good.windows(5).position(|five| five == b"shape").unwrap();
+    let flip = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 2;
+        bytes
+    };
+    let mut not_a_number = good.clone();
+    let end = good.len();
+    not_a_number[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let mut long = good.clone();
+    long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    for (bytes, word) in [
+        (good[..end - 1].to_vec(), "damaged or incomplete"),
+        (good[..50].to_vec(), "damaged or incomplete"),
+        (long, "the limit is"),
+        (flip(name), "is missing"),
+        (flip(shape + 8), "takes"),
+        (not_a_number, "is NaN"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let finished = workshop.fuselm("merge merge.yml merged").exits(1);
+        let finished = finished.says(&["models/copy", word]);
+        assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+        assert!(!workshop.path("merged").exists());
+    }
+    fs::write(&path, &good).unwrap();
+    workshop.fuselm("merge merge.yml merged").exits(0);
+    workshop.has_no_leftovers();
+}
+
 /// Sets one embedding of a model, of a token that some sample has but not the first.
 fn poison(workshop: &Workshop, model: &str, value: f32) {
     rewrite(workshop, model, |tensors| {

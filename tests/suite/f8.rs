@@ -151,7 +151,9 @@ dtype: float32
     for kind in KINDS {
         let values = models(&workshop.path(""), kind);
         let name = "model.layers.0.w.weight";
-        let plan = workshop.fuselm("merge linear.yml mixed --dry-run").exits(0);
+        let plan = workshop
+            .fuselm("merge linear.yml planned --dry-run")
+            .exits(0);
         for words in [
             "1 tensors of `f8` are 8-bit floats (1 with scales)",
             "`quantization_config` is left out",
@@ -309,7 +311,7 @@ fn models_of_eight_bits_are_scored_and_trained_as_the_numbers_they_stand_for() {
         assert!(words.len() > 20, "{words}");
         words
     };
-    for more in ["", "--offload --offload-memory 0.01"] {
+    for more in ["", "--offload"] {
         assert_eq!(evaluated("f8", more), evaluated("wide", more));
     }
 

@@ -268,7 +268,10 @@ fn a_killed_merge_notices_that_an_input_has_changed() {
     let file = fs::File::options().append(true).open(&input).unwrap();
     file.set_modified(before).unwrap();
     drop(file);
-    workshop.fuselm("merge sce.yml merged").exits(0);
+    workshop
+        .fuselm("merge sce.yml merged")
+        .exits(0)
+        .says(&["had other inputs or settings: starting again"]);
     workshop.fuselm("merge sce.yml undisturbed").exits(0);
     assert_equal_models(&workshop, "undisturbed", "merged");
     workshop.has_no_leftovers();

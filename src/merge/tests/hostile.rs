@@ -8,6 +8,7 @@ use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run, run_observed};
 use super::{Zoo, config_of, files, zoo};
 use crate::error::Error;
+use crate::tensors::tests::Random;
 use crate::tensors::{Checkpoint, Dtype, TensorSpec};
 
 /// Two models, the second one to be damaged, and a configuration that merges them.
@@ -205,20 +206,23 @@ fn deep_nesting_is_an_error() {
     let deep = format!("{{\"x\": {}", "[".repeat(200_000));
     let mut header = (deep.len() as u64).to_le_bytes().to_vec();
     header.extend_from_slice(deep.as_bytes());
+    let weights = zoo.out("a/model.safetensors");
     for (file, bytes) in [
-        ("a/model.safetensors", header),
         ("a/config.json", deep.clone().into_bytes()),
+        ("a/model.safetensors", header),
         ("a/model.safetensors.index.json", deep.clone().into_bytes()),
     ] {
         let path = zoo.out(file);
         let before = std::fs::read(&path).ok();
+        if before.is_none() {
+            std::fs::remove_file(&weights).unwrap();
+        }
         std::fs::write(&path, bytes).unwrap();
         let error = plan(&config, &zoo.out("out"), &MergeOptions::default()).err();
         let error = error.unwrap().to_string();
         assert!(error.contains(file) && error.len() < 1000, "{error}");
-        match before {
-            Some(before) => std::fs::write(&path, before).unwrap(),
-            None => std::fs::remove_file(&path).unwrap(),
+        if let Some(before) = before {
+            std::fs::write(&path, before).unwrap();
         }
     }
     for nested in ["[", "{a: ", "- ", "&a [", "!t ["] {
@@ -232,6 +236,78 @@ fn deep_nesting_is_an_error() {
         bomb += &format!("a{level}: &a{level} [{before}]\n");
     }
     assert!(super::MergeConfig::from_yaml(&bomb, Path::new("")).is_err());
+}
+
+/// What fuzz/fuzz_targets/merge_yaml.rs does, from a fixed seed.
+#[test]
+fn mutations_of_configurations_are_refused_or_usable() {
+    let good = "\
+merge_method: ties
+base_model: base
+models:
+- &m { model: a+b, parameters: { weight: 0.5, density: [0.2, 1] } }
+- model: b
+  parameters:
+    weight:
+    - { filter: mlp, value: 0.3 }
+    - { filter: \"*\", value: [1, 0.5] }
+parameters: { normalize: true, int8_mask: true }
+dtype: bfloat16
+tokenizer_source: base
+";
+    let words = [
+        "slices:",
+        "sources:",
+        "layer_range: [0, 2]",
+        "[",
+        "]",
+        "{",
+        "}",
+        ": ",
+        "- ",
+        "\n",
+        "  ",
+        "*m",
+        "&m ",
+        "<<: ",
+        "!!str ",
+        "|",
+        "~",
+        "0x10",
+        "-.inf",
+        ".nan",
+        "1e400",
+        "[]",
+        "\t",
+        "18446744073709551616",
+        "'",
+        "\"",
+        "# ",
+        "---\n",
+        "%",
+        "sce",
+        "linear",
+        "value: ",
+    ];
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let mut accepted = 0;
+    for _ in 0..4000 {
+        let mut text = good.as_bytes().to_vec();
+        random.mutate(&mut text, &words);
+        let text = String::from_utf8_lossy(&text);
+        let Ok(config) = super::MergeConfig::from_yaml(&text, Path::new("")) else {
+            continue;
+        };
+        accepted += 1;
+        let sources = config.slices.iter().flat_map(|slice| &slice.sources);
+        let levels = sources.map(|source| &source.parameters);
+        for (_, setting) in levels.chain([&config.parameters]).flatten() {
+            for t in [0.0, 0.3, 1.0] {
+                setting.at("model.layers.1.mlp.w.weight", t);
+            }
+        }
+    }
+    assert!((40..3000).contains(&accepted), "{accepted}");
 }
 
 #[test]

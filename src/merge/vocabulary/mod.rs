@@ -41,6 +41,7 @@
 //!   run to run, as does the base where none is configured.
 //! * It stops with a `KeyError` where another model than the base has tokens beyond its rows, and
 //!   with an index error where ids are missing between tokens.
+//! * With `base`, it takes rows of the base's padding for those of tokens that `tokens:` adds.
 //! * It takes a model without a tokenizer for one with the base's; here that is an error.
 //! * A token under `tokens:` that is an added token of some model is added with that model's
 //!   settings (special tokens stay special), and `source` may be left out.

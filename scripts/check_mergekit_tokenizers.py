@@ -23,6 +23,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 HIDDEN, LAYERS = 16, 2
 BY_TOKEN = ["model.embed_tokens.weight", "lm_head.weight"]
@@ -87,6 +88,8 @@ def compare(ours: Path, theirs: Path) -> tuple:
     assert mine.keys() == other.keys(), (
         f"{len(mine.keys() - other.keys())} tokens are ours only, "
         f"{len(other.keys() - mine.keys())} mergekit's only: {list(mine.keys() ^ other.keys())[:5]}")
+    loaded = AutoTokenizer.from_pretrained(ours).get_vocab()
+    assert loaded == mine, f"transformers finds {len(loaded)} tokens, not {len(mine)}"
     sizes = [json.loads((f / "config.json").read_text())["vocab_size"] for f in (ours, theirs)]
     assert sizes[0] == sizes[1], f"vocab_size: {sizes}"
     a, b = tensors(ours), tensors(theirs)

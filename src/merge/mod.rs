@@ -27,6 +27,7 @@ mod output;
 mod plan;
 mod run;
 mod select;
+mod shapes;
 mod single;
 mod stats;
 mod vector;

@@ -23,6 +23,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 HIDDEN, LAYERS = 16, 2
 BY_TOKEN = ["model.embed_tokens.weight", "lm_head.weight"]
@@ -38,6 +39,13 @@ def make_model(folder: Path, tokenizer: Path, seed: int, spare: int, extra: list
     if extra:
         tokens.add_special_tokens(extra)
         tokens.save(str(folder / "tokenizer.json"))
+        # Where transformers finds added tokens here, it does not look for others.
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        if "added_tokens_decoder" in settings:
+            listed = json.loads(tokens.to_str())["added_tokens"]
+            settings["added_tokens_decoder"] = {str(t.pop("id")): t for t in listed}
+            path.write_text(json.dumps(settings))
     rows = max(tokens.get_vocab().values()) + 1 + spare
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
@@ -80,6 +88,8 @@ def compare(ours: Path, theirs: Path) -> tuple:
     assert mine.keys() == other.keys(), (
         f"{len(mine.keys() - other.keys())} tokens are ours only, "
         f"{len(other.keys() - mine.keys())} mergekit's only: {list(mine.keys() ^ other.keys())[:5]}")
+    loaded = AutoTokenizer.from_pretrained(ours).get_vocab()
+    assert loaded == mine, f"transformers finds {len(loaded)} tokens, not {len(mine)}"
     sizes = [json.loads((f / "config.json").read_text())["vocab_size"] for f in (ours, theirs)]
     assert sizes[0] == sizes[1], f"vocab_size: {sizes}"
     a, b = tensors(ours), tensors(theirs)
@@ -125,7 +135,8 @@ def configurations(names: list, only: dict) -> list:
         "union": {"tokenizer_source": "union"},
         "another model's": {"tokenizer_source": others[0]},
         "padded": {"tokenizer": {"source": "union", "pad_to_multiple_of": 64}},
-        "tokens": {"tokenizer": {"source": "base", "tokens": tokens, "pad_to_multiple_of": 8}},
+        # Not `base`: mergekit would take the base's spare rows for those of the new tokens.
+        "tokens": {"tokenizer": {"source": others[0], "tokens": tokens, "pad_to_multiple_of": 8}},
         "union, tokens": {"tokenizer": {"source": "union", "tokens": tokens}},
     }
     return [(f"{method}, {kind}",

@@ -28,4 +28,5 @@ mod suite {
     pub mod sampled;
     pub mod shared_models;
     pub mod variants;
+    pub mod vocabularies;
 }

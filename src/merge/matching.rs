@@ -7,7 +7,8 @@ use super::config::{MergeConfig, Scalar, Setting, Settings, Slice};
 use super::inputs::{HEAD, Model, layer};
 use super::kernels::Values;
 use super::methods::{Base, DefaultValue, Family, Method};
-use super::vocabulary::{Placement, Vocabulary, is_by_token, may_be_by_token};
+use super::shapes::{check_shapes, place_rows};
+use super::vocabulary::{Placement, Vocabulary};
 use crate::error::{Error, Result};
 use crate::tensors::Dtype;
 
@@ -188,7 +189,13 @@ pub(super) fn match_tensors(
     let mut push = |slice: &Prepared<'_>, name: String, at: Option<(usize, &str, &str)>, t: f64| {
         let mut planned = plan_tensor(config, models, slice, name, at, t)?;
         if let Some(vocabulary) = vocabulary {
-            place_rows(&mut planned, config, models, slice, vocabulary, &tensors)?;
+            let base = slice
+                .slice
+                .base_model
+                .as_ref()
+                .or(config.base_model.as_ref());
+            let base = base.map(|name| number_of(models, name)).transpose()?;
+            place_rows(&mut planned, base, models, vocabulary, &tensors)?;
         }
         check_shapes(&planned, models)?;
         tensors.push(planned);
@@ -359,103 +366,6 @@ fn plan_tensor(
         name,
         placement: None,
     })
-}
-
-/// Finds the rows of a tensor that has one for each token.
-fn place_rows(
-    tensor: &mut TensorPlan,
-    config: &MergeConfig,
-    models: &[Model],
-    slice: &Prepared<'_>,
-    vocabulary: &Vocabulary<'_>,
-    earlier: &[TensorPlan],
-) -> Result<()> {
-    let inputs: Vec<(usize, &[usize])> = tensor
-        .inputs()
-        .filter_map(|(number, name)| {
-            Some((
-                *number,
-                models[*number].checkpoint.info(name)?.shape.as_slice(),
-            ))
-        })
-        .collect();
-    let rows: Vec<usize> = inputs
-        .iter()
-        .map(|(_, shape)| shape.first().copied().unwrap_or(0))
-        .collect();
-    let unsuitable = |problem: &str| {
-        let dir = models[inputs[0].0].dir.display();
-        Err(
-            Error::input(dir, format!("tensor `{}` {problem}", tensor.name))
-                .remedy("remove `tokenizer_source`; rows are then merged as they are"),
-        )
-    };
-    let by_token = is_by_token(&tensor.name);
-    let may_be = || may_be_by_token(&tensor.name, inputs[0].1, vocabulary.rows_of(inputs[0].0));
-    if !by_token && !may_be() {
-        return Ok(());
-    }
-    let base = slice
-        .slice
-        .base_model
-        .as_ref()
-        .or(config.base_model.as_ref());
-    let base = base.map(|name| number_of(models, name)).transpose()?;
-    let numbers: Vec<usize> = inputs.iter().map(|(number, _)| *number).collect();
-    let placement = vocabulary.place(&numbers, base)?;
-    if placement.is_identity(&rows) {
-        return Ok(());
-    }
-    if !by_token {
-        return unsuitable("seems to have a row for each token, and is not known");
-    }
-    if tensor.copy || inputs.iter().any(|(_, shape)| shape.is_empty()) {
-        return unsuitable("has no floating-point numbers for each token");
-    }
-    if let Some(first) = tensor.shape.first_mut() {
-        *first = vocabulary.rows;
-    }
-    let known = earlier
-        .iter()
-        .filter_map(|tensor| tensor.placement.as_ref());
-    let same = known.into_iter().find(|known| ***known == placement);
-    tensor.placement = Some(same.cloned().unwrap_or_else(|| Arc::new(placement)));
-    Ok(())
-}
-
-/// Fails where shapes differ; the rows of a tensor that is placed by token may.
-fn check_shapes(tensor: &TensorPlan, models: &[Model]) -> Result<()> {
-    let placed = usize::from(tensor.placement.is_some());
-    let shapes: Vec<(&Model, &str, &[usize])> = tensor
-        .inputs()
-        .filter_map(|(number, name)| {
-            let model = &models[*number];
-            Some((
-                model,
-                name.as_str(),
-                model.checkpoint.info(name)?.shape.as_slice(),
-            ))
-        })
-        .collect();
-    for (model, name, shape) in &shapes {
-        let (expected, _, reference) = &shapes[0];
-        let same = shape.len() == reference.len() && shape[placed..] == reference[placed..];
-        if !same {
-            let remedy = match is_by_token(&tensor.name) && placed == 0 {
-                true => "for models of other vocabularies set `tokenizer_source`: base or union",
-                false => "only models of one architecture can be merged",
-            };
-            return Err(Error::input(
-                model.dir.display(),
-                format!(
-                    "tensor `{name}` of model `{}` has shape {shape:?}, model `{}` has {reference:?}",
-                    model.name, expected.name
-                ),
-            )
-            .remedy(remedy));
-        }
-    }
-    Ok(())
 }
 
 /// The parameters of a tensor outside the layers, for all models and for each of `models`.

@@ -31,6 +31,7 @@ mod output;
 mod plan;
 mod run;
 mod select;
+mod shapes;
 mod single;
 mod stats;
 mod vector;

@@ -410,6 +410,16 @@ fn what_cannot_be_placed_is_refused() {
     }
     std::fs::remove_file(zoo.out("n/tokenizer.json")).unwrap();
     refused(union(), "there is no `tokenizer.json`");
+    let far = words(&["u", "a"])
+        .to_string()
+        .replace("\"a\":1", "\"a\":4294967295");
+    std::fs::create_dir(zoo.out("far")).unwrap();
+    std::fs::write(zoo.out("far/tokenizer.json"), far).unwrap();
+    std::fs::write(zoo.out("n/tokenizer.json"), words(&["u"]).to_string()).unwrap();
+    refused(
+        json!({"tokenizer_source": "far"}),
+        "an id of 4294967295 for 2 tokens",
+    );
     // Not a known embedding: never placed by its shape alone, nor left as it was.
     let zoo = Zoo::new(Dtype::F32, 7);
     let mut specs = zoo.specs();

@@ -9,12 +9,12 @@
 //! tokenizer.json of each model ──► output's tokens ──► place() ──► Placement ──► Gathered
 //! ```
 //!
-//! **Tokens.** `base`: those of the base model (of the first model where there is none); a
-//! model's path: those of that model, which need not be among the merged ones; `union`: those of the base with
-//! their ids, then for each other model in the order of the configuration its tokens that are
-//! still missing, by id. Tokens under `tokens:` that are still missing come last. Tokens whose ids are
-//! beyond the rows of their model's embedding are left out (of the tokenizer, too). Rows of an embedding
-//! beyond its tokens (padding) are not taken over.
+//! **Tokens.** `base`: those of the base model (of the first model where there is none). A
+//! model's path: those of that model, which need not be among the merged ones. `union`: those of
+//! the base with their ids, then for each other model, in the order of the configuration, its
+//! tokens that are still missing, by id. Tokens under `tokens:` that are still missing come last.
+//! Tokens whose ids are beyond the rows of their model's embedding are left out (of the tokenizer,
+//! too). Rows of an embedding beyond its tokens (padding) are not taken over.
 //!
 //! **Rows.** A model that has a token keeps its row for it. For one that lacks it, the first of
 //! these that holds:
@@ -31,16 +31,17 @@
 //!
 //! **Files.** `tokenizer.json` is that of the base (or the model named) with the new tokens as
 //! added tokens, with the settings of the first model that has them as such. Added tokens are
-//! looked for before all others: ordinary pieces of another tokenizer, added to this one, change how
-//! text is split. `vocab_size` follows; if the tokenizer is not the base's, the ids of special
+//! looked for before all others: ordinary pieces of another tokenizer, added to this one, change
+//! how text is split. `vocab_size` follows; if the tokenizer is not the base's, the ids of special
 //! tokens in `config.json` and `generation_config.json` are those of its model.
 //!
 //! This is what mergekit 0.1.5 does, but for these:
 //!
-//! * mergekit goes through models and new tokens in an arbitrary order, so that ids of a union differ from
-//!   run to run, as does the base where none is configured.
+//! * It goes through models and new tokens in an arbitrary order: ids of a union differ from run to
+//!   run, as does the base where none is configured.
 //! * It stops with a `KeyError` where another model than the base has tokens beyond its rows, and
 //!   with an index error where ids are missing between tokens.
+//! * With `base`, it takes rows of the base's padding for those of tokens that `tokens:` adds.
 //! * It takes a model without a tokenizer for one with the base's; here that is an error.
 //! * A token under `tokens:` that is an added token of some model is added with that model's
 //!   settings (special tokens stay special), and `source` may be left out.
@@ -105,31 +106,7 @@ pub(super) fn prepare<'a>(
     let Some(settings) = &config.tokenizer else {
         return Ok(None);
     };
-    let mut warnings = Vec::new();
-    let mut known = Vec::new();
-    for model in models {
-        let rows = names::rows(model).ok_or_else(|| {
-            Error::input(
-                model.dir.display(),
-                "no tensor is known to be the token embedding",
-            )
-            .remedy("remove `tokenizer_source`; rows are then merged as they are")
-        })?;
-        let tokens = read(&model.dir, Some(rows))?;
-        if tokens.left_out > 0 {
-            warnings.push(format!(
-                "{} tokens of `{}` have no row in its embedding of {} rows: they are left out",
-                Count(tokens.left_out as u64),
-                model.name,
-                Count(rows as u64)
-            ));
-        }
-        known.push(ModelTokens {
-            name: &model.name,
-            known: tokens,
-            rows,
-        });
-    }
+    let (known, mut warnings) = read_all(models)?;
     check_models(&settings.tokens, models)?;
 
     let (source, number) = match &settings.source {
@@ -188,6 +165,14 @@ pub(super) fn prepare<'a>(
     }
 
     let last = tokens.last().map_or(0, |(id, _)| *id as usize + 1);
+    // Holes between ids take rows; those of a merged model have bounds, those of a file have none.
+    if last > 2 * tokens.len() + 65_536 {
+        return Err(Error::file(
+            &source.join("tokenizer.json"),
+            format!("an id of {} for {} tokens", last - 1, tokens.len()),
+        )
+        .remedy("use a tokenizer whose tokens are numbered without large gaps"));
+    }
     let rows = last.next_multiple_of(settings.pad_to_multiple_of.unwrap_or(1));
     let name = number.map_or_else(
         || source.display().to_string(),
@@ -219,6 +204,36 @@ pub(super) fn prepare<'a>(
         models: known,
     };
     Ok(Some((vocabulary, files, warnings)))
+}
+
+/// Reads the tokens of all models, and says which have no row.
+fn read_all(models: &[Model]) -> Result<(Vec<ModelTokens<'_>>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let mut known = Vec::new();
+    for model in models {
+        let rows = names::rows(model).ok_or_else(|| {
+            Error::input(
+                model.dir.display(),
+                "no tensor is known to be the token embedding",
+            )
+            .remedy("remove `tokenizer_source`; rows are then merged as they are")
+        })?;
+        let tokens = read(&model.dir, Some(rows))?;
+        if tokens.left_out > 0 {
+            warnings.push(format!(
+                "{} tokens of `{}` have no row in its embedding of {} rows: they are left out",
+                Count(tokens.left_out as u64),
+                model.name,
+                Count(rows as u64)
+            ));
+        }
+        known.push(ModelTokens {
+            name: &model.name,
+            known: tokens,
+            rows,
+        });
+    }
+    Ok((known, warnings))
 }
 
 impl Vocabulary<'_> {

@@ -284,6 +284,10 @@ impl<'a> Distributions<'a> {
 
     /// The first row with an id that a vocabulary of `len` tokens lacks: its position, and the id.
     pub fn beyond(&self, len: usize) -> Option<(u32, TokenId)> {
+        let fit = |ids: &[TokenId]| ids.iter().all(|id| (*id as usize) < len);
+        if fit(self.ids.all()) && fit(self.target_id) {
+            return None;
+        }
         (0..self.len()).find_map(|row| {
             let row = self.row(row);
             let mut ids = row.ids.iter().chain(std::iter::once(&row.target_id));
@@ -294,6 +298,11 @@ impl<'a> Distributions<'a> {
 
     /// The row of position `pos`, if it is stored. Rows must be of one sample.
     pub fn find(&self, pos: u32) -> Option<usize> {
+        // Positions rise, and are one beside the other wherever all text is supervised.
+        let most = pos.checked_sub(*self.pos.first()?)? as usize;
+        if self.pos.get(most) == Some(&pos) {
+            return Some(most);
+        }
         self.pos.binary_search(&pos).ok()
     }
 }

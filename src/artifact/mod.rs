@@ -26,6 +26,7 @@
 //! | `encoding` | the compact columns of distributions, and the expressions that undo them |
 //! | `provenance` | what an artifact was made from, its identity |
 //! | `writer`, `reader` | parts on disk |
+//! | `columns` | single columns of a part: whether rows are in order, which text is no UTF-8 |
 //! | `parts` | working through parts on several threads |
 //! | `rows` | streaming rows sample by sample, typed columns |
 //! | `tokens`, `distribution`, `sequence_metrics`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
@@ -35,6 +36,7 @@
 
 pub mod alignment;
 pub mod atomic;
+mod columns;
 pub mod digest;
 pub mod distribution;
 pub mod encoding;

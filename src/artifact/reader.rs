@@ -8,6 +8,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 
+use super::columns;
 use super::encoding::{Decoder, Problem};
 use super::provenance::Footer;
 use super::{Kind, PartInfo, Provenance};
@@ -272,6 +273,15 @@ impl Part {
         self.rows
     }
 
+    /// Fails unless rows rise by sample and position. Readers that stream the rows of samples find
+    /// that by themselves; this is for those that do not.
+    ///
+    /// # Errors
+    /// The first row that does not rise; damaged pages.
+    pub fn check_order(&self) -> Result<()> {
+        columns::check_order(&self.path, &self.metadata)
+    }
+
     /// Streams the rows in batches, with the columns of [`Kind::schema`].
     ///
     /// # Errors
@@ -291,7 +301,8 @@ impl Part {
         let mut decoder = Decoder::new(self.provenance().kind);
         Ok(reader.map(move |batch| {
             let batch = batch.map_err(|error| {
-                Error::file(&path, format!("damaged: {error}"))
+                columns::text_that_is_no_utf8(&path)
+                    .unwrap_or_else(|| Error::file(&path, format!("damaged: {error}")))
                     .remedy("remove it and run the stage again, it writes only what is missing")
             })?;
             decoder.decode(&batch).map_err(|problem| match problem {

@@ -82,10 +82,14 @@ impl<'a, T: ArrowPrimitiveType> Lists<'a, T> {
 
     /// Elements of all lists together.
     pub fn total(&self) -> usize {
-        let ends = (self.offsets.first(), self.offsets.last());
-        match ends {
-            (Some(begin), Some(end)) => (end - begin) as usize,
-            _ => 0,
+        self.all().len()
+    }
+
+    /// The elements of all lists, one after the other.
+    pub fn all(&self) -> &'a [T::Native] {
+        match (self.offsets.first(), self.offsets.last()) {
+            (Some(begin), Some(end)) => &self.values[*begin as usize..*end as usize],
+            _ => &[],
         }
     }
 

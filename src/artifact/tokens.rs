@@ -95,6 +95,23 @@ pub fn read_part(part: &Part) -> Result<Vec<SampleTokens>> {
     Ok(samples)
 }
 
+/// Fails if a sample of `part` has an id that a vocabulary of `len` tokens lacks.
+///
+/// # Errors
+/// The first such id, with its sample.
+pub fn check_ids(part: &Part, samples: &[SampleTokens], len: usize) -> Result<()> {
+    for sample in samples {
+        if let Some(id) = sample.ids.iter().find(|id| **id as usize >= len) {
+            return Err(Error::input(
+                format!("{} sample {}", part.path().display(), sample.sample_id),
+                format!("id {id} is beyond the vocabulary of {len} tokens"),
+            )
+            .remedy("remove the part and run `corpus` again"));
+        }
+    }
+    Ok(())
+}
+
 /// The rows of `samples` as they are stored.
 pub fn to_batch(samples: &[SampleTokens]) -> Result<RecordBatch> {
     let u32s = || ListBuilder::new(UInt32Builder::new()).with_field(list_element(DataType::UInt32));

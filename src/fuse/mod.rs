@@ -324,6 +324,7 @@ fn read_metrics(part: &Part) -> Result<Vec<Metrics>> {
         .filter(|samples| *samples as u64 <= part.rows().max(1 << 24))
         .ok_or_else(|| Error::file(part.path(), "its footer has an impossible sample count"))?;
     let mut metrics = vec![Metrics::NONE; samples];
+    let mut before = None;
     for batch in part.batches()? {
         let batch = batch?;
         let sample_id = numbers::<UInt64Type>(&batch, "sample_id")?.values();
@@ -339,6 +340,14 @@ fn read_metrics(part: &Part) -> Result<Vec<Metrics>> {
                 )
                 .remedy("run `score` again"));
             }
+            if before.is_some_and(|before| before >= *sample) {
+                return Err(Error::input(
+                    place(),
+                    "rows are not sorted by sample_id, or come twice",
+                )
+                .remedy("remove the part and run `score` again"));
+            }
+            before = Some(*sample);
             let at = sample.checked_sub(info.first_sample);
             let slot = at.and_then(|at| metrics.get_mut(usize::try_from(at).ok()?));
             let Some(slot) = slot else {

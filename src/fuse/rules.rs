@@ -83,13 +83,6 @@ impl<'a> Fuser<'a> {
                     if averaged { None } else { self.default_row() }
                 }
             };
-            if let Some((member, row)) = single {
-                self.parts.push((member, row, 1.0));
-            }
-            if self.parts.is_empty() {
-                write(None, None, 0);
-                continue;
-            }
             if let Some(next) = single.and_then(|single| self.text(members, single)) {
                 let target = Target {
                     pos,
@@ -100,24 +93,21 @@ impl<'a> Fuser<'a> {
                 write(Some(target), single.map(|(member, _)| member), 0);
                 continue;
             }
-            if let Some((member, draws)) = self.drawn(members, single) {
-                let target = Target {
-                    pos,
-                    ids: &self.ids,
-                    probs: &self.probs,
-                    tail: 0.0,
-                };
-                write(Some(target), Some(member), draws);
-                continue;
-            }
-            let tail = self.gather(members, pos)?;
+            let (tail, draws) = match single {
+                Some((member, row)) => self.take(members, member, row)?,
+                None if self.parts.is_empty() => {
+                    write(None, None, 0);
+                    continue;
+                }
+                None => (self.gather(members)?, 0),
+            };
             let target = Target {
                 pos,
                 ids: &self.ids,
                 probs: &self.probs,
                 tail,
             };
-            write(Some(target), single.map(|(member, _)| member), 0);
+            write(Some(target), single.map(|(member, _)| member), draws);
         }
         Ok(())
     }
@@ -171,24 +161,35 @@ impl<'a> Fuser<'a> {
         Some(rows.row(row).target_id)
     }
 
-    /// Takes a row of random draws into `ids` and `probs` as it is: cut or scaled, its shares
-    /// would no longer be unbiased.
-    fn drawn(
+    /// Takes a row into `ids` and `probs`; returns the tail and the number of random draws. But for
+    /// the cut to k it stays as it is: scaled, it would be rounded once more where it is stored, and
+    /// shares of draws would no longer be unbiased.
+    fn take(
         &mut self,
         members: &[Option<Distributions<'_>>],
-        single: Option<(usize, usize)>,
-    ) -> Option<(usize, u16)> {
-        let (member, row) = single?;
-        let rows = members.get(member)?.as_ref()?;
+        member: usize,
+        row: usize,
+    ) -> Result<(f32, u16), Problem> {
+        self.ids.clear();
+        self.probs.clear();
+        let Some(rows) = &members[member] else {
+            return Ok((1.0, 0));
+        };
         let draws = rows.draws(row);
         let row = rows.row(row);
-        (draws > 0).then(|| {
-            self.ids.clear();
-            self.ids.extend_from_slice(row.ids);
-            self.probs.clear();
-            self.probs.extend(row.logprobs.iter().map(|x| x.exp()));
-            (member, draws)
-        })
+        check(&row, member)?;
+        let k = self.options.top_k.unwrap_or(row.ids.len());
+        let mut tail = prob(row.tail_logprob);
+        for (at, (id, logprob)) in row.ids.iter().zip(row.logprobs).enumerate() {
+            match at < k {
+                true => {
+                    self.ids.push(*id);
+                    self.probs.push(logprob.exp());
+                }
+                false => tail += prob(*logprob),
+            }
+        }
+        Ok((tail as f32, draws))
     }
 
     /// The row that stands for a member: its own, or the pivot's where it is left to it.
@@ -258,7 +259,7 @@ impl<'a> Fuser<'a> {
     }
 
     /// Adds up `parts` into `ids` and `probs`, cut to k; returns the tail. All sum to one.
-    fn gather(&mut self, members: &[Option<Distributions<'_>>], pos: u32) -> Result<f32, Problem> {
+    fn gather(&mut self, members: &[Option<Distributions<'_>>]) -> Result<f32, Problem> {
         let all: f64 = self.parts.iter().map(|part| part.2).sum();
         // Weights that all vanish (a sample without metrics) count the same.
         let even = (all <= 0.0).then(|| 1.0 / self.parts.len() as f64);
@@ -269,13 +270,7 @@ impl<'a> Fuser<'a> {
                 continue;
             };
             let row = rows.row(row);
-            let Some(total) = total(&row) else {
-                return Err(Problem {
-                    member,
-                    pos,
-                    what: "a log-probability is not a number, or positive",
-                });
-            };
+            let total = check(&row, member)?;
             let weight = even.unwrap_or(weight / all);
             let scale = weight / total;
             k = k.max(row.ids.len());
@@ -283,16 +278,14 @@ impl<'a> Fuser<'a> {
             let masses = row.logprobs.iter().map(|logprob| prob(*logprob) * scale);
             self.gathered.extend(row.ids.iter().copied().zip(masses));
         }
-        if self.parts.len() > 1 {
-            self.gathered.sort_by_key(|entry| entry.0);
-            self.gathered.dedup_by(|again, first| {
-                let same = again.0 == first.0;
-                if same {
-                    first.1 += again.1;
-                }
-                same
-            });
-        }
+        self.gathered.sort_by_key(|entry| entry.0);
+        self.gathered.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            if same {
+                first.1 += again.1;
+            }
+            same
+        });
         self.gathered
             .sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let k = self.options.top_k.unwrap_or(k);
@@ -346,8 +339,8 @@ fn prob(logprob: f32) -> f64 {
     f64::from(logprob.exp())
 }
 
-/// The sum of all probabilities of a row: one, but for rounding; `None` if that is no number.
-fn total(row: &Distribution<'_>) -> Option<f64> {
+/// The sum of all probabilities of a row: one, but for rounding; fails if that is no number.
+fn check(row: &Distribution<'_>, member: usize) -> Result<f64, Problem> {
     let mut total = prob(row.tail_logprob);
     let mut sane = row.tail_logprob <= SLACK;
     for logprob in row.logprobs {
@@ -355,5 +348,12 @@ fn total(row: &Distribution<'_>) -> Option<f64> {
         sane &= *logprob <= SLACK;
         total += prob(*logprob);
     }
-    (sane && total > 0.0).then_some(total)
+    if sane && total > 0.0 {
+        return Ok(total);
+    }
+    Err(Problem {
+        member,
+        pos: row.pos,
+        what: "a log-probability is not a number, or positive",
+    })
 }

@@ -391,3 +391,51 @@ fn the_stage_reads_and_writes_artifacts() {
     let error = refused(&[members[0].clone(), bad], Mode::Pairwise).to_string();
     assert!(error.contains("`nll` is NaN"), "{error}");
 }
+
+/// The first batch of a part as it is stored.
+fn stored(dir: &Path) -> RecordBatch {
+    let file = std::fs::File::open(dir.join("part-00000.parquet")).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 1024);
+    reader.unwrap().next().unwrap().unwrap()
+}
+
+#[test]
+fn what_the_winner_said_is_stored_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    // Rounded, these lists do not sum to one.
+    let rows: Vec<Row> = (0..200)
+        .map(|pos| {
+            let masses = (1..10u32).map(|at| 0.9 / (at as f32 + pos as f32 / 7.0));
+            let total: f32 = masses.clone().sum::<f32>() * 1.1;
+            let list: Vec<(TokenId, f32)> = (40..).zip(masses.map(|mass| mass / total)).collect();
+            row(pos, &list, 0.5)
+        })
+        .collect();
+    let pivot = member(dir.path(), "pivot", Kind::Topk, &rows[..1], 10.0, 10);
+    let math = member(dir.path(), "math", Kind::Projected, &rows, 8.0, 5);
+    let out = dir.path().join("out");
+    let members = [pivot, math];
+    run(&members, &out, &FuseOptions::default(), Existing::Refuse).unwrap();
+    let (given, found) = (stored(&members[1].distributions), stored(&out));
+    for column in ["pos", "id_gaps", "base_level", "levels", "tail_level"] {
+        assert_eq!(
+            given.column_by_name(column),
+            found.column_by_name(column),
+            "{column}"
+        );
+    }
+    // Cut, the rest is in the tail.
+    let cut = FuseOptions {
+        top_k: Some(2),
+        ..FuseOptions::default()
+    };
+    let found = fuse(&[rows[..1].to_vec(), rows[..1].to_vec()], &[1.0, 0.5], &cut);
+    let list = &rows[0].1;
+    let tail = 1.0 - f64::from(list[0].1 + list[1].1);
+    check(
+        &found[0],
+        &[(40, list[0].1.into()), (41, list[1].1.into())],
+        tail,
+        "1",
+    );
+}

@@ -212,8 +212,9 @@ pub fn map(
         *source as usize >= inputs.source.len() || *pivot as usize >= inputs.pivot.len()
     };
     if let Some((source, pivot, _)) = counted.iter().find(beyond) {
-        return Err(Error::input(
-            "alignment",
+        let alignment = inputs.alignment.unwrap_or(Path::new("alignment"));
+        return Err(Error::file(
+            alignment,
             format!("pairs token {source} with {pivot}, one of which is beyond its vocabulary"),
         )
         .remedy("run `align` again"));

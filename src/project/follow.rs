@@ -5,12 +5,30 @@ use crate::artifact::token_map::MapRow;
 use crate::error::{Error, Result};
 use crate::units::TokenId;
 
+/// Where the probability of a source id goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way<'a> {
+    /// It has no counterpart.
+    Nowhere,
+    /// All of it to one pivot id.
+    To(TokenId),
+    /// To several, with shares that sum to one.
+    Split(&'a [(TokenId, f32)]),
+}
+
+/// Set in a way that leads to several ids; the other bits say which group of them.
+const SPLIT: u32 = 1 << 31;
+const NOWHERE: u32 = u32::MAX;
+
 /// Pivot ids with their shares, by source id.
 #[derive(Debug)]
 pub(super) struct Follow {
     /// Identity of the map.
     pub(super) identity: String,
-    /// Where the entries of each source id begin, and the end.
+    /// By source id, in one word each: the ids of a row lie all over the table, and each is a visit
+    /// to memory. A pivot id, a group, or [`NOWHERE`].
+    ways: Vec<u32>,
+    /// Where the entries of each group begin, and the end.
     begins: Vec<u32>,
     entries: Vec<(TokenId, f32)>,
 }
@@ -22,7 +40,7 @@ impl Follow {
     /// If an id is beyond its vocabulary.
     ///
     /// # Memory
-    /// 4 bytes a source id and 8 a pair.
+    /// 4 bytes a source id, and 8 for each pivot id of those that have several.
     pub(super) fn new(
         artifact: &Artifact,
         rows: &[MapRow],
@@ -61,8 +79,9 @@ impl Follow {
     ) -> std::result::Result<Self, MapRow> {
         let mut follow = Self {
             identity: String::new(),
-            begins: Vec::with_capacity(source_ids + 1),
-            entries: Vec::with_capacity(source_ids),
+            ways: vec![NOWHERE; source_ids],
+            begins: vec![0],
+            entries: Vec::new(),
         };
         for group in rows.chunk_by(|a, b| a.source_id == b.source_id) {
             let beyond = group.iter().find(|row| {
@@ -73,24 +92,36 @@ impl Follow {
             }
             let followed = group.iter().filter(|row| u64::from(row.rank) <= width);
             let total: f32 = followed.clone().map(|row| row.weight).sum();
-            let begin = follow.entries.len() as u32;
-            follow.begins.resize(group[0].source_id as usize + 1, begin);
-            if total > 0.0 {
-                let shares = followed.map(|row| (row.pivot_id, row.weight / total));
-                follow.entries.extend(shares);
-            }
+            let mut shares = followed
+                .map(|row| (row.pivot_id, row.weight / total))
+                .filter(|_| total > 0.0);
+            let way = &mut follow.ways[group[0].source_id as usize];
+            *way = match (shares.next(), shares.next()) {
+                (None, _) => NOWHERE,
+                (Some((only, _)), None) => only,
+                (Some(first), Some(second)) => {
+                    follow
+                        .entries
+                        .extend([first, second].into_iter().chain(shares));
+                    follow.begins.push(follow.entries.len() as u32);
+                    SPLIT | (follow.begins.len() as u32 - 2)
+                }
+            };
         }
-        let end = follow.entries.len() as u32;
-        follow.begins.resize(source_ids + 1, end);
         Ok(follow)
     }
 
-    /// The pivot ids of a source id, with shares that sum to one; none if it has no counterpart.
-    pub(super) fn of(&self, source_id: TokenId) -> &[(TokenId, f32)] {
-        let at = source_id as usize;
-        match self.begins.get(at..).and_then(<[u32]>::first_chunk::<2>) {
-            Some([begin, end]) => &self.entries[*begin as usize..*end as usize],
-            None => &[],
+    /// Where a source id goes.
+    #[inline]
+    pub(super) fn of(&self, source_id: TokenId) -> Way<'_> {
+        match self.ways.get(source_id as usize) {
+            None | Some(&NOWHERE) => Way::Nowhere,
+            Some(&way) if way & SPLIT == 0 => Way::To(way),
+            Some(&way) => {
+                let group = (way & !SPLIT) as usize;
+                let entries = self.begins[group] as usize..self.begins[group + 1] as usize;
+                Way::Split(&self.entries[entries])
+            }
         }
     }
 }

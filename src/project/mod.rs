@@ -18,9 +18,11 @@
 //! id, and what is cut to `top_k`, joins the tail, so that each row sums to one. Nothing is
 //! repaired silently: NaN is an error, and rows that the source lacks are counted.
 
+mod arrivals;
 mod counts;
 mod follow;
 mod projector;
+mod spellings;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,7 @@ use crate::vocab::Vocabulary;
 use counts::PairCounts;
 use follow::Follow;
 use projector::{Matching, Projected, Projector};
+use spellings::Spellings;
 
 /// Rows per batch written.
 const BATCH_ROWS: usize = 32 * 1024;
@@ -152,6 +155,7 @@ struct Opened<'a> {
     tokens: Artifact,
     pivot_topk: Option<Artifact>,
     follow: Follow,
+    spellings: Spellings,
     matching: Matching,
 }
 
@@ -162,7 +166,8 @@ struct Opened<'a> {
 /// number (naming sample and position), or `out_dir` holds another result (see [`Existing`]).
 ///
 /// # Memory
-/// The map, with `spans: dtw` and `map: ms` 16 bytes for each distinct pair of linked tokens,
+/// The map and the spellings of the source's tokens, with `spans: dtw` and `map: ms` 16 bytes for
+/// each distinct pair of linked tokens,
 /// and for each thread one part of the pivot's tokens (9 bytes a token), the rows of
 /// one sample, 32,768 rows of output, and the distinct remainders of tokens.
 pub fn run(
@@ -248,6 +253,7 @@ impl<'a> Opened<'a> {
             tokens,
             pivot_topk,
             follow,
+            spellings: Spellings::new(inputs.source),
             matching,
         })
     }
@@ -255,13 +261,20 @@ impl<'a> Opened<'a> {
     fn project_part(&self, part: &Part, writer: &Writer, bar: &Bar) -> Result<Summary> {
         let index = part.info().index as usize;
         let samples = tokens::read_part(part)?;
+        tokens::check_ids(part, &samples, self.inputs.pivot.len())?;
         let mut alignment = SampleCursor::new(&self.alignment.parts()[index])?;
         let mut topk = SampleCursor::new(&self.topk.parts()[index])?;
         let mut pivot_topk = match &self.pivot_topk {
             Some(artifact) => Some(SampleCursor::new(&artifact.parts()[index])?),
             None => None,
         };
-        let mut projector = Projector::new(self.inputs, self.options, &self.follow, &self.matching);
+        let mut projector = Projector::new(
+            self.inputs,
+            self.options,
+            &self.follow,
+            &self.spellings,
+            &self.matching,
+        );
         let mut summary = Summary::default();
         let mut out = writer.part(part.info())?;
         let mut rows = DistributionBuilder::projected();

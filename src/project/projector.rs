@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 
+use super::arrivals::Arrivals;
 use super::counts::PairCounts;
-use super::follow::Follow;
+use super::follow::{Follow, Way};
+use super::spellings::Spellings;
 use super::{Fallback, Inside, ProjectInputs, ProjectOptions};
 use crate::artifact::alignment::{Link, LinkKind, Links};
 use crate::artifact::distribution::{Distribution, Distributions, Projection};
 use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
-
-/// Up to how many entries a list is searched for an id; longer ones are sorted.
-const SHORT: usize = 32;
 
 /// A log-probability may be this much above 0, from rounding.
 const SLACK: f32 = 1e-2;
@@ -49,17 +48,15 @@ pub(super) struct Projector<'a> {
     matching: &'a Matching,
     first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
     follow: &'a Follow,
+    spellings: &'a Spellings,
     options: &'a ProjectOptions,
     /// The first pivot token of the bytes that remain of a source token.
     remainders: HashMap<Vec<u8>, Option<TokenId>>,
     /// Probabilities of the row in work, parallel to its ids.
     probs: Vec<f64>,
-    /// Probabilities that arrived; no id twice while there are at most [`SHORT`].
-    arrived: Vec<(TokenId, f64)>,
-    /// Probability outside `arrived`.
-    rest: f64,
-    ids: Vec<TokenId>,
-    logprobs: Vec<f32>,
+    /// Where its ids go, parallel to them.
+    ways: Vec<Way<'a>>,
+    out: Arrivals,
 }
 
 impl<'a> Projector<'a> {
@@ -67,6 +64,7 @@ impl<'a> Projector<'a> {
         inputs: &ProjectInputs<'a>,
         options: &'a ProjectOptions,
         follow: &'a Follow,
+        spellings: &'a Spellings,
         matching: &'a Matching,
     ) -> Self {
         Self {
@@ -75,13 +73,12 @@ impl<'a> Projector<'a> {
             matching,
             first_token: inputs.first_token,
             follow,
+            spellings,
             options,
             remainders: HashMap::new(),
             probs: Vec::new(),
-            arrived: Vec::new(),
-            rest: 0.0,
-            ids: Vec::new(),
-            logprobs: Vec::new(),
+            ways: Vec::new(),
+            out: Arrivals::default(),
         }
     }
 
@@ -99,7 +96,7 @@ impl<'a> Projector<'a> {
             let (projection, source_nll) = self.position(tokens, links, rows, pos)?;
             let written = match projection {
                 Some(Projection::Missing) => {
-                    self.nothing();
+                    self.out.nothing();
                     true
                 }
                 Some(_) => true,
@@ -109,16 +106,17 @@ impl<'a> Projector<'a> {
                 Fallback::OneHot => Projection::OneHot,
                 Fallback::Pivot | Fallback::Skip => Projection::Skipped,
             });
-            let tail_logprob = self.rest.ln() as f32;
-            let listed = self.ids.iter().position(|id| *id == next);
+            let out = &self.out;
+            let tail_logprob = out.rest.ln() as f32;
+            let listed = out.ids.iter().position(|id| *id == next);
             write(Projected {
                 distribution: Distribution {
                     pos: pos as u32,
                     target_id: next,
-                    target_logprob: listed.map_or(tail_logprob, |at| self.logprobs[at]),
+                    target_logprob: listed.map_or(tail_logprob, |at| out.logprobs[at]),
                     tail_logprob,
-                    ids: &self.ids,
-                    logprobs: &self.logprobs,
+                    ids: &out.ids,
+                    logprobs: &out.logprobs,
                 },
                 projection,
                 source_nll,
@@ -128,7 +126,7 @@ impl<'a> Projector<'a> {
         Ok(())
     }
 
-    /// Projects one position into `ids`, `logprobs` and `rest`; `None` asks for the fallback.
+    /// Projects one position into `out`; `None` asks for the fallback.
     fn position(
         &mut self,
         tokens: &SampleTokens,
@@ -178,7 +176,7 @@ impl<'a> Projector<'a> {
         let Some(row) = row_at(before) else {
             return Ok((Some(Projection::Missing), None));
         };
-        let length = self.source.bytes(row.target_id).len();
+        let length = self.spellings.of(row.target_id).len();
         let Some(read) = bytes_read(tokens, links, pos, inside, length) else {
             return Ok((None, None));
         };
@@ -210,7 +208,7 @@ impl<'a> Projector<'a> {
 
     /// Moves all ids of a row by the map; false if too little arrives.
     fn same_end(&mut self, row: &Distribution<'_>) -> Result<bool, BadRow> {
-        self.start(0.0);
+        self.out.start();
         let mapped = self.arrive(row, 1.0)?;
         Ok(self.list(mapped, row.ids.len()))
     }
@@ -226,7 +224,7 @@ impl<'a> Projector<'a> {
         rows: Option<&Distributions<'_>>,
         counts: &PairCounts,
     ) -> Result<(Option<Projection>, Option<f32>), BadRow> {
-        self.start(0.0);
+        self.out.start();
         let found = |pos| rows.and_then(|rows| Some(rows.row(rows.find(pos)?)));
         let members = || {
             let positions = (link.source_begin..link.source_end).zip(source_ids);
@@ -255,20 +253,26 @@ impl<'a> Projector<'a> {
     /// of it arrives.
     fn arrive(&mut self, row: &Distribution<'_>, share: f64) -> Result<f64, BadRow> {
         let scale = share / self.read(row)?;
-        self.rest += prob(row.tail_logprob) * scale;
-        let mut mapped = 0.0;
+        self.out.rest += prob(row.tail_logprob) * scale;
         let follow = self.follow;
-        for (at, id) in row.ids.iter().enumerate() {
-            let mass = self.mass(at) * scale;
-            let targets = follow.of(*id);
-            if targets.is_empty() {
-                self.rest += mass;
-                continue;
+        self.ways.clear();
+        self.ways.extend(row.ids.iter().map(|id| follow.of(*id)));
+        let mut mapped = 0.0;
+        for (way, prob) in self.ways.iter().zip(&self.probs) {
+            let mass = prob * scale;
+            match way {
+                Way::Nowhere => {
+                    self.out.rest += mass;
+                    continue;
+                }
+                Way::To(pivot_id) => self.out.add(*pivot_id, mass),
+                Way::Split(targets) => {
+                    for (pivot_id, share) in *targets {
+                        self.out.add(*pivot_id, mass * f64::from(*share));
+                    }
+                }
             }
             mapped += mass;
-            for (pivot_id, share) in targets {
-                self.add(*pivot_id, mass * f64::from(*share));
-            }
         }
         Ok(mapped)
     }
@@ -283,20 +287,16 @@ impl<'a> Projector<'a> {
     fn conditioned(&mut self, row: &Distribution<'_>, read: usize) -> Result<Option<f32>, BadRow> {
         let scale = 1.0 / self.read(row)?;
         let tail = prob(row.tail_logprob) * scale;
-        let source = self.source;
-        let Some(prefix) = source.bytes(row.target_id).get(..read) else {
+        let spellings = self.spellings;
+        let Some(prefix) = spellings.of(row.target_id).get(..read) else {
             return Ok(None);
         };
-        self.start(0.0);
+        self.out.start();
         let (mut kept, mut mapped) = (0.0, 0.0);
         let mut target_listed = false;
         for (at, id) in row.ids.iter().enumerate() {
-            let Some(token) = source.token(*id) else {
+            let Some(remaining) = spellings.after(prefix, *id) else {
                 continue;
-            };
-            let remaining = match token.bytes.strip_prefix(prefix) {
-                Some(remaining) if !remaining.is_empty() && !token.special => remaining,
-                _ => continue,
             };
             let mass = self.mass(at) * scale;
             kept += mass;
@@ -304,19 +304,17 @@ impl<'a> Projector<'a> {
             match self.first_of(remaining) {
                 Some(pivot_id) => {
                     mapped += mass;
-                    self.add(pivot_id, mass);
+                    self.out.add(pivot_id, mass);
                 }
-                None => self.rest += mass,
+                None => self.out.rest += mass,
             }
         }
         if kept <= 0.0 || kept < f64::from(self.options.min_mass) {
             return Ok(None);
         }
         let share = (1.0 - tail) / kept;
-        for (_, mass) in &mut self.arrived {
-            *mass *= share;
-        }
-        self.rest = self.rest * share + tail;
+        self.out.scale(share);
+        self.out.rest += tail;
         if !self.list(mapped * share, row.ids.len()) {
             return Ok(None);
         }
@@ -335,25 +333,9 @@ impl<'a> Projector<'a> {
         first
     }
 
-    fn start(&mut self, rest: f64) {
-        self.arrived.clear();
-        self.rest = rest;
-    }
-
     /// The probability of an entry of the row in work; a list that is too short has none.
     fn mass(&self, at: usize) -> f64 {
         self.probs.get(at).copied().unwrap_or(0.0)
-    }
-
-    /// Adds to what has arrived for an id.
-    fn add(&mut self, id: TokenId, mass: f64) {
-        if self.arrived.len() <= SHORT
-            && let Some(known) = self.arrived.iter_mut().find(|entry| entry.0 == id)
-        {
-            known.1 += mass;
-            return;
-        }
-        self.arrived.push((id, mass));
     }
 
     /// Takes the probabilities of a row; returns their sum: one, but for the rounding of the
@@ -375,63 +357,22 @@ impl<'a> Projector<'a> {
         Err(BadRow { pos: row.pos })
     }
 
-    /// Adds up what arrived for each id and cuts it to the k most probable; false if `mapped`,
-    /// all that arrived, is less than `min_mass`.
+    /// Makes the list of what arrived; false if `mapped`, all of it, is less than `min_mass`.
     fn list(&mut self, mapped: f64, source_k: usize) -> bool {
         if mapped <= 0.0 || mapped < f64::from(self.options.min_mass) {
             return false;
         }
-        if self.arrived.len() > SHORT {
-            self.arrived.sort_by_key(|entry| entry.0);
-            self.arrived.dedup_by(|again, first| {
-                let same = again.0 == first.0;
-                if same {
-                    first.1 += again.1;
-                }
-                same
-            });
-        }
-        self.arrived.retain(|entry| entry.1 > 0.0);
-        let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
-        self.arrived
-            .sort_unstable_by(|a, b| by_mass(a, b).then(a.0.cmp(&b.0)));
-        let k = self.options.top_k.unwrap_or(source_k);
-        self.rest += self
-            .arrived
-            .iter()
-            .skip(k)
-            .map(|entry| entry.1)
-            .sum::<f64>();
-        self.arrived.truncate(k);
-        self.ids.clear();
-        self.logprobs.clear();
-        for (id, mass) in &self.arrived {
-            self.ids.push(*id);
-            self.logprobs.push((*mass as f32).ln());
-        }
+        self.out.list(self.options.top_k.unwrap_or(source_k));
         true
     }
 
     /// Puts the fallback in place; false if the position is left to the pivot.
     fn fall_back(&mut self, next: TokenId) -> bool {
-        self.nothing();
         match self.options.fallback {
-            Fallback::Skip => true,
-            Fallback::Pivot => false,
-            Fallback::OneHot => {
-                self.rest = 0.0;
-                self.ids.push(next);
-                self.logprobs.push(0.0);
-                true
-            }
+            Fallback::OneHot => self.out.only(next),
+            Fallback::Skip | Fallback::Pivot => self.out.nothing(),
         }
-    }
-
-    /// An empty list: everything is in the tail.
-    fn nothing(&mut self) {
-        self.ids.clear();
-        self.logprobs.clear();
-        self.rest = 1.0;
+        self.options.fallback != Fallback::Pivot
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) const FILES: &[(Group, &str, &str)] = &[
     (Group::Views, "02_targets", include_str!("../../sql/views/02_targets.sql")),
     (Group::Views, "10_token_ce", include_str!("../../sql/views/10_token_ce.sql")),
     (Group::Views, "11_sequence_ce", include_str!("../../sql/views/11_sequence_ce.sql")),
+    (Group::Views, "12_sample_rank", include_str!("../../sql/views/12_sample_rank.sql")),
     (Group::Views, "20_alignment_coverage", include_str!("../../sql/views/20_alignment_coverage.sql")),
     (Group::Views, "21_projection_ce", include_str!("../../sql/views/21_projection_ce.sql")),
     (Group::Views, "30_fusion_winner", include_str!("../../sql/views/30_fusion_winner.sql")),

@@ -56,11 +56,13 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
 }
 
 /// What DuckDB says otherwise in our views.
-const DUCKDB: [(&str, &str); 4] = [
+const DUCKDB: [(&str, &str); 6] = [
     ("array_sum", "list_sum"),
     ("INT UNSIGNED", "UINTEGER"),
     ("x -> ", "lambda x: "),
     ("i -> ", "lambda i: "),
+    ("b -> ", "lambda b: "),
+    ("c -> ", "lambda c: "),
 ];
 
 fn in_duckdb(sql: &str) -> String {

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use arrow::datatypes::{Int64Type, UInt32Type};
+use rayon::prelude::*;
 
 use super::session::{Params, Session, SessionOptions};
-use crate::artifact::{Artifact, Kind};
+use crate::artifact::{Artifact, Kind, Part};
 use crate::error::{Error, Result};
 use crate::units::TokenId;
 
@@ -17,7 +18,7 @@ use crate::units::TokenId;
 /// `memory_limit` is in bytes (0: none), `threads` 0 takes one per core.
 ///
 /// # Errors
-/// If the artifact is incomplete or damaged.
+/// If the artifact is incomplete or damaged, or its rows are not in order.
 ///
 /// # Memory
 /// 16 bytes per distinct pair, plus `memory_limit` for counting, which spills beyond it.
@@ -26,7 +27,12 @@ pub fn transform_token_map(
     memory_limit: u64,
     threads: usize,
 ) -> Result<Vec<(TokenId, TokenId, u64)>> {
-    Artifact::open(alignment_dir, Kind::Alignment)?;
+    let alignment = Artifact::open(alignment_dir, Kind::Alignment)?;
+    // A row that came twice would count twice.
+    alignment
+        .parts()
+        .par_iter()
+        .try_for_each(Part::check_order)?;
     let session = Session::bare(&SessionOptions {
         memory_limit,
         threads,

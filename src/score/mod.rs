@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::sequence_metrics::SequenceMetrics;
-use crate::artifact::tokens::{SampleTokens, read_part};
+use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -297,8 +297,10 @@ pub fn run(
     for index in todo {
         let part = &tokens.parts()[index];
         let bytes = content_bytes(&transcripts.parts()[index])?;
+        let samples = read_part(part)?;
+        check_ids(part, &samples, vocabulary.len())?;
         scored.write(
-            &read_part(part)?,
+            &samples,
             &bytes,
             topk.part(part.info())?,
             metrics.part(part.info())?,

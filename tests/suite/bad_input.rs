@@ -2,15 +2,20 @@
 //! long work, and nothing half-written.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::program::{Finished, Workshop};
+use super::program::{Finished, Workshop, files};
 
-/// The command fails with `code` and a message of one line that has all `words`, before anything
-/// was computed.
+/// The command fails with `code` and a message of one line that has all `words`; every file that
+/// was there is as it was, and nothing lies half-written.
 #[track_caller]
-fn refused(workshop: &Workshop, arguments: &str, code: i32, words: &[&str]) -> Finished {
+pub fn refused(workshop: &Workshop, arguments: &str, code: i32, words: &[&str]) -> Finished {
+    let before: Vec<(PathBuf, Vec<u8>)> = files(&workshop.path(""))
+        .into_iter()
+        .filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes)))
+        .collect();
     let finished = workshop.fuselm(arguments).exits(code).says(words);
     let errors = finished
         .stderr
@@ -19,6 +24,10 @@ fn refused(workshop: &Workshop, arguments: &str, code: i32, words: &[&str]) -> F
     assert_eq!(errors.count(), 1, "{}", finished.stderr);
     assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
     workshop.has_no_leftovers();
+    for (path, bytes) in before {
+        let now = fs::read(&path).unwrap_or_default();
+        assert!(now == bytes, "{} was changed", path.display());
+    }
     finished
 }
 
@@ -290,94 +299,6 @@ fn an_architecture_that_is_not_known() {
         1,
         &["models/market/config.json", "`hidden_size`", "wide"],
     );
-}
-
-#[test]
-fn artifacts_of_another_tokenizer() {
-    let workshop = Workshop::new();
-    workshop.fuselm("run recipe.yml --only corpus").exits(0);
-    let score = "score --name atlas --model models/atlas --topk t --sequence-metrics s \
-        --transcripts run/transcripts/template=pivot";
-    // Tokens of `market` with the vocabulary of `atlas`, then both of `market` for `atlas`.
-    for vocab in ["atlas", "market"] {
-        let arguments = format!(
-            "{score} --tokens run/tokens/vocab=market/template=pivot --vocab run/vocab/vocab={vocab}"
-        );
-        refused(&workshop, &arguments, 1, &["vocab", "tokenizer"]);
-        assert!(!workshop.path("t").exists() && !workshop.path("s").exists());
-    }
-    let train = "train --model models/pivot --name x --out x --steps xs \
-        --tokens run/tokens/vocab=market/template=pivot";
-    refused(&workshop, train, 1, &["vocab=market", "tokenizer"]);
-    assert!(!workshop.path("x").exists() && !workshop.path("xs").exists());
-
-    // A source whose tokenizer is replaced after the corpus was made.
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        let atlas = workshop.path("models/atlas").join(file);
-        fs::copy(atlas, workshop.path("models/market").join(file)).unwrap();
-    }
-    let words = ["market", "2047", "1536"];
-    refused(&workshop, "run recipe.yml", 1, &words);
-}
-
-#[test]
-fn damaged_artifacts() {
-    let workshop = Workshop::new();
-    workshop.fuselm("run recipe.yml").exits(0);
-    let part = "run/topk/teacher=market/part-00001.parquet";
-    let whole = fs::read(workshop.path(part)).unwrap();
-    let fuse = "fuse --run run --member pivot --member market --name x";
-    let project =
-        "project --run run --teacher market --model models/market --pivot-model models/pivot";
-    let project = format!("{project} --out x");
-    // Without its end, with a wrong footer, empty.
-    let mut footer = whole.clone();
-    let at = footer.len() - 40;
-    footer[at..at + 20].fill(0xff);
-    let mut pages = whole.clone();
-    pages[8..64].fill(0xff);
-    let words = ["topk/teacher=market/part-00001.parquet"];
-    for bytes in [&whole[..whole.len() / 2], &footer, &[]] {
-        fs::write(workshop.path(part), bytes).unwrap();
-        refused(&workshop, &project, 1, &words);
-        assert!(!workshop.path("x").exists());
-    }
-    // Pages are only read when their turn comes.
-    fs::write(workshop.path(part), &pages).unwrap();
-    refused(&workshop, &project, 1, &words);
-    assert!(!workshop.path("x/part-00001.parquet").exists());
-    fs::remove_dir_all(workshop.path("x")).unwrap();
-    fs::write(workshop.path(part), &whole[..100]).unwrap();
-    refused(
-        &workshop,
-        "inspect run/topk/teacher=market",
-        1,
-        &["part-00001.parquet"],
-    );
-    // A part of another artifact under the name of this one.
-    fs::copy(
-        workshop.path("run/topk/teacher=atlas/part-00001.parquet"),
-        workshop.path(part),
-    )
-    .unwrap();
-    refused(
-        &workshop,
-        &project,
-        1,
-        &["part-00001.parquet", "another result"],
-    );
-    fs::remove_file(workshop.path(part)).unwrap();
-    refused(
-        &workshop,
-        &project,
-        1,
-        &["topk/teacher=market", "part 1 is missing"],
-    );
-    // A run makes good what is damaged.
-    fs::write(workshop.path(part), &whole[..100]).unwrap();
-    workshop.fuselm("run recipe.yml").exits(0);
-    assert!(fs::read(workshop.path(part)).unwrap() == whole);
-    workshop.fuselm(fuse).exits(0);
 }
 
 #[test]

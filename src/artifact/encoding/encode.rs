@@ -28,9 +28,8 @@ fn level(root: f64) -> u16 {
         return NO_NUMBER;
     }
     let least = if root > 0.0 { 1.0 } else { 0.0 };
-    (root * f64::from(LEVELS))
-        .round()
-        .clamp(least, LEVELS.into()) as u16
+    // Half up, as these are not negative.
+    (root * f64::from(LEVELS) + 0.5).clamp(least, LEVELS.into()) as u16
 }
 
 fn nll_to_stored(nll: f32) -> u32 {

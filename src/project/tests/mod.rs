@@ -155,7 +155,8 @@ impl Case {
             pivot_topk: None,
         };
         let follow = self.follow(width);
-        let mut projector = Projector::new(&inputs, options, &follow, &self.matching);
+        let spellings = Spellings::new(&self.source);
+        let mut projector = Projector::new(&inputs, options, &follow, &spellings, &self.matching);
         let mut out = Vec::new();
         projector.sample(
             &self.tokens,

@@ -35,7 +35,7 @@ fn lists_with_a_token_twice_and_unparallel_lists() {
                 lists_u16(&levels),
                 u16s(&[305, 0]),
                 u16s(&[0, 0]),
-                arrow::compute::cast(&texts(&["s", "p"]), &winner_type()).unwrap(),
+                winners(&["s", "p"]),
             ];
             write_stored(run, Kind::Targets, &["s-p"], columns);
         })
@@ -46,15 +46,6 @@ fn lists_with_a_token_twice_and_unparallel_lists() {
     let error = |sample| [format!("error topk_sorted: targets/fusion=s-p {sample}")];
     assert_eq!(with([&[1, 0], &[0]], levels), error(0));
     assert_eq!(with([&[1, 1], &[1, 5]], levels), error(1));
-}
-
-fn winner_type() -> arrow::datatypes::DataType {
-    let schema = Kind::Targets.stored_schema();
-    schema
-        .field_with_name("winner")
-        .unwrap()
-        .data_type()
-        .clone()
 }
 
 #[test]

@@ -29,6 +29,19 @@ fn every_file_is_embedded() {
 }
 
 #[test]
+fn the_lists_of_all_distributions_are_decoded_alike() {
+    let between = |file: &str, from: &str, to: &str| {
+        let text = fs::read_to_string(sql_folder().join("views").join(file)).unwrap();
+        let (_, rest) = text.split_once(from).unwrap();
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    let row = |file| between(file, "\n    pos,", "\n    draws,");
+    assert_eq!(row("00_topk.sql"), row("01_projected.sql"));
+    let ids = |file| between(file, "\n    flatten(", "AS ids,");
+    assert_eq!(ids("00_topk.sql"), ids("02_targets.sql"));
+}
+
+#[test]
 fn the_catalogue_is_up_to_date() {
     let text = catalogue_markdown().unwrap();
     let path = sql_folder().join("README.md");

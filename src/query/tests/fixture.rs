@@ -107,6 +107,13 @@ pub fn stored_lists_u32(values: &[&[u32]]) -> ArrayRef {
     arrow::compute::cast(&lists_u32(values), stored).unwrap()
 }
 
+/// The column `winner` as it is stored.
+pub fn winners(names: &[&str]) -> ArrayRef {
+    let schema = Kind::Targets.stored_schema();
+    let stored = schema.field_with_name("winner").unwrap().data_type();
+    arrow::compute::cast(&texts(names), stored).unwrap()
+}
+
 pub fn lists_u16(values: &[&[u16]]) -> ArrayRef {
     let lists = values
         .iter()

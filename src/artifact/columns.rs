@@ -1,0 +1,89 @@
+//! Single columns of a part: whether its rows are in order, and which text is no UTF-8.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow::datatypes::{UInt32Type, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::basic::ConvertedType;
+use parquet::column::reader::{ColumnReader, get_typed_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use super::rows::numbers;
+use crate::error::{Context, Error, Result};
+
+/// Fails unless rows rise by `sample_id` and `pos`, the first two columns.
+pub(super) fn check_order(path: &Path, metadata: &ArrowReaderMetadata) -> Result<()> {
+    let file = File::open(path).at(path)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
+    let columns = ProjectionMask::leaves(builder.parquet_schema(), [0, 1]);
+    let batches = builder.with_projection(columns).build().at(path)?;
+    let mut before = None;
+    for batch in batches {
+        let batch = batch.at(path)?;
+        let samples = numbers::<UInt64Type>(&batch, "sample_id")?.values();
+        let positions = numbers::<UInt32Type>(&batch, "pos")?.values();
+        for here in samples.iter().zip(positions) {
+            if before.is_some_and(|before| before >= (*here.0, *here.1)) {
+                return Err(Error::input(
+                    format!("{} sample {} position {}", path.display(), here.0, here.1),
+                    "rows are not sorted by sample_id and pos, or come twice",
+                )
+                .remedy(
+                    "remove the part and run the stage again, it writes only what is missing",
+                ));
+            }
+            before = Some((*here.0, *here.1));
+        }
+    }
+    Ok(())
+}
+
+/// Finds the first text that is no UTF-8, which readers of Arrow only say to be somewhere: the row's
+/// number, or its sample where the file has samples. Texts within lists are passed over.
+pub(super) fn text_that_is_no_utf8(path: &Path) -> Option<Error> {
+    let file = SerializedFileReader::new(File::open(path).ok()?).ok()?;
+    let columns = file.metadata().file_metadata().schema_descr().columns();
+    let texts = columns.iter().enumerate().filter(|(_, column)| {
+        column.converted_type() == ConvertedType::UTF8
+            && column.path().parts().len() == 1
+            && column.max_def_level() == 0
+    });
+    for (at, column) in texts {
+        let mut first_row = 0;
+        for group in 0..file.num_row_groups() {
+            let group = file.get_row_group(group).ok()?;
+            let rows = usize::try_from(group.metadata().num_rows()).ok()?;
+            let mut found: Vec<ByteArray> = Vec::new();
+            let reader = group.get_column_reader(at).ok()?;
+            let mut reader = get_typed_column_reader::<ByteArrayType>(reader);
+            reader.read_records(rows, None, None, &mut found).ok()?;
+            let bad = found.iter().enumerate().find_map(|(row, text)| {
+                let error = std::str::from_utf8(text.data()).err()?;
+                Some((row, error.valid_up_to()))
+            });
+            let Some((row, byte)) = bad else {
+                first_row += rows;
+                continue;
+            };
+            let mut samples: Vec<i64> = Vec::new();
+            if columns[0].name() == "sample_id"
+                && let ColumnReader::Int64ColumnReader(mut reader) =
+                    group.get_column_reader(0).ok()?
+            {
+                reader.read_records(rows, None, None, &mut samples).ok()?;
+            }
+            let place = match samples.get(row) {
+                Some(sample) => format!("sample {sample}"),
+                None => format!("row {}", first_row + row),
+            };
+            return Some(Error::input(
+                format!("{} {place}", path.display()),
+                format!("`{}` is no UTF-8 at byte {}", column.name(), byte + 1),
+            ));
+        }
+    }
+    None
+}

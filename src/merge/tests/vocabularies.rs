@@ -262,6 +262,41 @@ fn tokens_with_rules_and_padding() {
 }
 
 #[test]
+fn an_adapter_is_applied_before_rows_are_placed() {
+    let zoo = zoo();
+    let dir = zoo.out("adapter");
+    std::fs::create_dir(&dir).unwrap();
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1});
+    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let spec = |half: &str, shape: &[usize]| TensorSpec {
+        name: format!("base_model.model.lm_head.lora_{half}.weight"),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    };
+    // Adds its number to every row of the head of m.
+    let specs = vec![spec("A", &[1, 2]), spec("B", &[5, 1])];
+    let layout = Layout::single(specs, "adapter_model.safetensors").unwrap();
+    let writer = CheckpointWriter::open(&dir, layout).unwrap();
+    for (at, values) in [&[1.0f32, 1.0][..], &[0.0, 1.0, 2.0, 3.0, 4.0]]
+        .iter()
+        .enumerate()
+    {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write(at, 0, &bytes).unwrap();
+    }
+    writer.finish(&dir).unwrap();
+    let adapted = format!("m+{}", dir.display());
+    let models = ["base", &adapted].map(|m| json!({"model": m, "parameters": {"weight": 1.0}}));
+    let value = json!({"merge_method": "linear", "base_model": "base", "models": models,
+        "tokenizer_source": "base"});
+    let (out, _) = zoo.merge(value, "out");
+    let head = out.tensor("lm_head.weight").unwrap().to_f32();
+    let found: Vec<f32> = head.chunks(2).map(|row| row[0]).collect();
+    // u, a (the base's for both), b and <s>.
+    close(&found, &[-150.0, -101.0, -151.0, -151.5]);
+}
+
+#[test]
 fn tokens_without_rows_are_left_out() {
     let zoo = zoo();
     model(&zoo, "base", 1, &["u", "a", "b", "<s>"], 3);

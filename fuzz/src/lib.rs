@@ -10,6 +10,10 @@ pub mod tensors;
 pub mod merge {
     pub(crate) mod config;
     pub mod methods;
+    mod vocabulary {
+        pub mod settings;
+        pub use settings::TokenizerConfig;
+    }
 
     pub use config::MergeConfig;
 }

@@ -222,7 +222,10 @@ fn not_finite(plan: &Plan, tensor: &TensorPlan) -> Error {
         match model.first_not_finite(name) {
             Ok(None) => {}
             Ok(Some((index, value))) => {
-                let at = place(index, &tensor.shape);
+                let info = model.checkpoint.info(name);
+                let at = info
+                    .map(|info| place(index, &info.shape))
+                    .unwrap_or_default();
                 return Error::input(
                     model.file_of(name).display(),
                     format!("tensor `{name}`: the number at {at:?} is {value}"),

@@ -104,6 +104,20 @@ fn equal_results_are_resumed_and_others_refused_or_replaced() {
 }
 
 #[test]
+fn what_is_replaced_stays_until_the_first_new_part_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    let other = Provenance::new(Kind::Topk).vocabulary("other");
+    let writer = Writer::create(dir.path(), other, Existing::Replace).unwrap();
+    drop(writer.part(PartInfo::ONLY).unwrap());
+    let old = Artifact::open(dir.path(), Kind::Topk).unwrap();
+    assert_eq!(old.parts().len(), 2);
+    writer.part(PartInfo::ONLY).unwrap().finish().unwrap();
+    let new = Artifact::open(dir.path(), Kind::Topk).unwrap();
+    assert_eq!((new.parts().len(), new.rows()), (1, 0));
+}
+
+#[test]
 fn missing_parts_and_damage_are_found_when_opening() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {

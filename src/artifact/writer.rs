@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
@@ -41,11 +42,32 @@ pub struct Writer {
     provenance: Provenance,
     identity: String,
     done: Vec<PartInfo>,
+    stale: Arc<Stale>,
+}
+
+/// Parts of another result, which stay until there is something to put in their place.
+#[derive(Debug)]
+struct Stale(Mutex<Vec<PathBuf>>);
+
+impl Stale {
+    fn new(paths: Vec<PathBuf>) -> Self {
+        Self(Mutex::new(paths))
+    }
+
+    /// Removes them; no part of another thread is committed meanwhile.
+    fn remove(&self) -> Result<()> {
+        let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths.drain(..) {
+            fs::remove_file(&path).at(&path)?;
+        }
+        Ok(())
+    }
 }
 
 impl Writer {
     /// Prepares `dir`: keeps the parts that an earlier, interrupted run of the same identity
-    /// finished, and treats any others as `existing` says.
+    /// finished, and treats any others as `existing` says. Those that are replaced go when the first
+    /// new part is finished: what fails before that has changed nothing.
     ///
     /// # Errors
     /// [`Error::Usage`] if there are other parts and `existing` is [`Existing::Refuse`].
@@ -73,15 +95,17 @@ impl Writer {
                 .remedy("choose another output folder, or replace it with `--force`"));
             }
             progress::note(format!("replacing {} ({why})", dir.display()));
-            for (path, _) in &stale {
-                fs::remove_file(path).at(path)?;
-            }
+        }
+        let stale = Stale::new(stale.into_iter().map(|(path, _)| path).collect());
+        if !done.is_empty() {
+            stale.remove()?;
         }
         Ok(Self {
             dir: dir.to_path_buf(),
             provenance,
             identity,
             done,
+            stale: Arc::new(stale),
         })
     }
 
@@ -123,6 +147,7 @@ impl Writer {
             kind,
             pending,
             writer,
+            stale: Arc::clone(&self.stale),
             rows: 0,
         })
     }
@@ -142,6 +167,7 @@ pub struct PartWriter {
     kind: Kind,
     pending: Pending,
     writer: ArrowWriter<File>,
+    stale: Arc<Stale>,
     rows: u64,
 }
 
@@ -184,10 +210,12 @@ impl PartWriter {
             path,
             pending,
             mut writer,
+            stale,
             ..
         } = self;
         // Not `into_inner`: it makes a text of an I/O error.
         writer.finish().map_err(storage_full).at(&path)?;
+        stale.remove()?;
         pending.commit(writer.inner())
     }
 

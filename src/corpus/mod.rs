@@ -152,8 +152,12 @@ pub fn run(
     let mut summary = survey.walk(true, |_| Ok(()))?;
     report(&summary);
     if summary.samples == 0 {
+        let first = options
+            .inputs
+            .first()
+            .map(|path| path.display().to_string());
         return Err(Error::input(
-            "corpus",
+            first.unwrap_or_default(),
             format!(
                 "no sample in {} records of {} files ({} without an assistant turn, {} too long)",
                 Count(summary.records),

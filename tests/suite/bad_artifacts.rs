@@ -94,8 +94,8 @@ fn strange_id(rows: RecordBatch, column: &str) -> RecordBatch {
     RecordBatch::try_new(rows.schema(), columns).unwrap()
 }
 
-/// The command is refused with a part of an artifact of the run changed; `words` follow the part's
-/// path in the message. Nothing is left, and the part is put back.
+/// The command is refused with a part of an artifact of the run changed; the message has the
+/// artifact's path and `words`. Nothing is left, and the part is put back.
 #[track_caller]
 fn refused_with(
     workshop: &Workshop,
@@ -108,7 +108,7 @@ fn refused_with(
     let path = workshop.path("run").join(&part);
     let whole = fs::read(&path).unwrap();
     rewrite(&path, change);
-    let mut all = vec![part.as_str()];
+    let mut all = vec![artifact];
     all.extend(words);
     refused(workshop, command, 1, &all);
     fs::write(&path, whole).unwrap();
@@ -225,7 +225,7 @@ fn ids_beyond_a_vocabulary() {
             "topk/teacher=market",
             "id_gaps",
             PROJECT,
-            ["sample 0 position", "1000"],
+            ["sample 0 pos", "1000"],
         ),
         (
             "token_map/teacher=market",
@@ -249,7 +249,7 @@ fn ids_beyond_a_vocabulary() {
             "targets/fusion=market",
             "id_gaps",
             TRAIN,
-            ["sample 0 position", "1000"],
+            ["sample 0 pos", "1000"],
         ),
     ] {
         refused_with(

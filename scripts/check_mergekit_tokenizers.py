@@ -5,7 +5,8 @@
 
 Makes a small Llama with random weights for each folder with a tokenizer.json (the first is the base
 model), merges them with both programs in several ways, and compares the vocabularies, the rows of
-embedding and head token by token, and all other tensors. Needs mergekit 0.1.5 with transformers;
+embedding and head token by token, and all other tensors. Give at least three folders: SCE with one target
+differs from mergekit's on purpose. Needs mergekit 0.1.5 with transformers;
 mergekit-yaml is looked for beside this Python.
 """
 

@@ -130,7 +130,10 @@ pub(super) fn survey(walk: &Walk, inputs: &Inputs<'_>, share: f64) -> Result<Sur
             all: total(&blocks, |block| &block.all),
         });
     }
-    match resolve(&blocks, k, high, limit, inputs.models.len()) {
+    let found = resolve(&blocks, k, high, limit, inputs.models.len());
+    // Another try remembers as much again.
+    drop(blocks);
+    match found {
         Some(survey) => Ok(survey),
         None => exhaustive(walk, inputs, k),
     }

@@ -314,7 +314,7 @@ fn an_empty_corpus() {
     for (text, words) in [
         ("", ["chat.jsonl", "no sample in 0 records"]),
         ("\n\n", ["chat.jsonl", "no sample in 0 records"]),
-        ("[]", ["chat.jsonl", "object"]),
+        ("[]", ["chat.jsonl", "no sample in 0 records"]),
     ] {
         workshop.write("chat.jsonl", text);
         refused(&workshop, "run recipe.yml", 1, &words);

@@ -302,8 +302,9 @@ impl Plan {
             let row = row.min(len).max(1 << 10);
             let tiles = models * row * 12 + (1 << 19);
             let blocks = len / (1 << 16) * models * 80;
-            // What a selection remembers, or its histograms.
-            let remembered = (len / 8).clamp(1 << 16, 1 << 21).min(len) * (32 + 4 * models);
+            // What a selection remembers (twice, as growing vectors leave behind as much), or its
+            // histograms.
+            let remembered = (len / 8).clamp(1 << 16, 1 << 21).min(len) * 2 * (32 + 4 * models);
             let histograms = threads * models * (1 << 19);
             let selects = self.passes(t) > 1
                 && matches!(

@@ -143,7 +143,6 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         pages: if fits { Pages::Keep } else { Pages::Drop },
     };
     plan.fingerprint = fingerprint(&plan)?;
-    plan.fingerprint = fingerprint(&plan)?;
     plan.written = written(&plan)?;
     Ok(plan)
 }
@@ -252,7 +251,7 @@ impl Plan {
     }
 
     pub(super) fn tensor_bytes(&self, tensor: &TensorPlan) -> u64 {
-        let inputs = tensor.base.iter().chain(&tensor.models);
+        let inputs = tensor.inputs();
         inputs
             .filter_map(|(number, name)| self.models[*number].checkpoint.info(name))
             .map(|info| (info.end - info.begin) as u64)
@@ -261,7 +260,7 @@ impl Plan {
 
     /// Tells the system what becomes of the pages of a tensor's inputs.
     pub(super) fn advise(&self, tensor: &TensorPlan, pages: Pages) {
-        for (number, name) in tensor.base.iter().chain(&tensor.models) {
+        for (number, name) in tensor.inputs() {
             self.models[*number].advise(name, pages);
         }
     }

@@ -217,7 +217,7 @@ fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) -> Result<Out
 /// Why a tensor came out with values that are not finite: the first number of an input that is not,
 /// or the output's range.
 fn not_finite(plan: &Plan, tensor: &TensorPlan) -> Error {
-    for (number, name) in tensor.base.iter().chain(&tensor.models) {
+    for (number, name) in tensor.inputs() {
         let model = &plan.models[*number];
         match model.first_not_finite(name) {
             Ok(None) => {}

@@ -135,25 +135,13 @@ mod tests {
             assert_eq!(out, expected);
         }
     }
-    struct Values(Vec<f32>);
-
-    impl Elements for Values {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn read(&self, start: usize, out: &mut [f32]) {
-            out.copy_from_slice(&self.0[start..start + out.len()]);
-        }
-    }
-
     #[test]
     fn rows_get_their_lengths() {
         // (3 0; 0 1) + B A with A = (0 4), B = (1; 0): rows (3 4) and (0 1), lengths 10 and 2.
-        let weight = Values(vec![3.0, 0.0, 0.0, 1.0]);
+        let weight = vec![3.0, 0.0, 0.0, 1.0];
         let product = LowRank::new(1.0, 1, vec![0.0, 4.0], vec![1.0, 0.0], false);
         let update = Update::new(product).with_lengths(&weight, &[10.0, 2.0]);
-        let mut out = weight.0.clone();
+        let mut out = weight.clone();
         update.apply(0, &mut out);
         assert_eq!(out, [6.0, 8.0, 0.0, 2.0]);
         let mut piece = [0.0, 0.0];

@@ -36,6 +36,18 @@ pub trait Elements: Sync {
     }
 }
 
+/// Numbers in memory, for tests.
+#[cfg(test)]
+impl Elements for Vec<f32> {
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn read(&self, start: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self[start..start + out.len()]);
+    }
+}
+
 /// A tensor of an open checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {

@@ -358,25 +358,17 @@ mod tests {
     use super::*;
     use crate::tensors::Elements;
 
-    struct Values(Vec<f32>);
-
-    impl Elements for Values {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn read(&self, start: usize, out: &mut [f32]) {
-            out.copy_from_slice(&self.0[start..start + out.len()]);
-        }
-    }
-
     /// Models whose values come from `value(model, index)`, and a base of zeros.
-    fn models(n: usize, len: usize, value: impl Fn(usize, usize) -> f32) -> (Values, Vec<Values>) {
-        let models = (0..n).map(|j| Values((0..len).map(|i| value(j, i)).collect()));
-        (Values(vec![0.0; len]), models.collect())
+    fn models(
+        n: usize,
+        len: usize,
+        value: impl Fn(usize, usize) -> f32,
+    ) -> (Vec<f32>, Vec<Vec<f32>>) {
+        let models = (0..n).map(|j| (0..len).map(|i| value(j, i)).collect());
+        (vec![0.0; len], models.collect())
     }
 
-    fn inputs<'a>(base: &'a Values, models: &'a [Values]) -> Inputs<'a> {
+    fn inputs<'a>(base: &'a Vec<f32>, models: &'a [Vec<f32>]) -> Inputs<'a> {
         Inputs {
             base: Some(base),
             models: models.iter().map(|model| model as &dyn Elements).collect(),
@@ -413,7 +405,7 @@ mod tests {
             let column = |i: usize| {
                 models
                     .iter()
-                    .map(|model| vec![model.0[i]])
+                    .map(|model| vec![model[i]])
                     .collect::<Vec<_>>()
             };
             let variances: Vec<f64> = (0..len).map(|i| variance(0.0, &column(i), 0)).collect();
@@ -436,10 +428,7 @@ mod tests {
                     assert_eq!(indices(slow.selection, &walk, &inputs), expected, "{share}");
                 }
                 for (j, model) in models.iter().enumerate() {
-                    let sum: f64 = expected
-                        .iter()
-                        .map(|i| f64::from(model.0[*i]).powi(2))
-                        .sum();
+                    let sum: f64 = expected.iter().map(|i| f64::from(model[*i]).powi(2)).sum();
                     assert!((survey.squares[j] - sum).abs() <= 1e-6 * sum, "{share}");
                 }
             }

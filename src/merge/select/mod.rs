@@ -163,19 +163,6 @@ fn tie(
 mod tests {
     use super::super::vector::key;
     use super::*;
-    use crate::tensors::Elements;
-
-    struct Values(Vec<f32>);
-
-    impl Elements for Values {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn read(&self, start: usize, out: &mut [f32]) {
-            out.copy_from_slice(&self.0[start..start + out.len()]);
-        }
-    }
 
     fn indices(values: &[f32], cut: Cutoff) -> Vec<usize> {
         let places = values.iter().enumerate();
@@ -187,7 +174,7 @@ mod tests {
 
     /// What [`select`] selects, and what histograms alone do.
     fn selected(values: &[f32], k: u64) -> [Vec<usize>; 2] {
-        let elements = Values(values.to_vec());
+        let elements = values.to_vec();
         let walk = Walk::new(values.len(), 16, 1);
         let inputs = Inputs {
             base: None,

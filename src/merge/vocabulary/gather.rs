@@ -163,23 +163,11 @@ impl<T: Elements> Elements for Gathered<'_, T> {
 mod tests {
     use super::*;
 
-    struct Numbers(Vec<f32>);
-
-    impl Elements for Numbers {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn read(&self, start: usize, out: &mut [f32]) {
-            out.copy_from_slice(&self.0[start..start + out.len()]);
-        }
-    }
-
     #[test]
     fn rows_by_hand_in_any_piece() {
         let models = [
-            Numbers(vec![1.0, 2.0, 3.0, 4.0]),
-            Numbers(vec![10.0, 20.0, 30.0, 40.0, 50.0, 60.0]),
+            vec![1.0, 2.0, 3.0, 4.0],
+            vec![10.0, 20.0, 30.0, 40.0, 50.0, 60.0],
         ];
         let placement = Placement {
             rows: vec![

@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float32Builder, ListBuilder, StringDictionaryBuilder, UInt16Builder,
-    UInt32Builder, UInt64Builder,
+    Array, ArrayRef, BooleanBuilder, Float32Builder, ListBuilder, StringDictionaryBuilder,
+    UInt16Builder, UInt32Builder, UInt64Builder,
 };
 use arrow::datatypes::{DataType, Float32Type, Int32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
@@ -45,7 +45,10 @@ pub struct Distribution<'a> {
 pub enum Projection {
     /// The source token ends at the same byte: both models have read the same prefix.
     SameEnd,
-    /// The last source distribution before, conditioned on what has been read since.
+    /// So it is, and several source distributions say what follows: the next pivot token is longer
+    /// than the source's.
+    Followed,
+    /// The position lies within a source token.
     Conditioned,
     /// The weighted mean over several linked source tokens.
     Averaged,
@@ -59,8 +62,9 @@ pub enum Projection {
 
 impl Projection {
     /// Every value, in the order in which they are tried.
-    pub const ALL: [Projection; 6] = [
+    pub const ALL: [Projection; 7] = [
         Projection::SameEnd,
+        Projection::Followed,
         Projection::Conditioned,
         Projection::Averaged,
         Projection::OneHot,
@@ -72,6 +76,7 @@ impl Projection {
     pub const fn name(self) -> &'static str {
         match self {
             Projection::SameEnd => "same_end",
+            Projection::Followed => "followed",
             Projection::Conditioned => "conditioned",
             Projection::Averaged => "averaged",
             Projection::OneHot => "one_hot",
@@ -84,6 +89,25 @@ impl Projection {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|value| value.name() == name)
     }
+}
+
+/// What `projected` says of a row besides its distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Origin {
+    /// Negative log-likelihood, in nats, of the source tokens that begin within the next pivot
+    /// token, where the source's rows carry over.
+    pub source_nll: Option<f32>,
+    /// What the source owes after that token: the negative log of the share that its own tokens
+    /// of the text have among all its readings that agree with the text. Over consecutive rows,
+    /// Σ −`target_logprob` = Σ `source_nll` + `owed` before − `owed` after.
+    pub owed: f32,
+    /// Share of the probability that belongs to readings of which no row says how they go on.
+    pub unknown: f32,
+    /// Share of the probability of short readings: all of the pivot token that they stand for,
+    /// where longer ones begin so.
+    pub short: f32,
+    /// Whether the source's own tokens stand for the token that follows; not known for `dtw`.
+    pub named: Option<bool>,
 }
 
 /// Collects rows of `topk` or `projected` into batches.
@@ -99,6 +123,10 @@ pub struct DistributionBuilder {
     draws: UInt16Builder,
     projection: StringDictionaryBuilder<Int32Type>,
     source_nll: Float32Builder,
+    owed: Float32Builder,
+    unknown: Float32Builder,
+    short: Float32Builder,
+    named: BooleanBuilder,
     rows: usize,
 }
 
@@ -117,6 +145,10 @@ impl DistributionBuilder {
             draws: UInt16Builder::new(),
             projection: StringDictionaryBuilder::new(),
             source_nll: Float32Builder::new(),
+            owed: Float32Builder::new(),
+            unknown: Float32Builder::new(),
+            short: Float32Builder::new(),
+            named: BooleanBuilder::new(),
             rows: 0,
         }
     }
@@ -152,18 +184,22 @@ impl DistributionBuilder {
         self.draws.append_value(draws);
     }
 
-    /// Appends a row of `projected`; `source_nll` is the source's own for the next token, where
-    /// both models have read the same prefix.
+    /// Appends a row of `projected`.
     pub fn push_projected(
         &mut self,
         sample: SampleId,
         row: Distribution<'_>,
         projection: Projection,
-        source_nll: Option<f32>,
+        origin: Origin,
     ) {
+        let some = |value: f32| (value > 0.0).then_some(value);
         self.push(sample, row);
         self.projection.append_value(projection.name());
-        self.source_nll.append_option(source_nll);
+        self.source_nll.append_option(origin.source_nll);
+        self.owed.append_option(some(origin.owed));
+        self.unknown.append_option(some(origin.unknown));
+        self.short.append_option(some(origin.short));
+        self.named.append_option(origin.named);
     }
 
     /// Rows since the last [`DistributionBuilder::finish`].
@@ -187,6 +223,10 @@ impl DistributionBuilder {
         if self.kind == Kind::Projected {
             columns.push(Arc::new(self.projection.finish()));
             columns.push(Arc::new(self.source_nll.finish()));
+            columns.push(Arc::new(self.owed.finish()));
+            columns.push(Arc::new(self.unknown.finish()));
+            columns.push(Arc::new(self.short.finish()));
+            columns.push(Arc::new(self.named.finish()));
         }
         RecordBatch::try_new(self.kind.schema(), columns)
             .during(|| format!("building `{}` rows", self.kind))

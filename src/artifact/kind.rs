@@ -59,8 +59,14 @@ impl Kind {
         Kind::EvalItems,
     ];
 
-    /// Version of the columns below; a reader refuses any other.
-    pub const FORMAT: u32 = 2;
+    /// Version of the kind's columns and of what they mean; a reader refuses any other.
+    pub const fn format(self) -> u32 {
+        match self {
+            // The true token is always listed, readings (3).
+            Kind::Projected | Kind::Targets => 3,
+            _ => 2,
+        }
+    }
 
     /// Name of the folder in a run, and of the SQL table.
     pub const fn name(self) -> &'static str {
@@ -131,6 +137,10 @@ impl Kind {
                 let mut fields = stored_distribution();
                 fields.push(label("projection"));
                 fields.push(optional("source_nll", DataType::UInt32));
+                fields.push(optional("owed", DataType::UInt32));
+                fields.push(optional("unknown", DataType::UInt8));
+                fields.push(optional("short", DataType::UInt8));
+                fields.push(optional("named", DataType::Boolean));
                 fields
             }
             Kind::Targets => vec![
@@ -231,6 +241,10 @@ impl Kind {
                 let mut fields = distribution();
                 fields.push(label("projection"));
                 fields.push(optional("source_nll", DataType::Float32));
+                fields.push(optional("owed", DataType::Float32));
+                fields.push(optional("unknown", DataType::Float32));
+                fields.push(optional("short", DataType::Float32));
+                fields.push(optional("named", DataType::Boolean));
                 fields
             }
             Kind::Targets => vec![

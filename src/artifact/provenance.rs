@@ -67,7 +67,7 @@ impl Provenance {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
-            format: Kind::FORMAT,
+            format: kind.format(),
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             vocabulary: None,
             model: None,

@@ -210,13 +210,13 @@ impl Part {
                 format!("holds `{}`, expected `{kind}`", found.kind),
             ));
         }
-        if found.format != Kind::FORMAT {
+        if found.format != kind.format() {
             return Err(Error::file(
                 path,
                 format!(
                     "has format version {}, expected {}",
                     found.format,
-                    Kind::FORMAT
+                    kind.format()
                 ),
             )
             .remedy(format!(

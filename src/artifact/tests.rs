@@ -385,8 +385,14 @@ mod round_trip {
                     ids: &ids,
                     logprobs: &logprobs,
                 };
-                let own = (pos == 0).then_some(nll);
-                rows.push_projected(0, row, distribution::Projection::SameEnd, own);
+                let origin = distribution::Origin {
+                    source_nll: (pos == 0).then_some(nll),
+                    owed: nll / 2.0,
+                    unknown: pos as f32,
+                    short: 0.4,
+                    named: Some(pos == 0),
+                };
+                rows.push_projected(0, row, distribution::Projection::SameEnd, origin);
             }
             let mut part = writer.part(info(0, 0, 1, true)).unwrap();
             part.write(&rows.finish().unwrap()).unwrap();

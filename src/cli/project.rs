@@ -37,7 +37,7 @@ pub struct Command {
     /// The source's `topk` to read
     #[arg(long, value_name = "DIR")]
     topk: Option<PathBuf>,
-    /// The pivot's `topk` to compare with
+    /// The pivot's `topk`, for `--short pivot`, and to compare with
     #[arg(long, value_name = "DIR")]
     pivot_topk: Option<PathBuf>,
     /// `alignment` to read
@@ -49,6 +49,12 @@ pub struct Command {
     /// The pivot's `tokens` to read
     #[arg(long, value_name = "DIR")]
     pivot_tokens: Option<PathBuf>,
+    /// The source's `tokens` to read
+    #[arg(long, value_name = "DIR")]
+    source_tokens: Option<PathBuf>,
+    /// The pivot's `transcripts` to read
+    #[arg(long, value_name = "DIR")]
+    transcripts: Option<PathBuf>,
     /// `projected` to write
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -65,7 +71,33 @@ pub fn run(command: &Command) -> Result<()> {
     let (name, teacher) = (command.pivot.as_str(), command.teacher.as_str());
     let pivot_topk = at
         .artifact("pivot-topk", &command.pivot_topk, Kind::Topk, &[name])
-        .ok();
+        .ok()
+        .filter(|dir| command.pivot_topk.is_some() || dir.is_dir());
+    if pivot_topk.is_none() && command.options.short.is_none() {
+        note(
+            "the pivot's `topk` is not there: short readings stay with the token that they are (`--short first`)",
+        );
+    }
+    let vocab = at
+        .vocabulary(&source)?
+        .unwrap_or_else(|| teacher.to_owned());
+    let tokens = |template: &str| {
+        let values = [vocab.as_str(), template];
+        at.artifact(
+            "source-tokens",
+            &command.source_tokens,
+            Kind::Tokens,
+            &values,
+        )
+    };
+    let own = tokens(teacher)?;
+    let source_tokens = if own.is_dir() { own } else { tokens(name)? };
+    let transcripts = at.artifact(
+        "transcripts",
+        &command.transcripts,
+        Kind::Transcripts,
+        &[name],
+    )?;
     let inputs = ProjectInputs {
         topk: &at.artifact("topk", &command.topk, Kind::Topk, &[teacher])?,
         alignment: &at.artifact("alignment", &command.alignment, Kind::Alignment, &[teacher])?,
@@ -79,7 +111,9 @@ pub fn run(command: &Command) -> Result<()> {
         source: source.vocabulary(),
         pivot: pivot.vocabulary(),
         first_token: &|bytes| pivot.first_token(bytes),
-        pivot_topk: pivot_topk.as_deref().filter(|dir| dir.is_dir()),
+        source_tokens: &source_tokens,
+        transcripts: &transcripts,
+        pivot_topk: pivot_topk.as_deref(),
     };
     let out = at.artifact("out", &command.out, Kind::Projected, &[teacher])?;
     let summary = project(&inputs, &out, &command.options, command.force.existing())?;

@@ -39,7 +39,13 @@ fn batch(kind: Kind, rows: &[Row]) -> RecordBatch {
         };
         match kind {
             Kind::Topk => builder.push(0, row),
-            _ => builder.push_projected(0, row, Projection::SameEnd, *nll),
+            _ => {
+                let origin = Origin {
+                    source_nll: *nll,
+                    ..Origin::default()
+                };
+                builder.push_projected(0, row, Projection::SameEnd, origin);
+            }
         }
     }
     builder.finish().unwrap()

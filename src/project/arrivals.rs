@@ -36,6 +36,18 @@ impl Arrivals {
         self.entries.push((id, mass));
     }
 
+    /// What has arrived for an id.
+    #[cfg(test)]
+    pub(super) fn of(&self, id: TokenId) -> f64 {
+        let here = self.entries.iter().filter(|entry| entry.0 == id);
+        here.map(|entry| entry.1).sum()
+    }
+
+    /// What has arrived at any id.
+    pub(super) fn total(&self) -> f64 {
+        self.entries.iter().map(|entry| entry.1).sum()
+    }
+
     /// Multiplies everything.
     pub(super) fn scale(&mut self, by: f64) {
         for (_, mass) in &mut self.entries {
@@ -44,8 +56,8 @@ impl Arrivals {
         self.rest *= by;
     }
 
-    /// Makes the list of the `k` most probable ids; the others join the rest.
-    pub(super) fn list(&mut self, k: usize) {
+    /// Makes the list of the `k` most probable ids, and of `always`; the others join the rest.
+    pub(super) fn list(&mut self, k: usize, always: Option<TokenId>) {
         if self.entries.len() > SHORT {
             self.entries.sort_by_key(|entry| entry.0);
             self.entries.dedup_by(|again, first| {
@@ -60,9 +72,21 @@ impl Arrivals {
         let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
         self.entries
             .sort_unstable_by(|a, b| by_mass(a, b).then(a.0.cmp(&b.0)));
-        let cut = self.entries.iter().skip(k);
-        self.rest += cut.map(|entry| entry.1).sum::<f64>();
-        self.entries.truncate(k);
+        if let Some(at) = self
+            .entries
+            .iter()
+            .skip(k)
+            .position(|entry| Some(entry.0) == always)
+        {
+            self.entries.swap(k, k + at);
+            let cut = self.entries.iter().skip(k + 1);
+            self.rest += cut.map(|entry| entry.1).sum::<f64>();
+            self.entries.truncate(k + 1);
+        } else {
+            let cut = self.entries.iter().skip(k);
+            self.rest += cut.map(|entry| entry.1).sum::<f64>();
+            self.entries.truncate(k);
+        }
         self.ids.clear();
         self.logprobs.clear();
         for (id, mass) in &self.entries {

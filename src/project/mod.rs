@@ -1,18 +1,27 @@
 //! Projection: a source's top-k distributions in the pivot's vocabulary, at the pivot's positions.
 //!
-//! For each pivot position whose next token is supervised, the first case that applies:
+//! With `spans: offsets` the source's readings of the text are carried along ([`readings`] says
+//! how), so that the product of the projected probabilities of a text is the source's own
+//! probability of it. With `spans: dtw` rows are moved one by one, as published. For each pivot
+//! position whose next token is supervised:
 //!
-//! | case | distribution | `projection` |
-//! |---|---|---|
-//! | a source token ends at the same byte | that position's, ids moved by the map | `same_end` |
-//! | `spans: dtw`: one source token is linked, and its bytes end the pivot token's or the reverse | the same | `same_end` |
-//! | `spans: dtw`, `map: ms`: several source tokens are linked | the mean of theirs, weighted by how often each was linked to the pivot token | `averaged` |
-//! | none does, `spans: offsets`, `inside: condition` | that of the last source position before, conditioned on the bytes read since | `conditioned` |
-//! | less than `min_mass` of the probability arrives, or neither applies | the fallback | `one_hot`, `skipped`, or no row |
-//! | the source has no row where it is needed | none | `missing` |
+//! | case | `projection` |
+//! |---|---|
+//! | `offsets`: a source token ends at the same byte, and its row covers the next pivot token | `same_end` |
+//! | `offsets`: so it is, and several rows do | `followed` |
+//! | `offsets`: the position lies within a source token | `conditioned` |
+//! | `dtw`: one source token is linked, and its bytes end the pivot token's or the reverse | `same_end` |
+//! | `dtw`, `map: ms`: several are linked; the mean of their rows, weighted by how often each was linked to the pivot token | `averaged` |
+//! | nothing is known of the source's reading, less than `min_mass` of what is listed has a place in the pivot's vocabulary, or what is left of the lists is thin | the fallback: `one_hot`, `skipped`, or no row |
+//! | the source has no row where it is needed | `missing` |
 //!
-//! *Row `pos` is the distribution of token `pos + 1`*: what answers the question of pivot
-//! position i is the source position that ends where pivot token i ends.
+//! *Row `pos` is the distribution of token `pos + 1`*. That token is always listed (`offsets`),
+//! with its exact probability; with `dtw` that is not known, and a row that does not list it gives
+//! it none.
+//!
+//! A row is *thin* where other readings than the source's own tokens have been dropped and less
+//! than `min_read` of the probability is left, or more than half of the row is tail or unknown:
+//! tails are left behind where their row is passed, and what remains would be too sure.
 //!
 //! Ids that land on the same pivot id add their probabilities. Probability that finds no pivot
 //! id, and what is cut to `top_k`, joins the tail, so that each row sums to one. Nothing is
@@ -20,12 +29,17 @@
 
 mod arrivals;
 mod counts;
+mod first;
 mod follow;
 mod projector;
+mod readings;
+mod rows;
+mod short;
 mod spellings;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod warped;
 
 pub use summary::{Quality, Summary};
 
@@ -40,26 +54,30 @@ use crate::artifact::tokens::{self, SampleTokens};
 use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts, token_map};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
+use crate::text;
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
 use counts::PairCounts;
+use first::FirstTokens;
 use follow::Follow;
-use projector::{Matching, Projected, Projector};
+use projector::{Projected, Projector, Sample, Shared};
 use spellings::Spellings;
 
 /// Rows per batch written.
 const BATCH_ROWS: usize = 32 * 1024;
 
-/// What is done where no source token ends at the same byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+/// What becomes of a reading that is all of the pivot token that it begins with, where longer
+/// ones begin so: a digit, a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
-pub enum Inside {
-    /// The distribution before the source token, conditioned on what has been read of it.
-    #[default]
-    Condition,
-    /// The fallback.
-    Fallback,
+pub enum Short {
+    /// Its weight is spread over the tokens that begin so, as the pivot itself sees them there.
+    Pivot,
+    /// It stays with that token.
+    First,
+    /// It joins the tail.
+    Tail,
 }
 
 /// What stands where there is no distribution of the source.
@@ -80,17 +98,23 @@ pub enum Fallback {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectOptions {
-    /// What is done inside a source token (default `condition`).
-    #[arg(long, value_enum, default_value_t = ProjectOptions::default().inside, hide_default_value = true)]
-    pub inside: Inside,
+    /// What becomes of a letter or digit that longer pivot tokens begin with (default `pivot` where
+    /// the pivot's `topk` is there, else `first`).
+    #[arg(long, value_enum)]
+    pub short: Option<Short>,
     /// What stands where there is no distribution (default `one_hot`).
     #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback, hide_default_value = true)]
     pub fallback: Fallback,
-    /// Probability that must arrive in the pivot's vocabulary, in [0, 1] (default 0.3); a
-    /// position with less uses the fallback.
+    /// Share of the listed probability that must find a place in the pivot's vocabulary, in [0, 1]
+    /// (default 0.3); a position with less uses the fallback.
     #[arg(long, default_value_t = ProjectOptions::default().min_mass, hide_default_value = true)]
     pub min_mass: f32,
-    /// Length of the lists, at least 1 (default: that of the source's row).
+    /// Probability of what has been read since the source's readings were one, in [0, 1] (default
+    /// 0.01); with less, what is left of its lists is thin, and the fallback stands.
+    #[arg(long, default_value_t = ProjectOptions::default().min_read, hide_default_value = true)]
+    pub min_read: f64,
+    /// Length of the lists, at least 1, besides the token that follows (default: that of the
+    /// source's longest row).
     #[arg(long)]
     pub top_k: Option<usize>,
 }
@@ -98,9 +122,10 @@ pub struct ProjectOptions {
 impl Default for ProjectOptions {
     fn default() -> Self {
         Self {
-            inside: Inside::default(),
+            short: None,
             fallback: Fallback::default(),
             min_mass: 0.3,
+            min_read: 0.01,
             top_k: None,
         }
     }
@@ -110,18 +135,46 @@ impl ProjectOptions {
     /// Fails if an option is out of range.
     ///
     /// # Errors
-    /// `min_mass` outside [0, 1]; `top_k` of 0.
+    /// `min_mass` or `min_read` outside [0, 1]; `top_k` of 0.
     pub fn validate(&self) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.min_mass) {
-            return Err(Error::usage(format!(
-                "`min_mass` is {}, expected a probability between 0 and 1",
-                self.min_mass
-            )));
+        let shares = [
+            ("min_mass", f64::from(self.min_mass)),
+            ("min_read", self.min_read),
+        ];
+        for (name, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::usage(format!(
+                    "`{name}` is {share}, expected a probability between 0 and 1"
+                )));
+            }
         }
         if self.top_k == Some(0) {
             return Err(Error::usage("`top_k` is 0, expected 1 or more"));
         }
         Ok(())
+    }
+
+    /// What becomes of short readings, where the pivot's own rows are there or are not.
+    pub fn short(&self, pivot_rows: bool) -> Short {
+        self.short.unwrap_or(match pivot_rows {
+            true => Short::Pivot,
+            false => Short::First,
+        })
+    }
+
+    /// The options that change rows; those that are not in use are left out. `warped` says
+    /// whether the alignment is of `spans: dtw`.
+    pub fn changing(&self, warped: bool, pivot_rows: bool) -> serde_json::Value {
+        let mut used = serde_json::json!({
+            "fallback": self.fallback,
+            "min_mass": self.min_mass,
+            "top_k": self.top_k,
+        });
+        if !warped {
+            used["short"] = serde_json::json!(self.short(pivot_rows));
+            used["min_read"] = serde_json::json!(self.min_read);
+        }
+        used
     }
 }
 
@@ -135,6 +188,10 @@ pub struct ProjectInputs<'a> {
     pub token_map: &'a Path,
     /// The pivot's `tokens`.
     pub pivot_tokens: &'a Path,
+    /// The source's `tokens`.
+    pub source_tokens: &'a Path,
+    /// The `transcripts` of the pivot.
+    pub transcripts: &'a Path,
     /// The source's vocabulary.
     pub source: &'a Vocabulary,
     /// The pivot's vocabulary.
@@ -142,8 +199,17 @@ pub struct ProjectInputs<'a> {
     /// The first token with which the pivot's tokenizer starts some bytes in mid-text
     /// ([`crate::vocab::Tokenizer::first_token`]).
     pub first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
-    /// The pivot's own `topk`, to compare with in [`Summary`]; changes no row.
+    /// The pivot's own `topk`: for `short: pivot`, and to compare with in [`Summary`].
     pub pivot_topk: Option<&'a Path>,
+}
+
+/// How the positions were aligned, which decides what a link means.
+#[derive(Debug)]
+enum Matching {
+    /// By bytes.
+    Offsets,
+    /// By warping: with how often each pair of tokens was linked, where the map counts (`ms`).
+    Dtw(Option<PairCounts>),
 }
 
 /// The opened inputs.
@@ -153,23 +219,27 @@ struct Opened<'a> {
     topk: Artifact,
     alignment: Artifact,
     tokens: Artifact,
+    source_tokens: Artifact,
+    transcripts: Artifact,
     pivot_topk: Option<Artifact>,
     follow: Follow,
-    spellings: Spellings,
+    /// Whether the map says where tokens go, not the pivot's tokenizer.
+    by_map: bool,
     matching: Matching,
 }
 
 /// Writes `projected` to `out_dir`.
 ///
 /// # Errors
-/// If the artifacts are not about the same samples or vocabularies, a log-probability is not a
-/// number (naming sample and position), or `out_dir` holds another result (see [`Existing`]).
+/// If the artifacts are not about the same samples, tokens or vocabularies, the pivot's `topk` is
+/// not there but asked for, a log-probability is not a number (naming sample and position), or
+/// `out_dir` holds another result (see [`Existing`]).
 ///
 /// # Memory
-/// The map and the spellings of the source's tokens, with `spans: dtw` and `map: ms` 16 bytes for
-/// each distinct pair of linked tokens,
-/// and for each thread one part of the pivot's tokens (9 bytes a token), the rows of
-/// one sample, 32,768 rows of output, and the distinct remainders of tokens.
+/// The map, the spellings of both vocabularies, 4 bytes for each byte of the source's, with
+/// `spans: dtw` and `map: ms` 16 bytes for each distinct pair of linked tokens; and for each
+/// thread one part of both models' tokens (9 bytes a token) and of the transcripts, the rows of
+/// one sample, 32,768 rows of output, and up to 65,536 distinct readings.
 pub fn run(
     inputs: &ProjectInputs<'_>,
     out_dir: &Path,
@@ -178,20 +248,37 @@ pub fn run(
 ) -> Result<Summary> {
     options.validate()?;
     let opened = Opened::open(inputs, options)?;
+    let warped = matches!(opened.matching, Matching::Dtw(_));
     let mut provenance = Provenance::new(Kind::Projected)
         .vocabulary(&inputs.pivot.digest)
         .input("topk", opened.topk.identity())
         .input("alignment", opened.alignment.identity())
         .input("pivot_tokens", opened.tokens.identity())
         .input("token_map", &opened.follow.identity)
-        .options(serde_json::json!(options));
+        .options(options.changing(warped, opened.pivot_topk.is_some()));
+    if let (Short::Pivot, false) = (opened.short(), warped)
+        && let Some(own) = &opened.pivot_topk
+    {
+        provenance = provenance.input("pivot_topk", own.identity());
+    }
     if let Some(model) = &opened.topk.provenance().model {
         provenance = provenance.model(model);
     }
     let writer = Writer::create(out_dir, provenance, existing)?;
     let bar = Bar::new("project", opened.tokens.samples(), "samples");
+    let spellings = (Spellings::new(inputs.source), Spellings::new(inputs.pivot));
+    let first = FirstTokens::new(inputs.first_token, &spellings.0, &spellings.1);
+    let shared = Shared {
+        source: inputs.source,
+        pivot: inputs.pivot,
+        spellings: (&spellings.0, &spellings.1),
+        first: &first,
+        follow: &opened.follow,
+        matching: &opened.matching,
+        by_map: opened.by_map,
+    };
     let done = parts::each_missing(opened.tokens.parts(), &writer, |part| {
-        opened.project_part(part, &writer, &bar)
+        opened.project_part(part, &shared, &writer, &bar)
     })?;
     let mut summary = Summary::default();
     for part in &done {
@@ -204,29 +291,44 @@ impl<'a> Opened<'a> {
     fn open(inputs: &'a ProjectInputs<'a>, options: &'a ProjectOptions) -> Result<Self> {
         let tokens = Artifact::open(inputs.pivot_tokens, Kind::Tokens)?;
         tokens.check_vocabulary(&inputs.pivot.digest)?;
+        let source_tokens = Artifact::open(inputs.source_tokens, Kind::Tokens)?;
+        source_tokens.check_vocabulary(&inputs.source.digest)?;
+        let transcripts = Artifact::open(inputs.transcripts, Kind::Transcripts)?;
         let topk = Artifact::open(inputs.topk, Kind::Topk)?;
         topk.check_vocabulary(&inputs.source.digest)?;
         if topk.holds_draws() {
             return Err(Error::file(
                 topk.dir(),
-                "it holds random draws, which conditioning and `min_mass` would not keep unbiased",
+                "it holds random draws, which projecting would not keep unbiased",
             )
             .remedy("score sources of another vocabulary with `mode: top`"));
         }
         let alignment = Artifact::open(inputs.alignment, Kind::Alignment)?;
         let map = Artifact::open(inputs.token_map, Kind::TokenMap)?;
-        let pivot_topk = match inputs.pivot_topk {
-            Some(dir) => Some(Artifact::open(dir, Kind::Topk)?),
-            None => None,
-        };
         for artifact in [&alignment, &map] {
             check_pair(artifact, inputs)?;
         }
-        for artifact in [&topk, &alignment].into_iter().chain(&pivot_topk) {
+        let pivot_topk = match (inputs.pivot_topk, options.short) {
+            (Some(dir), _) => Some(Artifact::open(dir, Kind::Topk)?),
+            (None, Some(Short::Pivot)) => {
+                return Err(Error::usage("`short: pivot` needs the pivot's own `topk`")
+                    .remedy("score the pivot first, or use `short: first`"));
+            }
+            (None, _) => None,
+        };
+        for artifact in [&topk, &alignment, &source_tokens, &transcripts]
+            .into_iter()
+            .chain(&pivot_topk)
+        {
             artifact.check_same_samples(&tokens)?;
         }
+        check_made_from(&alignment, "pivot_tokens", &tokens, "align")?;
+        check_made_from(&alignment, "source_tokens", &source_tokens, "align")?;
+        check_made_from(&topk, "tokens", &source_tokens, "score")?;
+        check_made_from(&tokens, "transcripts", &transcripts, "corpus")?;
         if let Some(pivot_topk) = &pivot_topk {
             pivot_topk.check_vocabulary(&inputs.pivot.digest)?;
+            check_made_from(pivot_topk, "tokens", &tokens, "score")?;
         }
         let follow = Follow::new(
             &map,
@@ -248,37 +350,47 @@ impl<'a> Opened<'a> {
         Ok(Self {
             inputs,
             options,
+            by_map: !option(&map, "method", "prefix"),
             topk,
             alignment,
             tokens,
+            source_tokens,
+            transcripts,
             pivot_topk,
             follow,
-            spellings: Spellings::new(inputs.source),
             matching,
         })
     }
 
-    fn project_part(&self, part: &Part, writer: &Writer, bar: &Bar) -> Result<Summary> {
+    fn short(&self) -> Short {
+        self.options.short(self.pivot_topk.is_some())
+    }
+
+    fn project_part(
+        &self,
+        part: &Part,
+        shared: &Shared<'_>,
+        writer: &Writer,
+        bar: &Bar,
+    ) -> Result<Summary> {
         let index = part.info().index as usize;
         let samples = tokens::read_part(part)?;
         tokens::check_ids(part, &samples, self.inputs.pivot.len())?;
+        let source_part = &self.source_tokens.parts()[index];
+        let source_samples = tokens::read_part(source_part)?;
+        tokens::check_ids(source_part, &source_samples, self.inputs.source.len())?;
+        let transcripts = text::read_transcripts(&self.transcripts.parts()[index])?;
         let mut alignment = SampleCursor::new(&self.alignment.parts()[index])?;
         let mut topk = SampleCursor::new(&self.topk.parts()[index])?;
         let mut pivot_topk = match &self.pivot_topk {
             Some(artifact) => Some(SampleCursor::new(&artifact.parts()[index])?),
             None => None,
         };
-        let mut projector = Projector::new(
-            self.inputs,
-            self.options,
-            &self.follow,
-            &self.spellings,
-            &self.matching,
-        );
+        let mut projector = Projector::new(shared, self.options, self.short());
         let mut summary = Summary::default();
         let mut out = writer.part(part.info())?;
         let mut rows = DistributionBuilder::projected();
-        for sample in &samples {
+        for ((sample, source), text) in samples.iter().zip(&source_samples).zip(&transcripts) {
             check_interrupt()?;
             let id = sample.sample_id;
             let pivot_rows = match &mut pivot_topk {
@@ -288,40 +400,41 @@ impl<'a> Opened<'a> {
             let pivot_rows = pivot_rows.as_ref().map(Distributions::new).transpose()?;
             let source_rows = topk.seek(id)?;
             let source_rows = source_rows.as_ref().map(Distributions::new).transpose()?;
-            let size = self.inputs.source.len();
-            if let Some((pos, token)) = source_rows.as_ref().and_then(|rows| rows.beyond(size)) {
+            self.check_rows(source_rows.as_ref(), index, id)?;
+            let Some(links) = alignment.seek(id)? else {
+                if !sample.ids.is_empty() {
+                    return Err(self.stale(index, id));
+                }
+                bar.advance(1);
+                continue;
+            };
+            let links = self.links(sample, &links, index)?;
+            let mut write = |row: Projected<'_>| {
+                let own = pivot_rows.as_ref().and_then(|rows| {
+                    let at = rows.find(row.distribution.pos)?;
+                    rows.own_nll(at)
+                });
+                summary.count(&row, own);
+                if row.written {
+                    rows.push_projected(id, row.distribution, row.projection, row.origin);
+                }
+            };
+            let all = Sample {
+                tokens: sample,
+                links: &links,
+                rows: source_rows.as_ref(),
+                source,
+                text: text.transcript.text.as_bytes(),
+                pivot_rows: pivot_rows.as_ref(),
+            };
+            projector.sample(&all, &mut write).map_err(|bad| {
                 let dir = self.topk.parts()[index].path().display();
-                return Err(Error::input(
-                    format!("{dir} sample {id} position {pos}"),
-                    format!("id {token} is beyond the vocabulary of {size} tokens"),
+                Error::input(
+                    format!("{dir} sample {id} position {}", bad.pos),
+                    "a log-probability is not a number, or positive",
                 )
-                .remedy("it was made with another model; run `score` again"));
-            }
-            if let Some(links) = alignment.seek(id)? {
-                let links = self.links(sample, &links, index)?;
-                let mut write = |row: Projected<'_>| {
-                    let own = pivot_rows.as_ref().and_then(|rows| {
-                        let at = rows.find(row.distribution.pos)?;
-                        rows.own_nll(at)
-                    });
-                    summary.count(&row, own);
-                    if row.written {
-                        rows.push_projected(id, row.distribution, row.projection, row.source_nll);
-                    }
-                };
-                projector
-                    .sample(sample, &links, source_rows.as_ref(), &mut write)
-                    .map_err(|bad| {
-                        let dir = self.topk.parts()[index].path().display();
-                        Error::input(
-                            format!("{dir} sample {id} position {}", bad.pos),
-                            "a log-probability is not a number, or positive",
-                        )
-                        .remedy("run `score` again")
-                    })?;
-            } else if !sample.ids.is_empty() {
-                return Err(self.stale(index, id));
-            }
+                .remedy("run `score` again")
+            })?;
             if rows.rows() >= BATCH_ROWS {
                 out.write(&rows.finish()?)?;
             }
@@ -330,6 +443,20 @@ impl<'a> Opened<'a> {
         out.write(&rows.finish()?)?;
         out.finish()?;
         Ok(summary)
+    }
+
+    /// Fails if the source's rows of a sample have ids beyond its vocabulary.
+    fn check_rows(&self, rows: Option<&Distributions<'_>>, part: usize, sample: u64) -> Result<()> {
+        let size = self.inputs.source.len();
+        let Some((pos, token)) = rows.and_then(|rows| rows.beyond(size)) else {
+            return Ok(());
+        };
+        let dir = self.topk.parts()[part].path().display();
+        Err(Error::input(
+            format!("{dir} sample {sample} position {pos}"),
+            format!("id {token} is beyond the vocabulary of {size} tokens"),
+        )
+        .remedy("it was made with another model; run `score` again"))
     }
 
     /// The alignment of one sample, checked against its tokens.
@@ -354,6 +481,24 @@ impl<'a> Opened<'a> {
             "its rows are not those of the pivot's tokens",
         )
         .remedy("run `align` again")
+    }
+}
+
+/// Fails if an artifact says that it was made from another `input` than this one.
+fn check_made_from(artifact: &Artifact, input: &str, from: &Artifact, stage: &str) -> Result<()> {
+    let found = artifact.provenance().inputs.get(input);
+    match found {
+        Some(found) if found != from.identity() => Err(Error::file(
+            artifact.dir(),
+            format!(
+                "was made from other {input} than `{}`",
+                from.dir().display()
+            ),
+        )
+        .remedy(format!(
+            "run `{stage}` again, or name the ones that it was made from"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) struct Spellings {
     begins: Vec<u32>,
     bytes: Vec<u8>,
     special: Vec<bool>,
+    /// Ids of text tokens in the order of their bytes.
+    sorted: Vec<TokenId>,
 }
 
 impl Spellings {
@@ -19,13 +21,31 @@ impl Spellings {
             begins: vec![0],
             bytes: Vec::new(),
             special: Vec::new(),
+            sorted: Vec::new(),
         };
-        for token in &vocabulary.tokens {
+        for (id, token) in (0..).zip(&vocabulary.tokens) {
             spellings.bytes.extend_from_slice(&token.bytes);
             spellings.begins.push(spellings.bytes.len() as u32);
             spellings.special.push(token.special);
+            if !token.special && !token.bytes.is_empty() {
+                spellings.sorted.push(id);
+            }
         }
+        let mut sorted = std::mem::take(&mut spellings.sorted);
+        sorted.sort_by(|a, b| spellings.of(*a).cmp(spellings.of(*b)).then(a.cmp(b)));
+        spellings.sorted = sorted;
         spellings
+    }
+
+    /// Where the bytes of an id begin among those of all.
+    #[inline]
+    pub(super) fn place(&self, id: TokenId) -> Option<usize> {
+        self.begins.get(id as usize).map(|begin| *begin as usize)
+    }
+
+    /// Bytes of all tokens together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The bytes of an id; none for an id without a token.
@@ -38,15 +58,33 @@ impl Spellings {
         }
     }
 
-    /// What remains of a token of text after its first bytes; `None` if it has others, or no more.
+    /// Whether an id is a special token.
     #[inline]
-    pub(super) fn after(&self, prefix: &[u8], id: TokenId) -> Option<&[u8]> {
-        let bytes = self.of(id);
-        // Most differ in the first byte.
-        if bytes.first() != prefix.first() {
-            return None;
+    pub(super) fn is_special(&self, id: TokenId) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// By id: whether longer tokens of text begin with its bytes.
+    pub(super) fn extended(&self) -> Vec<bool> {
+        let mut extended = vec![false; self.special.len()];
+        for (at, id) in self.sorted.iter().enumerate() {
+            let bytes = self.of(*id);
+            // Those that begin with it follow it, the same bytes first.
+            let longer = self.sorted[at + 1..]
+                .iter()
+                .map(|next| self.of(*next))
+                .find(|next| next.len() != bytes.len() || *next != bytes);
+            extended[*id as usize] = longer.is_some_and(|longer| longer.starts_with(bytes));
         }
-        let rest = bytes.strip_prefix(prefix)?;
-        (!rest.is_empty() && !self.special[id as usize]).then_some(rest)
+        extended
+    }
+
+    /// Whether a token of text that is longer than `at_least` bytes begins `bytes`.
+    pub(super) fn begins(&self, bytes: &[u8], at_least: usize) -> bool {
+        (at_least + 1..=bytes.len()).any(|length| {
+            let part = &bytes[..length];
+            let found = self.sorted.binary_search_by(|id| self.of(*id).cmp(part));
+            found.is_ok()
+        })
     }
 }

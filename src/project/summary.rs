@@ -38,7 +38,7 @@ pub struct Summary {
     /// Positions left to the pivot's own distribution (`fallback: pivot`), without a row.
     pub left_to_pivot: u64,
     /// Figures by case, in the order of [`Projection::ALL`].
-    pub by_projection: [Quality; 6],
+    pub by_projection: [Quality; 7],
 }
 
 impl Summary {

@@ -197,6 +197,15 @@ impl Recipe {
         if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(file.unknown_key(None, key, KEYS.into_iter()));
         }
+        if let Some(Value::Object(project)) = map.get("project")
+            && project.contains_key("inside")
+        {
+            let place = file.place(file.line("inside"));
+            return Err(Error::usage(format!(
+                "{place}: `project.inside` is gone: the source's readings are carried through its tokens"
+            ))
+            .remedy("leave it out; `project.short` and `project.min_read` say how far they are trusted"));
+        }
         let baselines = file.section(&mut map, "baselines")?.unwrap_or_default();
         // Before `seed` is taken out.
         let train = with_seed(&mut map, file)?;

@@ -4,12 +4,12 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, Float32Array, UInt32Array};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{UInt16Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use super::super::Kind;
 use super::super::rows::{Lists, numbers};
-use super::{INFINITE, LEVELS, NLL_STEPS, Problem, bad_row, column, list_array};
+use super::{INFINITE, LEVELS, NLL_STEPS, Problem, SHARES, bad_row, column, list_array};
 use crate::error::Context;
 use crate::units::TokenId;
 
@@ -43,6 +43,10 @@ fn nll_from_stored(stored: u32) -> f32 {
         INFINITE => f32::INFINITY,
         _ => (f64::from(stored) / f64::from(NLL_STEPS)) as f32,
     }
+}
+
+fn share_from_stored(stored: u8) -> f32 {
+    f32::from(stored) / SHARES
 }
 
 /// Sees the gaps of each row; fails with what is wrong with it.
@@ -126,6 +130,15 @@ impl Decoder {
             let nll = nll.iter().map(|x| x.map(nll_from_stored));
             columns.push(column(batch, "projection"));
             columns.push(Arc::new(nll.collect::<Float32Array>()));
+            let owed = numbers::<UInt32Type>(batch, "owed")?;
+            let owed = owed.iter().map(|x| x.map(nll_from_stored));
+            columns.push(Arc::new(owed.collect::<Float32Array>()));
+            for name in ["unknown", "short"] {
+                let share = numbers::<UInt8Type>(batch, name)?;
+                let share = share.iter().map(|x| x.map(share_from_stored));
+                columns.push(Arc::new(share.collect::<Float32Array>()));
+            }
+            columns.push(column(batch, "named"));
         }
         Ok(columns)
     }

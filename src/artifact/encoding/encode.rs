@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, UInt16Array, UInt32Array};
+use arrow::array::{ArrayRef, UInt8Array, UInt16Array, UInt32Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Float32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
 use super::super::Kind;
 use super::super::rows::{Lists, numbers};
-use super::{INFINITE, LEVELS, NLL_STEPS, NO_NUMBER, Problem, bad_row, column, list_array};
+use super::{INFINITE, LEVELS, NLL_STEPS, NO_NUMBER, Problem, SHARES, bad_row, column, list_array};
 use crate::error::Context;
 use crate::units::TokenId;
 
@@ -38,6 +38,11 @@ fn nll_to_stored(nll: f32) -> u32 {
     }
     // Saturates at both ends.
     ((f64::from(nll) * f64::from(NLL_STEPS)).round() as u32).min(INFINITE - 1)
+}
+
+fn share_to_stored(share: f32) -> u8 {
+    // Saturates at both ends.
+    (share * SHARES).round() as u8
 }
 
 /// Lists being encoded.
@@ -179,6 +184,17 @@ fn encode_distributions(
         let nll = nll.iter().map(|x| x.map(nll_to_stored));
         columns.push(column(batch, "projection"));
         columns.push(Arc::new(nll.collect::<UInt32Array>()));
+        let owed = numbers::<Float32Type>(batch, "owed")?;
+        let owed = owed.iter().map(|x| x.map(nll_to_stored).filter(|x| *x > 0));
+        columns.push(Arc::new(owed.collect::<UInt32Array>()));
+        for name in ["unknown", "short"] {
+            let share = numbers::<Float32Type>(batch, name)?;
+            let share = share
+                .iter()
+                .map(|x| x.map(share_to_stored).filter(|x| *x > 0));
+            columns.push(Arc::new(share.collect::<UInt8Array>()));
+        }
+        columns.push(column(batch, "named"));
     }
     Ok(columns)
 }

@@ -11,7 +11,8 @@
 //! | `tail_level` | probability outside the list | the same |
 //! | `target_place` | where the true token is in `id_gaps`, from 1; 0: it is not listed | id: sum of the gaps up to there |
 //! | `target_other` | the true token where it is not listed | |
-//! | `target_nll`, `source_nll` | negative log-likelihoods in 1/1024 nat; 2^32 − 1: infinite | `x / 1024` |
+//! | `target_nll`, `source_nll`, `owed` | negative log-likelihoods in 1/1024 nat; 2^32 − 1: infinite | `x / 1024` |
+//! | `unknown`, `short` | shares of the probability in 1/255; null where there is none | `x / 255.0` |
 //! | `draws` | 0; in rows of random samples how many were drawn, and levels are counts | probability `level / draws` |
 //!
 //! *Why gaps.* Ids of one list have no order of their own, so the sorted list says as much in
@@ -44,6 +45,8 @@ pub(super) use encode::encode;
 pub const LEVELS: u16 = 432;
 /// Steps of a stored negative log-likelihood in a nat.
 pub const NLL_STEPS: f32 = 1024.0;
+/// Steps of a stored share.
+pub const SHARES: f32 = 255.0;
 /// Level that stands for what is no number.
 const NO_NUMBER: u16 = u16::MAX;
 /// Stored negative log-likelihood that stands for infinity.

@@ -1,6 +1,8 @@
 //! A text, two ways to cut it into tokens, and rows of the source: what the tests project.
 
 mod cases;
+mod examples;
+mod oracle;
 mod properties;
 mod stage;
 mod warped;
@@ -9,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::*;
 use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
-use crate::artifact::distribution::Distribution;
+use crate::artifact::distribution::{Distribution, Origin};
 use crate::artifact::token_map::{MapMethod, MapRow};
 use crate::vocab::{Kind as TokenKind, Role, Token};
 
@@ -21,7 +23,7 @@ struct Row {
     tail: f64,
     target_logprob: f32,
     projection: Projection,
-    source_nll: Option<f32>,
+    origin: Origin,
     written: bool,
 }
 
@@ -122,10 +124,16 @@ struct Case {
     pivot: Vocabulary,
     longest: usize,
     map: Vec<MapRow>,
+    /// Whether the map says where readings of one token go.
+    by_map: bool,
     matching: Matching,
+    text: String,
     tokens: SampleTokens,
+    source_tokens: SampleTokens,
     links: RecordBatch,
     rows: RecordBatch,
+    /// The pivot's own.
+    own: Option<RecordBatch>,
 }
 
 impl Case {
@@ -141,42 +149,59 @@ impl Case {
         &self,
         options: &ProjectOptions,
         width: u64,
-    ) -> std::result::Result<Vec<Row>, projector::BadRow> {
-        let nowhere = Path::new("");
+    ) -> std::result::Result<Vec<Row>, rows::BadRow> {
         let first_token = |bytes: &[u8]| first_of(&self.pivot, bytes, self.longest);
-        let inputs = ProjectInputs {
-            topk: nowhere,
-            alignment: nowhere,
-            token_map: nowhere,
-            pivot_tokens: nowhere,
+        let follow = self.follow(width);
+        let spellings = (Spellings::new(&self.source), Spellings::new(&self.pivot));
+        let first = FirstTokens::new(&first_token, &spellings.0, &spellings.1);
+        let shared = Shared {
             source: &self.source,
             pivot: &self.pivot,
-            first_token: &first_token,
-            pivot_topk: None,
+            spellings: (&spellings.0, &spellings.1),
+            first: &first,
+            follow: &follow,
+            matching: &self.matching,
+            by_map: self.by_map,
         };
-        let follow = self.follow(width);
-        let spellings = Spellings::new(&self.source);
-        let mut projector = Projector::new(&inputs, options, &follow, &spellings, &self.matching);
+        let short = options.short(self.own.is_some());
+        let mut projector = Projector::new(&shared, options, short);
+        let own = self
+            .own
+            .as_ref()
+            .map(|own| Distributions::new(own).unwrap());
         let mut out = Vec::new();
-        projector.sample(
-            &self.tokens,
-            &Links::new(&self.links).unwrap(),
-            Some(&Distributions::new(&self.rows).unwrap()),
-            &mut |row| {
-                let d = row.distribution;
-                let probs = d.logprobs.iter().map(|lp| f64::from(*lp).exp());
-                out.push(Row {
-                    pos: d.pos,
-                    list: d.ids.iter().copied().zip(probs).collect(),
-                    tail: f64::from(d.tail_logprob).exp(),
-                    target_logprob: d.target_logprob,
-                    projection: row.projection,
-                    source_nll: row.source_nll,
-                    written: row.written,
-                });
-            },
-        )?;
+        let sample = Sample {
+            tokens: &self.tokens,
+            links: &Links::new(&self.links).unwrap(),
+            rows: Some(&Distributions::new(&self.rows).unwrap()),
+            source: &self.source_tokens,
+            text: self.text.as_bytes(),
+            pivot_rows: own.as_ref(),
+        };
+        projector.sample(&sample, &mut |row| {
+            let d = row.distribution;
+            let probs = d.logprobs.iter().map(|lp| f64::from(*lp).exp());
+            out.push(Row {
+                pos: d.pos,
+                list: d.ids.iter().copied().zip(probs).collect(),
+                tail: f64::from(d.tail_logprob).exp(),
+                target_logprob: d.target_logprob,
+                projection: row.projection,
+                origin: row.origin,
+                written: row.written,
+            });
+        })?;
         Ok(out)
+    }
+}
+
+/// Tokens that end at these bytes, all but the first supervised.
+fn sample_tokens(ids: &[TokenId], ends: &[u32]) -> SampleTokens {
+    SampleTokens {
+        sample_id: 0,
+        ids: ids.to_vec(),
+        byte_end: ends.to_vec(),
+        supervised: (0..ids.len()).map(|at| at > 0).collect(),
     }
 }
 
@@ -190,14 +215,11 @@ const A: TokenId = 5;
 fn thencat() -> Case {
     let pivot = vocabulary("pivot", &["th", "en", "e", "cat", "a"]);
     let source = vocabulary("source", &["the", "then", "cat", "there", "a", "zzz"]);
-    let tokens = SampleTokens {
-        sample_id: 0,
-        ids: vec![0, TH, EN, CAT],
-        byte_end: vec![0, 2, 4, 7],
-        supervised: vec![false, true, true, true],
-    };
+    let tokens = sample_tokens(&[0, TH, EN, CAT], &[0, 2, 4, 7]);
+    let source_tokens = sample_tokens(&[0, 2, 3], &[0, 4, 7]);
     Case {
-        links: links(&tokens, &[0, 2, 3], &[0, 4, 7]),
+        text: "thencat".to_owned(),
+        links: links(&tokens, &source_tokens.ids, &source_tokens.byte_end),
         rows: source_rows(&[
             (
                 0,
@@ -215,11 +237,14 @@ fn thencat() -> Case {
             map_row(4, E, 0.25, 2),
             map_row(5, A, 1.0, 1),
         ],
+        by_map: false,
         matching: Matching::Offsets,
         source,
         pivot,
         longest: 9,
         tokens,
+        source_tokens,
+        own: None,
     }
 }
 

@@ -18,7 +18,7 @@ fn words() -> Vec<String> {
 }
 
 /// A text cut into tokens twice, and rows of the source with random probabilities.
-fn random_case() -> impl Strategy<Value = (Case, String, Vec<u32>)> {
+fn random_case() -> impl Strategy<Value = Case> {
     let cuts = || proptest::collection::vec(1usize..=3, 30);
     let lists = proptest::collection::vec((1u32..15, 0.01f32..1.0), 12 * 30);
     ("[ab]{1,24}", cuts(), cuts(), lists)
@@ -26,12 +26,7 @@ fn random_case() -> impl Strategy<Value = (Case, String, Vec<u32>)> {
 }
 
 /// A text cut into tokens of these widths, for the pivot and the source.
-fn cut_case(
-    text: String,
-    ours: &[usize],
-    theirs: &[usize],
-    lists: &[(u32, f32)],
-) -> (Case, String, Vec<u32>) {
+fn cut_case(text: String, ours: &[usize], theirs: &[usize], lists: &[(u32, f32)]) -> Case {
     let words = words();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let cut = |cuts: &[usize]| {
@@ -52,12 +47,7 @@ fn cut_case(
     };
     let (ids, byte_end) = cut(ours);
     let (source_ids, source_end) = cut(theirs);
-    let tokens = SampleTokens {
-        sample_id: 0,
-        supervised: vec![true; ids.len()],
-        ids,
-        byte_end,
-    };
+    let tokens = sample_tokens(&ids, &byte_end);
     let mut rows = Vec::new();
     for pos in 0..source_ids.len() - 1 {
         let mut list: BTreeMap<u32, f32> = BTreeMap::new();
@@ -69,10 +59,10 @@ fn cut_case(
         list.sort_by(|a, b| b.1.total_cmp(&a.1));
         rows.push((pos as u32, source_ids[pos + 1], list));
     }
-    let case = Case {
+    Case {
         source: vocabulary("v", &words),
         pivot: vocabulary("v", &words),
-        longest: 2,
+        longest: 3,
         matching: Matching::Offsets,
         // Words of three letters are cut to two, so that ids land on each other.
         map: (1..15u32)
@@ -80,82 +70,46 @@ fn cut_case(
             .collect(),
         links: links(&tokens, &source_ids, &source_end),
         rows: source_rows(&rows),
+        by_map: false,
+        source_tokens: sample_tokens(&source_ids, &source_end),
         tokens,
-    };
-    (case, text, source_end)
-}
-
-/// The definition, with a table for each row and the text at hand.
-fn simple(case: &Case, text: &str, source_end: &[u32], pos: usize) -> Option<BTreeMap<u32, f64>> {
-    let rows = Distributions::new(&case.rows).unwrap();
-    let end = case.tokens.byte_end[pos];
-    let same = source_end.iter().rposition(|e| *e == end);
-    let before = source_end.iter().rposition(|e| *e <= end).unwrap();
-    let row = rows.row(rows.find(before as u32)?);
-    let total: f64 = row
-        .logprobs
-        .iter()
-        .map(|lp| f64::from(lp.exp()))
-        .sum::<f64>()
-        + f64::from(row.tail_logprob.exp());
-    let read = &text.as_bytes()[source_end[before] as usize..end as usize];
-    let mut out: BTreeMap<u32, f64> = BTreeMap::new();
-    let mut kept = 0.0;
-    for (id, lp) in row.ids.iter().zip(row.logprobs) {
-        let mass = f64::from(lp.exp()) / total;
-        let bytes = case.source.bytes(*id);
-        let pivot_id = if same.is_some() {
-            case.map[*id as usize - 1].pivot_id
-        } else {
-            if !bytes.starts_with(read) || bytes.len() == read.len() {
-                continue;
-            }
-            first_of(&case.pivot, &bytes[read.len()..], case.longest)?
-        };
-        kept += mass;
-        *out.entry(pivot_id).or_default() += mass;
+        text,
+        own: None,
     }
-    if same.is_none() {
-        let tail = f64::from(row.tail_logprob.exp()) / total;
-        out.values_mut()
-            .for_each(|mass| *mass *= (1.0 - tail) / kept);
-    }
-    (kept >= 0.3).then_some(out)
 }
 
 proptest! {
     #[test]
-    fn projection_equals_the_definition_and_conserves_mass((case, text, source_end) in random_case()) {
-        let options = ProjectOptions { fallback: Fallback::Skip, ..Default::default() };
+    fn mass_is_conserved_and_the_likelihood_kept(case in random_case(), by_map in any::<bool>()) {
+        let case = Case { by_map, ..case };
+        let options = ProjectOptions { min_mass: 0.0, min_read: 0.0, short: Some(Short::First), ..Default::default() };
         let rows = case.project(&options);
         let predicted: Vec<u32> = case.tokens.predicted().map(|pos| pos as u32).collect();
         prop_assert_eq!(rows.iter().map(|row| row.pos).collect::<Vec<_>>(), predicted);
+        let mut owed = 0.0;
         for row in &rows {
             let sum: f64 = row.list.iter().map(|entry| entry.1).sum::<f64>() + row.tail;
             prop_assert!((sum - 1.0).abs() < 1e-5, "{:?}", row);
-            prop_assert!(row.list.windows(2).all(|pair| pair[0].1 >= pair[1].1));
-            let end = case.tokens.byte_end[row.pos as usize];
-            let after = source_end.iter().position(|e| *e >= end).unwrap();
-            let ends = &case.tokens.byte_end;
-            let known = ends.contains(&source_end[after]) || ends.contains(&source_end[after - 1]);
-            let expected = simple(&case, &text, &source_end, row.pos as usize).filter(|_| known);
-            let found: BTreeMap<u32, f64> = row.list.iter().copied().collect();
-            prop_assert_eq!(found.len(), row.list.len());
-            match expected {
-                None => prop_assert_eq!(row.projection, Projection::Skipped),
-                Some(expected) => {
-                    let same = found.len() == expected.len()
-                        && found.iter().zip(&expected).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-5);
-                    prop_assert!(same, "{:?} {:?}", row, expected);
+            let listed: std::collections::BTreeSet<u32> = row.list.iter().map(|entry| entry.0).collect();
+            prop_assert_eq!(listed.len(), row.list.len());
+            let next = case.tokens.ids[row.pos as usize + 1];
+            match row.origin.source_nll {
+                None => owed = 0.0,
+                Some(nll) => {
+                    prop_assert!(listed.contains(&next), "{:?}", row);
+                    let kept = -row.target_logprob - nll - owed + row.origin.owed;
+                    prop_assert!(kept.abs() < 1e-4, "{:?} {}", row, kept);
+                    owed = row.origin.owed;
                 }
             }
         }
     }
 
     #[test]
-    fn identical_vocabularies_project_to_themselves((mut case, _, _) in random_case()) {
+    fn identical_vocabularies_project_to_themselves(mut case in random_case()) {
         case.map = (1..15).map(|id| map_row(id, id, 1.0, 1)).collect();
         let own = case.tokens.clone();
+        case.source_tokens = own.clone();
         case.links = links(&own, &own.ids, &own.byte_end);
         let rows: Vec<_> = own.predicted().map(|pos| {
             (pos as u32, own.ids[pos + 1], vec![(own.ids[pos + 1], 0.75), (own.ids[pos + 1] % 14 + 1, 0.25)])
@@ -165,6 +119,7 @@ proptest! {
             prop_assert_eq!(row.projection, Projection::SameEnd);
             let same = row.list.iter().zip(&source.2).all(|(a, b)| a.0 == b.0 && near(a.1, b.1.into()));
             prop_assert!(same && row.list.len() == source.2.len(), "{:?} {:?}", row, source);
+            prop_assert_eq!(row.origin.owed, 0.0);
         }
     }
 }

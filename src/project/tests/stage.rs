@@ -27,6 +27,22 @@ fn the_stage_reads_and_writes_artifacts() {
     let tokens_rows = tokens::to_batch(std::slice::from_ref(&case.tokens)).unwrap();
     let tokens_of = Provenance::new(Kind::Tokens).vocabulary("pivot");
     write(&at("tokens"), tokens_of, &tokens_rows);
+    let source_rows_ = tokens::to_batch(std::slice::from_ref(&case.source_tokens)).unwrap();
+    let tokens_of = Provenance::new(Kind::Tokens).vocabulary("source");
+    write(&at("source_tokens"), tokens_of, &source_rows_);
+    let transcript = text::SampleTranscript {
+        sample_id: 0,
+        transcript: text::Transcript {
+            text: case.text.clone(),
+            spans: Vec::new(),
+        },
+    };
+    let transcripts = text::transcripts_to_batch(&[transcript]).unwrap();
+    write(
+        &at("transcripts"),
+        Provenance::new(Kind::Transcripts),
+        &transcripts,
+    );
     write(&at("alignment"), pair(Kind::Alignment), &case.links);
     let map = token_map::to_batch(&case.map).unwrap();
     let width = serde_json::json!({ "width": 2 });
@@ -41,13 +57,24 @@ fn the_stage_reads_and_writes_artifacts() {
     let own_of = Provenance::new(Kind::Topk).vocabulary("pivot");
     write(&at("own"), own_of, &own);
 
-    let paths = ["topk", "alignment", "map", "tokens", "own"].map(at);
+    let names = [
+        "topk",
+        "alignment",
+        "map",
+        "tokens",
+        "own",
+        "source_tokens",
+        "transcripts",
+    ];
+    let paths = names.map(at);
     let first_token = |bytes: &[u8]| first_of(&case.pivot, bytes, 9);
     let inputs = ProjectInputs {
         topk: &paths[0],
         alignment: &paths[1],
         token_map: &paths[2],
         pivot_tokens: &paths[3],
+        source_tokens: &paths[5],
+        transcripts: &paths[6],
         source: &case.source,
         pivot: &case.pivot,
         first_token: &first_token,

@@ -7,12 +7,7 @@ use crate::project::counts::PairCounts;
 fn warped(counts: Option<Vec<(TokenId, TokenId, u64)>>) -> Case {
     let pivot = vocabulary("pivot", &["then", "cat", "en", "x"]);
     let source = vocabulary("source", &["th", "en", "cat", "zzz"]);
-    let tokens = SampleTokens {
-        sample_id: 0,
-        ids: vec![0, 1, 2],
-        byte_end: vec![0, 4, 7],
-        supervised: vec![true; 3],
-    };
+    let tokens = sample_tokens(&[0, 1, 2], &[0, 4, 7]);
     let mut rows = AlignmentBuilder::default();
     let link = |begin, end, kind| Link {
         source_begin: begin,
@@ -36,11 +31,15 @@ fn warped(counts: Option<Vec<(TokenId, TokenId, u64)>>) -> Case {
             map_row(2, 3, 1.0, 1),
             map_row(3, 2, 1.0, 1),
         ],
+        by_map: true,
         matching: Matching::Dtw(counts.map(PairCounts::from_pairs)),
+        text: "thencat".to_owned(),
         source,
         pivot,
         longest: 9,
         tokens,
+        source_tokens: sample_tokens(&[0, 1, 2, 3], &[0, 2, 4, 7]),
+        own: None,
     }
 }
 
@@ -58,7 +57,10 @@ fn several_source_tokens_are_averaged_by_counts() {
         0.25 * 0.2 + 0.75 * 0.1,
     );
     // What the source thinks of `cat` after `then`.
-    assert!(near(rows[1].source_nll.unwrap().into(), -(0.9f64.ln())));
+    assert!(near(
+        rows[1].origin.source_nll.unwrap().into(),
+        -(0.9f64.ln())
+    ));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::fuse::{self, Member, Mode};
 use crate::mapping::{self, MapInputs};
 use crate::progress::warn;
-use crate::project::{self, ProjectInputs};
+use crate::project::{self, ProjectInputs, Short};
 use crate::recipe::models::Model;
 use crate::recipe::schema::Reused;
 use crate::recipe::share;
@@ -221,19 +221,24 @@ pub(super) fn projection_steps(run: &Rc<Run>, index: usize, steps: &mut Vec<Step
     });
     let mut inputs = vec![
         run.artifact(Kind::Topk, &[name]),
-        run.artifact(Kind::Topk, &[run.pivot().name()]),
         alignment,
         token_map,
         pivot_tokens,
         run.tokens(index),
+        run.transcripts(0),
+        Item::Tokenizer(run.pivot().tokenizer_dir.clone()),
     ];
     inputs.extend(vocabs);
+    let warped = run.recipe.align.spans == Spans::Dtw;
+    if !warped && run.recipe.project.short(true) == Short::Pivot {
+        inputs.push(run.artifact(Kind::Topk, &[run.pivot().name()]));
+    }
     steps.push(Step {
         stage: "project",
         subject: name.to_owned(),
         inputs,
         outputs: vec![run.artifact(Kind::Projected, &[name])],
-        options: json!(run.recipe.project),
+        options: run.recipe.project.changing(warped, true),
         action: action(run, move |run| project_source(run, index)),
     });
 }
@@ -278,6 +283,8 @@ fn project_source(run: &Run, index: usize) -> Result<String> {
             alignment: &run.dir.artifact(Kind::Alignment, &[model.name()]),
             token_map: &run.dir.artifact(Kind::TokenMap, &[model.name()]),
             pivot_tokens: run.tokens(0).path(),
+            source_tokens: run.tokens(index).path(),
+            transcripts: run.transcripts(0).path(),
             source: model.tokenizer.vocabulary(),
             pivot: pivot.tokenizer.vocabulary(),
             first_token: &|bytes| tokenizer.first_token(bytes),

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanBuilder, Float32Builder, ListBuilder, StringDictionaryBuilder,
+    Array, ArrayRef, BooleanArray, BooleanBuilder, Float32Array, Float32Builder, ListBuilder, StringDictionaryBuilder,
     UInt16Builder, UInt32Builder, UInt64Builder,
 };
 use arrow::datatypes::{DataType, Float32Type, Int32Type, UInt16Type, UInt32Type, UInt64Type};
@@ -19,7 +19,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::Kind;
 use super::kind::list_element;
-use super::rows::{Labels, Lists, numbers};
+use super::rows::{Labels, Lists, booleans, numbers};
 use crate::error::{Context, Result};
 use crate::units::{SampleId, TokenId};
 
@@ -243,8 +243,43 @@ pub struct Distributions<'a> {
     ids: Lists<'a, UInt32Type>,
     logprobs: Lists<'a, Float32Type>,
     draws: &'a [u16],
-    projection: Option<Labels<'a, Projection>>,
-    source_nll: Option<&'a arrow::array::Float32Array>,
+    projected: Option<ProjectedColumns<'a>>,
+    exact: bool,
+}
+
+/// What only `projected` has.
+struct ProjectedColumns<'a> {
+    projection: Labels<'a, Projection>,
+    source_nll: &'a Float32Array,
+    owed: &'a Float32Array,
+    unknown: &'a Float32Array,
+    short: &'a Float32Array,
+    named: &'a BooleanArray,
+}
+
+impl<'a> ProjectedColumns<'a> {
+    fn new(batch: &'a RecordBatch) -> Result<Self> {
+        let floats = |name| numbers::<Float32Type>(batch, name);
+        Ok(Self {
+            projection: Labels::new(batch, "projection", Projection::from_name)?,
+            source_nll: floats("source_nll")?,
+            owed: floats("owed")?,
+            unknown: floats("unknown")?,
+            short: floats("short")?,
+            named: booleans(batch, "named")?,
+        })
+    }
+
+    fn origin(&self, row: usize) -> Origin {
+        let float = |column: &Float32Array| (!column.is_null(row)).then(|| column.value(row));
+        Origin {
+            source_nll: float(self.source_nll),
+            owed: float(self.owed).unwrap_or(0.0),
+            unknown: float(self.unknown).unwrap_or(0.0),
+            short: float(self.short).unwrap_or(0.0),
+            named: (!self.named.is_null(row)).then(|| self.named.value(row)),
+        }
+    }
 }
 
 impl<'a> Distributions<'a> {
@@ -260,15 +295,19 @@ impl<'a> Distributions<'a> {
             ids: Lists::new(batch, "ids")?,
             logprobs: Lists::new(batch, "logprobs")?,
             draws: numbers::<UInt16Type>(batch, "draws")?.values(),
-            projection: match projected {
-                true => Some(Labels::new(batch, "projection", Projection::from_name)?),
+            projected: match projected {
+                true => Some(ProjectedColumns::new(batch)?),
                 false => None,
             },
-            source_nll: match projected {
-                true => Some(numbers::<Float32Type>(batch, "source_nll")?),
-                false => None,
-            },
+            exact: true,
         })
+    }
+
+    /// The same, with what the artifact says of the true token
+    /// ([`Artifact::exact_targets`](super::Artifact::exact_targets)).
+    #[must_use]
+    pub fn exact(self, exact: bool) -> Self {
+        Self { exact, ..self }
     }
 
     /// Number of rows.
@@ -309,17 +348,24 @@ impl<'a> Distributions<'a> {
     /// Where a row of `projected` comes from; [`Projection::SameEnd`] for rows of `topk`, which
     /// are a model's own.
     pub fn projection(&self, row: usize) -> Projection {
-        self.projection
-            .as_ref()
-            .map_or(Projection::SameEnd, |labels| labels.row(row))
+        let columns = self.projected.as_ref();
+        columns.map_or(Projection::SameEnd, |columns| columns.projection.row(row))
     }
 
-    /// The model's own negative log-likelihood of the next token, in nats, where it is known.
-    pub fn own_nll(&self, row: usize) -> Option<f32> {
-        match self.source_nll {
-            Some(nll) => (!nll.is_null(row)).then(|| nll.value(row)),
-            None => Some(-self.target_logprob[row]),
-        }
+    /// What `projected` says of a row; nothing of rows of `topk`.
+    pub fn origin(&self, row: usize) -> Option<Origin> {
+        Some(self.projected.as_ref()?.origin(row))
+    }
+
+    /// The model's negative log-likelihood of the next token, in nats, where a row has it exactly:
+    /// rows of `topk`, unless another program left it out of them, and those of `projected` that
+    /// the source's readings carry.
+    pub fn exact_nll(&self, row: usize) -> Option<f32> {
+        let exact = match &self.projected {
+            Some(columns) => !columns.named.is_null(row),
+            None => self.exact || self.ids.row(row).contains(&self.target_id[row]),
+        };
+        exact.then(|| -self.target_logprob[row])
     }
 
     /// The first row with an id that a vocabulary of `len` tokens lacks: its position, and the id.

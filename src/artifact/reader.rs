@@ -113,6 +113,12 @@ impl Artifact {
         self.provenance().options["mode"] == "sampled"
     }
 
+    /// Whether each row of `topk` has the exact probability of the true token, listed or not.
+    /// Distributions of other programs may have it for listed tokens only.
+    pub fn exact_targets(&self) -> bool {
+        self.provenance().options["exact_target"] != false
+    }
+
     /// Rows in all parts.
     pub fn rows(&self) -> u64 {
         self.parts.iter().map(|part| part.rows).sum()

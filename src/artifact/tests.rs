@@ -405,8 +405,12 @@ mod round_trip {
             prop_assert_eq!(row.target_id, target);
             prop_assert_eq!(found.row(1).target_id, *ids.first().unwrap_or(&target));
             prop_assert!((row.target_logprob + nll).abs() <= 0.5001 / 1024.0);
-            prop_assert!((found.own_nll(0).unwrap() - nll).abs() <= 0.5001 / 1024.0);
-            prop_assert_eq!(found.own_nll(1), None);
+            let origin = found.origin(0).unwrap();
+            prop_assert!((origin.source_nll.unwrap() - nll).abs() <= 0.5001 / 1024.0);
+            prop_assert!((origin.owed - nll / 2.0).abs() <= 0.5001 / 1024.0);
+            prop_assert_eq!((origin.unknown, origin.short, origin.named), (0.0, 0.4, Some(true)));
+            let origin = found.origin(1).unwrap();
+            prop_assert_eq!((origin.source_nll, origin.unknown, origin.named), (None, 1.0, Some(false)));
             let root = |x: f32| (x * 0.25).exp() * 432.0;
             prop_assert!((root(row.tail_logprob) - root(tail)).abs() < 1.001);
             prop_assert!(row.logprobs.is_sorted_by(|a, b| a >= b));

@@ -26,6 +26,8 @@ use std::path::PathBuf;
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
 use serde::Serialize;
 
+use arrow::record_batch::RecordBatch;
+
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::{SampleCursor, numbers};
 use crate::artifact::targets::TargetBuilder;
@@ -263,10 +265,12 @@ impl Fusion<'_> {
             for cursor in &mut cursors {
                 batches.push(cursor.seek(sample)?);
             }
-            let members = batches
-                .iter()
-                .map(|batch| batch.as_ref().map(Distributions::new).transpose())
-                .collect::<Result<Vec<_>>>()?;
+            let rows = |(batch, (artifact, _)): (&Option<RecordBatch>, &(Artifact, Artifact))| {
+                let rows = batch.as_ref().map(Distributions::new).transpose()?;
+                Ok(rows.map(|rows| rows.exact(artifact.exact_targets())))
+            };
+            let members = batches.iter().zip(self.opened).map(rows);
+            let members = members.collect::<Result<Vec<_>>>()?;
             let metrics: Vec<Metrics> = metrics.iter().map(|of| of[at]).collect();
             self.count_wins(&metrics, &mut summary);
             let chosen: Vec<f64> = metrics

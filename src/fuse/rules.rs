@@ -162,8 +162,8 @@ impl<'a> Fuser<'a> {
     }
 
     /// Takes a row into `ids` and `probs`; returns the tail and the number of random draws. But for
-    /// the cut to k it stays as it is: scaled, it would be rounded once more where it is stored, and
-    /// shares of draws would no longer be unbiased.
+    /// the cut to k and the true token, which is always listed, it stays as it is: scaled, it would
+    /// be rounded once more where it is stored, and shares of draws would no longer be unbiased.
     fn take(
         &mut self,
         members: &[Option<Distributions<'_>>],
@@ -176,18 +176,24 @@ impl<'a> Fuser<'a> {
             return Ok((1.0, 0));
         };
         let draws = rows.draws(row);
+        let unlisted = unlisted(rows, row);
         let row = rows.row(row);
         check(&row, member)?;
         let k = self.options.top_k.unwrap_or(row.ids.len());
         let mut tail = prob(row.tail_logprob);
         for (at, (id, logprob)) in row.ids.iter().zip(row.logprobs).enumerate() {
-            match at < k {
+            match at < k || *id == row.target_id {
                 true => {
                     self.ids.push(*id);
                     self.probs.push(logprob.exp());
                 }
                 false => tail += prob(*logprob),
             }
+        }
+        if let Some(mass) = unlisted {
+            self.ids.push(row.target_id);
+            self.probs.push(mass as f32);
+            tail = (tail - mass).max(0.0);
         }
         Ok((tail as f32, draws))
     }
@@ -216,7 +222,7 @@ impl<'a> Fuser<'a> {
     ) -> impl Iterator<Item = (usize, usize, f64)> + 'b {
         self.has.iter().enumerate().filter_map(|(member, has)| {
             let Has::Row(row) = *has else { return None };
-            let nll = members[member].as_ref()?.own_nll(row)?;
+            let nll = members[member].as_ref()?.exact_nll(row)?;
             (!nll.is_nan()).then_some((member, row, f64::from(nll)))
         })
     }
@@ -264,19 +270,25 @@ impl<'a> Fuser<'a> {
         // Weights that all vanish (a sample without metrics) count the same.
         let even = (all <= 0.0).then(|| 1.0 / self.parts.len() as f64);
         self.gathered.clear();
-        let (mut tail, mut k) = (0.0, 0);
+        let (mut tail, mut k, mut next) = (0.0, 0, None);
         for &(member, row, weight) in &self.parts {
             let Some(rows) = &members[member] else {
                 continue;
             };
+            let unlisted = unlisted(rows, row);
             let row = rows.row(row);
             let total = check(&row, member)?;
             let weight = even.unwrap_or(weight / all);
             let scale = weight / total;
-            k = k.max(row.ids.len());
-            tail += prob(row.tail_logprob) * scale;
+            // The true token does not count.
+            k = k.max(row.ids.iter().filter(|id| **id != row.target_id).count());
+            next = Some(row.target_id);
+            let missing = unlisted.unwrap_or(0.0);
+            tail += (prob(row.tail_logprob) - missing).max(0.0) * scale;
             let masses = row.logprobs.iter().map(|logprob| prob(*logprob) * scale);
             self.gathered.extend(row.ids.iter().copied().zip(masses));
+            let missing = unlisted.map(|mass| (row.target_id, mass * scale));
+            self.gathered.extend(missing);
         }
         self.gathered.sort_by_key(|entry| entry.0);
         self.gathered.dedup_by(|again, first| {
@@ -289,15 +301,16 @@ impl<'a> Fuser<'a> {
         self.gathered
             .sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let k = self.options.top_k.unwrap_or(k);
-        tail += self
-            .gathered
-            .iter()
-            .skip(k)
-            .map(|entry| entry.1)
-            .sum::<f64>();
         self.ids.clear();
         self.probs.clear();
-        for (id, mass) in self.gathered.iter().take(k).filter(|entry| entry.1 > 0.0) {
+        let mut others = 0;
+        for (id, mass) in self.gathered.iter().filter(|entry| entry.1 > 0.0) {
+            let is_next = Some(*id) == next;
+            if !is_next && others == k {
+                tail += mass;
+                continue;
+            }
+            others += usize::from(!is_next);
             self.ids.push(*id);
             self.probs.push(*mass as f32);
         }
@@ -333,6 +346,13 @@ pub(super) fn softmax(metrics: &mut [f64], weights: Weights) {
     for weight in metrics {
         *weight /= sum;
     }
+}
+
+/// The probability of the true token, where a row knows it and does not list it.
+fn unlisted(rows: &Distributions<'_>, row: usize) -> Option<f64> {
+    let nll = rows.exact_nll(row).filter(|_| rows.draws(row) == 0)?;
+    let row = rows.row(row);
+    (!row.ids.contains(&row.target_id)).then(|| f64::from(-nll).exp())
 }
 
 fn prob(logprob: f32) -> f64 {

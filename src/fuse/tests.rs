@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::artifact::PartInfo;
-use crate::artifact::distribution::{Distribution, DistributionBuilder, Projection};
+use crate::artifact::distribution::{Distribution, DistributionBuilder, Origin, Projection};
 use crate::artifact::targets::Targets;
 use crate::units::TokenId;
 
@@ -42,6 +42,7 @@ fn batch(kind: Kind, rows: &[Row]) -> RecordBatch {
             _ => {
                 let origin = Origin {
                     source_nll: *nll,
+                    named: nll.map(|_| true),
                     ..Origin::default()
                 };
                 builder.push_projected(0, row, Projection::SameEnd, origin);

@@ -400,6 +400,7 @@ impl<'a> Opened<'a> {
             let pivot_rows = pivot_rows.as_ref().map(Distributions::new).transpose()?;
             let source_rows = topk.seek(id)?;
             let source_rows = source_rows.as_ref().map(Distributions::new).transpose()?;
+            let source_rows = source_rows.map(|rows| rows.exact(self.topk.exact_targets()));
             self.check_rows(source_rows.as_ref(), index, id)?;
             let Some(links) = alignment.seek(id)? else {
                 if !sample.ids.is_empty() {
@@ -412,7 +413,7 @@ impl<'a> Opened<'a> {
             let mut write = |row: Projected<'_>| {
                 let own = pivot_rows.as_ref().and_then(|rows| {
                     let at = rows.find(row.distribution.pos)?;
-                    rows.own_nll(at)
+                    rows.exact_nll(at)
                 });
                 summary.count(&row, own);
                 if row.written {

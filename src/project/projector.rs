@@ -321,6 +321,6 @@ impl Rows for StoredRows<'_> {
             return Ok(false);
         };
         row.read(&rows.row(at))?;
-        Ok(true)
+        Ok(rows.exact_nll(at).is_some())
     }
 }

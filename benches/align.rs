@@ -24,8 +24,8 @@ use fuselm::artifact::distribution::{Distribution, DistributionBuilder};
 use fuselm::artifact::tokens::{SampleTokens, to_batch};
 use fuselm::artifact::{Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::mapping::{self, MapInputs, MapOptions, Method};
-use fuselm::project::{self, Inside, ProjectInputs, ProjectOptions};
-use fuselm::text::{self, Transcript};
+use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
+use fuselm::text::{self, SampleTranscript, Transcript, transcripts_to_batch};
 use fuselm::vocab::Tokenizer;
 
 const RUNS: usize = 5;
@@ -271,40 +271,74 @@ fn one_core() {
         row(name, count, seconds);
     }
 
+    println!("\n| projection with files, k = 10, one core | pivot tokens/s |\n|---|---:|");
+    for method in [Method::Em, Method::Ms, Method::Prefix] {
+        projection(&pivot, &source, &transcripts, method, Short::First);
+    }
+    projection(&pivot, &source, &transcripts, Method::Prefix, Short::Pivot);
+    projection(&source, &pivot, &transcripts, Method::Prefix, Short::First);
+    projection(&source, &pivot, &transcripts, Method::Prefix, Short::Pivot);
+}
+
+/// Projection from artifacts to an artifact.
+fn projection(
+    pivot: &Tokenizer,
+    source: &Tokenizer,
+    transcripts: &[Transcript],
+    method: Method,
+    short: Short,
+) {
+    let ours = tokens(pivot, pivot, transcripts);
+    let theirs = tokens(source, pivot, transcripts);
+    let count: usize = ours.iter().map(|sample| sample.ids.len()).sum();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let (our_digest, their_digest) = (&pivot.vocabulary().digest, &source.vocabulary().digest);
     let of = |kind, digest: &str| Provenance::new(kind).vocabulary(digest);
     let n = ours.len() as u64;
+    let pairs = [
+        ("ours", our_digest, &ours),
+        ("theirs", their_digest, &theirs),
+    ];
+    for (name, digest, samples) in pairs {
+        let batch = to_batch(samples).unwrap();
+        write(&at(name), of(Kind::Tokens, digest), &[batch], n);
+        let vocabulary = if name == "ours" { pivot } else { source }.vocabulary();
+        let rows = topk(samples, vocabulary.len() as u32);
+        write(
+            &at(&format!("topk-{name}")),
+            of(Kind::Topk, digest).model("m"),
+            &rows,
+            n,
+        );
+    }
+    let texts: Vec<SampleTranscript> = (0..)
+        .zip(transcripts)
+        .map(|(sample_id, transcript)| SampleTranscript {
+            sample_id,
+            transcript: transcript.clone(),
+        })
+        .collect();
+    let texts = transcripts_to_batch(&texts).unwrap();
     write(
-        &at("ours"),
-        of(Kind::Tokens, our_digest),
-        &[to_batch(&ours).unwrap()],
+        &at("transcripts"),
+        Provenance::new(Kind::Transcripts),
+        &[texts],
         n,
     );
-    write(
-        &at("theirs"),
-        of(Kind::Tokens, their_digest),
-        &[to_batch(&theirs).unwrap()],
-        n,
-    );
-    let rows = topk(&theirs, source.vocabulary().len() as u32);
-    write(
-        &at("topk"),
-        of(Kind::Topk, their_digest).model("m"),
-        &rows,
-        n,
-    );
-    let align_to = |out: &Path, options: &AlignOptions| {
-        let inputs = AlignInputs {
-            pivot_tokens: &at("ours"),
-            source_tokens: &at("theirs"),
-            vocabularies: Some((pivot.vocabulary(), source.vocabulary())),
-            transcripts: None,
-        };
-        align::run(&inputs, out, options, Existing::Replace).unwrap();
+    let inputs = AlignInputs {
+        pivot_tokens: &at("ours"),
+        source_tokens: &at("theirs"),
+        vocabularies: None,
+        transcripts: None,
     };
-    align_to(&at("alignment"), &AlignOptions::default());
+    align::run(
+        &inputs,
+        &at("alignment"),
+        &AlignOptions::default(),
+        Existing::Replace,
+    )
+    .unwrap();
     let first_token = |bytes: &[u8]| pivot.first_token(bytes);
     let map_inputs = MapInputs {
         source: source.vocabulary(),
@@ -312,40 +346,36 @@ fn one_core() {
         first_token: &first_token,
         alignment: Some(&at("alignment")),
     };
-    println!("\n| projection with files, k = 10, one core | pivot tokens/s |\n|---|---:|");
-    for (method, inside, name) in [
-        (Method::Em, Inside::Fallback, "`em`"),
-        (Method::Ms, Inside::Fallback, "`ms`"),
-        (Method::Prefix, Inside::Fallback, "`prefix`"),
-        (
-            Method::Prefix,
-            Inside::Condition,
-            "`prefix`, `inside: condition`",
-        ),
-    ] {
-        let map = at("map");
-        let options = MapOptions { method, width: 1 };
-        mapping::run(&map_inputs, &map, &options, Existing::Replace).unwrap();
-        let options = ProjectOptions {
-            inside,
-            ..ProjectOptions::default()
-        };
-        let inputs = ProjectInputs {
-            topk: &at("topk"),
-            alignment: &at("alignment"),
-            token_map: &map,
-            pivot_tokens: &at("ours"),
-            source: source.vocabulary(),
-            pivot: pivot.vocabulary(),
-            first_token: &first_token,
-            pivot_topk: None,
-        };
-        let seconds = time(|| {
-            let _ = fs::remove_dir_all(at("projected"));
-            project::run(&inputs, &at("projected"), &options, Existing::Replace).unwrap();
-        });
-        row(name, count, seconds);
-    }
+    let options = MapOptions { method, width: 1 };
+    mapping::run(&map_inputs, &at("map"), &options, Existing::Replace).unwrap();
+    let options = ProjectOptions {
+        short: Some(short),
+        ..ProjectOptions::default()
+    };
+    let own = at("topk-ours");
+    let inputs = ProjectInputs {
+        topk: &at("topk-theirs"),
+        alignment: &at("alignment"),
+        token_map: &at("map"),
+        pivot_tokens: &at("ours"),
+        source_tokens: &at("theirs"),
+        transcripts: &at("transcripts"),
+        source: source.vocabulary(),
+        pivot: pivot.vocabulary(),
+        first_token: &first_token,
+        pivot_topk: (short == Short::Pivot).then_some(own.as_path()),
+    };
+    let seconds = time(|| {
+        let _ = fs::remove_dir_all(at("projected"));
+        project::run(&inputs, &at("projected"), &options, Existing::Replace).unwrap();
+    });
+    let size = |tokenizer: &Tokenizer| tokenizer.vocabulary().len() / 1000;
+    let (to, from) = (size(pivot), size(source));
+    row(
+        &format!("{to} k tokens from {from} k: {method:?}, short readings: {short:?}"),
+        count,
+        seconds,
+    );
 }
 
 /// The map by edit distance from a large vocabulary.

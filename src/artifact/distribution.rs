@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, BooleanBuilder, Float32Array, Float32Builder, ListBuilder, StringDictionaryBuilder,
-    UInt16Builder, UInt32Builder, UInt64Builder,
+    Array, ArrayRef, BooleanArray, BooleanBuilder, Float32Array, Float32Builder, ListBuilder,
+    StringDictionaryBuilder, UInt16Builder, UInt32Builder, UInt64Builder,
 };
 use arrow::datatypes::{DataType, Float32Type, Int32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;

@@ -24,9 +24,8 @@ pub use options::{FuseOptions, Level, Metric, Mode, PivotWins, Rule, Weights};
 use std::path::PathBuf;
 
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
-use serde::Serialize;
-
 use arrow::record_batch::RecordBatch;
+use serde::Serialize;
 
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::{SampleCursor, numbers};
@@ -164,6 +163,15 @@ pub fn run(
     Ok(summary)
 }
 
+/// The rows of a sample, if the artifact has any.
+fn rows_of<'a>(
+    batch: Option<&'a RecordBatch>,
+    artifact: &Artifact,
+) -> Result<Option<Distributions<'a>>> {
+    let rows = batch.map(Distributions::new).transpose()?;
+    Ok(rows.map(|rows| rows.exact(artifact.exact_targets())))
+}
+
 /// Random draws stay as they are, or are not unbiased any more.
 fn check_draws(distributions: &Artifact, options: &FuseOptions) -> Result<()> {
     if !distributions.holds_draws() {
@@ -265,12 +273,11 @@ impl Fusion<'_> {
             for cursor in &mut cursors {
                 batches.push(cursor.seek(sample)?);
             }
-            let rows = |(batch, (artifact, _)): (&Option<RecordBatch>, &(Artifact, Artifact))| {
-                let rows = batch.as_ref().map(Distributions::new).transpose()?;
-                Ok(rows.map(|rows| rows.exact(artifact.exact_targets())))
-            };
-            let members = batches.iter().zip(self.opened).map(rows);
-            let members = members.collect::<Result<Vec<_>>>()?;
+            let members = batches
+                .iter()
+                .zip(self.opened)
+                .map(|(batch, (artifact, _))| rows_of(batch.as_ref(), artifact))
+                .collect::<Result<Vec<_>>>()?;
             let metrics: Vec<Metrics> = metrics.iter().map(|of| of[at]).collect();
             self.count_wins(&metrics, &mut summary);
             let chosen: Vec<f64> = metrics

@@ -154,10 +154,10 @@ impl<'a> Projector<'a> {
         if thin && !prediction.clean {
             return Ok(Found::Nothing);
         }
-        *carried = true;
         if prediction.placed < f64::from(options.min_mass) {
             return Ok(Found::Nothing);
         }
+        *carried = true;
         let projection = match prediction {
             Prediction { inside: true, .. } => Projection::Conditioned,
             Prediction { rows: 0..=1, .. } => Projection::SameEnd,

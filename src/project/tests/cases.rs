@@ -114,8 +114,9 @@ fn fallbacks_stand_where_too_little_arrives() {
         (rows[0].target_logprob, rows[0].origin),
         (0.0, Origin::default())
     );
-    // The readings go on all the same.
-    assert_eq!(rows[1].projection, Projection::Conditioned);
+    // Its readings are given up, until both models have read the same text.
+    assert_eq!(rows[1].projection, Projection::OneHot);
+    assert_eq!(rows[2].projection, Projection::SameEnd);
     let rows = with(Fallback::Skip, 0.3, 0.75);
     check(&rows[1], Projection::Skipped, &[], 1.0);
     // They begin anew where both models have read the same text.

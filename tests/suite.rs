@@ -28,6 +28,7 @@ mod suite {
     pub mod rows;
     pub mod sampled;
     pub mod shared_models;
+    pub mod steps;
     pub mod variants;
     pub mod vocabularies;
 }

@@ -41,6 +41,7 @@ pub mod digest;
 pub mod distribution;
 pub mod encoding;
 mod kind;
+pub mod models;
 pub mod parts;
 mod provenance;
 mod reader;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::artifact::{Kind, RunDir, check_name};
+use fuselm::artifact::{Kind, RunDir, check_name, models};
 use fuselm::corpus::{self, CorpusOptions, TemplateMode};
 use fuselm::error::{Error, Result};
 use fuselm::model::{Config, locate};
@@ -12,6 +12,7 @@ use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
 
 use super::Force;
+use super::paths::model_row;
 
 /// Chat and text files to samples, transcripts and tokens.
 ///
@@ -36,6 +37,7 @@ pub struct Command {
 
 struct Opened {
     name: String,
+    dir: PathBuf,
     tokenizer: Tokenizer,
     config: Config,
 }
@@ -50,6 +52,7 @@ fn open(argument: &str) -> Result<Opened> {
         name: name.to_owned(),
         tokenizer: Tokenizer::of_model(&dir)?,
         config: Config::load(&dir)?,
+        dir,
     })
 }
 
@@ -81,6 +84,7 @@ pub fn run(command: &Command) -> Result<()> {
         Count(summary.records),
         Count(summary.tokens)
     ));
+    register(&dir, &opened, &models)?;
     let native = command.options.template == TemplateMode::Native;
     let mut known: Vec<&str> = Vec::new();
     for model in &models {
@@ -109,6 +113,17 @@ pub fn run(command: &Command) -> Result<()> {
         note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
     }
     Ok(())
+}
+
+/// Notes in `models` who takes part, the pivot first.
+fn register(run: &RunDir, opened: &[Opened], models: &[corpus::Model<'_>]) -> Result<()> {
+    let rows = opened.iter().enumerate().map(|(index, model)| {
+        let digest = &model.tokenizer.vocabulary().digest;
+        let vocabulary = first_with(digest, models).unwrap_or(&model.name);
+        model_row(&model.name, index == 0, vocabulary, &model.dir)
+    });
+    let rows = rows.collect::<Result<_>>()?;
+    models::register(&run.artifact(Kind::Models, &[]), rows)
 }
 
 /// The first model with this vocabulary, whose name the run knows it by.

@@ -65,7 +65,8 @@ pub struct Command {
 
 pub fn run(command: &Command) -> Result<()> {
     check_name("model", &command.name)?;
-    let tokenizer = Tokenizer::load(&model::locate(&command.tokenizer)?)?;
+    let folder = model::locate(&command.tokenizer)?;
+    let tokenizer = Tokenizer::load(&folder)?;
     let at = &command.run;
     let explicit = command.tokens.is_some() && command.transcripts.is_some();
     let template = match explicit {
@@ -106,6 +107,7 @@ pub fn run(command: &Command) -> Result<()> {
     };
     Artifact::open(&inputs.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
     let summary = import::run(&inputs, command.force.existing())?;
+    at.register(name, &vocab, &folder)?;
     if summary.samples == 0 {
         note(format!("{} is up to date", inputs.topk.display()));
         return Ok(());

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use fuselm::artifact::Existing;
 use fuselm::error::{Error, Result};
+use fuselm::model;
 use fuselm::progress;
 
 /// Fuses the knowledge of several LLMs into one, offline.
@@ -132,6 +133,8 @@ fn execute(cli: Cli) -> Result<ExitCode> {
             .map_err(|error| Error::usage(format!("`--threads {threads}`: {error}")))?;
     }
     let global = &cli.global;
+    // A wrong name is an error of every command, also of those that compute on the CPU alone.
+    model::device(&global.device)?;
     match cli.command {
         Command::Run(command) => run::run(&command, global),
         Command::Corpus(command) => corpus::run(&command),

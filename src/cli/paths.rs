@@ -1,10 +1,12 @@
 //! Where the inputs and outputs of a single command lie: in a run folder, unless a path is given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use fuselm::artifact::{Artifact, Kind, RunDir};
+use fuselm::artifact::models::{self, ModelRow};
+use fuselm::artifact::{Artifact, Kind, RunDir, digest};
 use fuselm::error::{Error, Result};
+use fuselm::model::Config;
 use fuselm::vocab::Tokenizer;
 
 /// The run that a command works in.
@@ -78,4 +80,33 @@ impl RunArg {
         }
         Ok(None)
     }
+
+    /// Notes in `models` who `name` is, if there is a run, as `fuselm run` does.
+    pub fn register(&self, name: &str, vocabulary: &str, model: &Path) -> Result<()> {
+        let Some(run) = &self.run else {
+            return Ok(());
+        };
+        let run = RunDir::new(run);
+        // Where no corpus has noted the pivot, it is the one whose template all models read.
+        let is_pivot = run.list(Kind::Transcripts)? == [[name]];
+        let row = model_row(name, is_pivot, vocabulary, model)?;
+        models::register(&run.artifact(Kind::Models, &[]), vec![row])
+    }
+}
+
+/// The row of a model, or of a folder that holds only its tokenizer.
+pub fn model_row(name: &str, is_pivot: bool, vocabulary: &str, model: &Path) -> Result<ModelRow> {
+    let has_config = model.is_file() || model.join("config.json").is_file();
+    let config = has_config.then(|| Config::load(model)).transpose()?;
+    Ok(ModelRow {
+        name: name.to_owned(),
+        is_pivot,
+        vocabulary: vocabulary.to_owned(),
+        location: model.display().to_string(),
+        digest: digest::model(model).unwrap_or_default(),
+        architecture: config
+            .as_ref()
+            .map_or_else(String::new, |config| config.architecture.name().to_owned()),
+        parameters: config.map_or(0, |config| config.parameters()),
+    })
 }

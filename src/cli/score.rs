@@ -116,6 +116,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     Artifact::open(&inputs.tokens, Kind::Tokens)?
         .check_vocabulary(&vocabulary.vocabulary().digest)?;
     let summary = score(&inputs, &command.options, command.force.existing())?;
+    command.run.register(name, &vocab, &inputs.model)?;
     note(match summary.samples {
         0 => format!("{} is up to date", inputs.topk.display()),
         samples => format!(

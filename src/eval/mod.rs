@@ -125,20 +125,22 @@ struct Item {
 /// tokens and 64 MiB of logits.
 pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     check_tasks(&inputs.tasks)?;
+    let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
+    check_tokens(&inputs.model, tokenizer.vocabulary())?;
+    let mut template = ChatTemplate::load(&inputs.tokenizer)?;
     let mut provenance = Provenance::new(Kind::EvalItems)
         .model(digest::model(&inputs.model)?)
+        .vocabulary(&tokenizer.vocabulary().digest)
         .options(serde_json::json!({
             "dtype": inputs.dtype.as_str(),
             "date": inputs.date.map(|date| date.to_string()),
+            "template": template.as_ref().map(ChatTemplate::digest),
+            "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
         }));
     for task in &inputs.tasks {
         provenance = provenance.input(format!("task {}", task.name), digest::file(&task.data)?);
     }
-    let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
-    check_tokens(&inputs.model, tokenizer.vocabulary())?;
-    provenance = provenance.vocabulary(&tokenizer.vocabulary().digest);
     let writer = Writer::create(&inputs.out, provenance, existing)?;
-    let mut template = ChatTemplate::load(&inputs.tokenizer)?;
     if let (Some(template), Some(date)) = (&mut template, inputs.date) {
         template.set_date(date);
     }

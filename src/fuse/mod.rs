@@ -135,7 +135,7 @@ pub fn run(
     };
     let mut provenance = Provenance::new(Kind::Targets)
         .vocabulary(&vocabulary)
-        .options(serde_json::json!(options));
+        .options(options.changing());
     for (index, (member, (distributions, metrics))) in members.iter().zip(&opened).enumerate() {
         distributions.check_vocabulary(&vocabulary)?;
         check_draws(distributions, options)?;

@@ -122,6 +122,27 @@ impl Default for FuseOptions {
 }
 
 impl FuseOptions {
+    /// The options that change rows of `targets`; those that are not in use are left out, and
+    /// `mode`, which only says who the members are.
+    pub fn changing(&self) -> serde_json::Value {
+        let mut used = serde_json::json!({
+            "rule": self.rule,
+            "level": self.level,
+            "use_pivot": self.use_pivot,
+            "top_k": self.top_k,
+        });
+        if self.level == Level::Sequence {
+            used["metric"] = serde_json::json!(self.metric);
+        }
+        if self.rule == Rule::Avgce {
+            used["weights"] = serde_json::json!(self.weights);
+        }
+        if self.use_pivot {
+            used["pivot_wins"] = serde_json::json!(self.pivot_wins);
+        }
+        used
+    }
+
     /// Fails if an option is out of range.
     ///
     /// # Errors

@@ -64,6 +64,18 @@ pub enum Method {
     Prefix,
 }
 
+impl Method {
+    /// Whether it counts an alignment.
+    pub fn counts(self) -> bool {
+        self == Method::Ms
+    }
+
+    /// Whether it asks the pivot's tokenizer how it would begin a token's bytes.
+    pub fn tokenises(self) -> bool {
+        matches!(self, Method::Ms | Method::Prefix)
+    }
+}
+
 /// Options of the stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -302,13 +314,13 @@ impl Mapper<'_> {
         if let Some(pivot_id) = self.exact.get(token.bytes.as_slice()) {
             return only(*pivot_id, MapMethod::Exact);
         }
-        if self.method == Method::Ms {
+        if self.method.counts() {
             let rows = self.counted(id, token, counted);
             if !rows.is_empty() {
                 return rows;
             }
         }
-        if matches!(self.method, Method::Ms | Method::Prefix)
+        if self.method.tokenises()
             && let Some(pivot_id) = (self.inputs.first_token)(&token.bytes)
             && self.is_text(pivot_id)
         {

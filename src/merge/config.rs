@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::methods::{self, Kind, MEMORY_SAVERS, METHODS, Method, Parameter};
-use super::vocabulary::TokenizerConfig;
+use super::vocabulary::{TokenizerConfig, TokenizerSource};
 use crate::error::{Error, Result, did_you_mean};
 use crate::tensors::Dtype;
 
@@ -119,6 +119,8 @@ pub struct MergeConfig {
     pub chat_template: Option<String>,
     /// The folder that model paths are relative to.
     pub root: PathBuf,
+    /// Models that a recipe gives instead of the configuration, relative to the current folder.
+    pub given: Vec<String>,
     /// The configuration as JSON, for the fingerprint and the model card.
     pub source: Value,
 }
@@ -152,7 +154,8 @@ impl MergeConfig {
 
     /// [`MergeConfig::from_yaml`] with the defaults of a recipe: `models` where neither models
     /// nor slices are given (each with weight 1 where the method needs one), `base_model`
-    /// where the method takes one and none is given.
+    /// where the method takes one and none is given. Those are relative to the current folder,
+    /// what the section itself names to `root`, or, where nothing is there, to the current folder.
     ///
     /// # Errors
     ///
@@ -172,7 +175,7 @@ impl MergeConfig {
                 .iter()
                 .map(|model| {
                     let mut entry = Map::new();
-                    entry.insert("model".into(), model.to_string_lossy().into());
+                    entry.insert("model".into(), text(model).into());
                     if weigh {
                         entry.insert("parameters".into(), serde_json::json!({"weight": 1.0}));
                     }
@@ -182,9 +185,17 @@ impl MergeConfig {
             value.insert("models".into(), Value::Array(models));
         }
         if method.base == methods::Base::Required && !value.contains_key("base_model") {
-            value.insert("base_model".into(), base_model.to_string_lossy().into());
+            value.insert("base_model".into(), text(base_model).into());
         }
-        Self::from_value(&Value::Object(value), root)
+        let mut config = Self::from_value(&Value::Object(value), root)?;
+        let written = object(section, "merge")?;
+        if !written.contains_key("models") && !written.contains_key("slices") {
+            config.given.extend(models.iter().map(|model| text(model)));
+        }
+        if !written.contains_key("base_model") {
+            config.given.push(text(base_model));
+        }
+        Ok(config)
     }
 
     /// [`MergeConfig::from_yaml`] from a parsed document.
@@ -231,6 +242,7 @@ impl MergeConfig {
             tokenizer: TokenizerConfig::read(map)?,
             chat_template: chat_template(map)?,
             root: root.to_path_buf(),
+            given: Vec::new(),
             source: value.clone(),
         };
         config.validate()?;
@@ -239,7 +251,45 @@ impl MergeConfig {
 
     /// The folder of a model as written.
     pub fn resolve(&self, model: &str) -> PathBuf {
-        self.root.join(model)
+        let inside = self.root.join(model);
+        match self.given.iter().any(|given| given == model) || !inside.exists() {
+            true => PathBuf::from(model),
+            false => inside,
+        }
+    }
+
+    /// The folders of a model as written: its own, and after a `+` that of an adapter.
+    pub fn folders(&self, model: &str) -> (PathBuf, Option<PathBuf>) {
+        let whole = self.resolve(model);
+        match model.split_once('+') {
+            Some((model, adapter)) if !whole.exists() => {
+                (self.resolve(model), Some(self.resolve(adapter)))
+            }
+            _ => (whole, None),
+        }
+    }
+
+    /// The models whose weights are read, as written: of each slice its base and its sources.
+    pub fn models(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for slice in &self.slices {
+            let base = slice.base_model.as_ref().or(self.base_model.as_ref());
+            let sources = slice.sources.iter().map(|source| &source.model);
+            for name in base.into_iter().chain(sources) {
+                if !names.contains(&name.as_str()) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    /// The folder whose tokenizer the output gets, where the configuration names one.
+    pub fn tokenizer_folder(&self) -> Option<PathBuf> {
+        match &self.tokenizer.as_ref()?.source {
+            TokenizerSource::Model(name) => Some(self.resolve(name)),
+            TokenizerSource::Base | TokenizerSource::Union => None,
+        }
     }
 
     /// The dtype of the output, where one is configured.
@@ -298,6 +348,10 @@ fn method_of(map: &Map<String, Value>) -> Result<&'static Method> {
         Some(name) => Method::named(&word(name, "merge_method")?),
         None => Err(Error::usage("the merge configuration lacks `merge_method`")),
     }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 pub(super) fn object<'a>(value: &'a Value, what: &str) -> Result<&'a Map<String, Value>> {

@@ -103,13 +103,7 @@ pub(super) struct Model {
 impl Model {
     /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
-        let whole = config.resolve(name);
-        let (dir, adapter) = match name.split_once('+') {
-            Some((model, adapter)) if !whole.exists() => {
-                (config.resolve(model), Some(config.resolve(adapter)))
-            }
-            _ => (whole, None),
-        };
+        let (dir, adapter) = config.folders(name);
         let checkpoint = Checkpoint::open(&dir)?;
         let adapter = adapter
             .map(|adapter| Adapter::open(&adapter, &checkpoint))

@@ -87,18 +87,9 @@ pub struct Plan {
 /// an input or contains one.
 pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
     options.validate()?;
-    let mut names: Vec<&String> = Vec::new();
-    for slice in &config.slices {
-        let base = slice.base_model.as_ref().or(config.base_model.as_ref());
-        let sources = slice.sources.iter().map(|source| &source.model);
-        for name in base.into_iter().chain(sources) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    let models = names
-        .iter()
+    let models = config
+        .models()
+        .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
     check_output(&models, out, options.force)?;

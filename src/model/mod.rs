@@ -68,7 +68,7 @@ pub use lora::{Adapters, Lora, LoraSave};
 pub use offload::DEFAULT_OFFLOAD;
 pub use predict::{Predictor, predict};
 pub use rope::{Rope, RopeScaling};
-pub use save::copy_companions;
+pub use save::{COMPANIONS, copy_companions};
 pub use stream::Streamed;
 pub use weights::check_weights;
 

@@ -13,8 +13,8 @@ use super::peft;
 use super::weights::SINGLE;
 use crate::error::{Context, Error, Result};
 
-/// Files that belong to the model but not to its weights.
-const COMPANIONS: [&str; 12] = [
+/// Files that belong to a model but not to its weights: what is made from it gets copies.
+pub const COMPANIONS: [&str; 12] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",

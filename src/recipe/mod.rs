@@ -304,14 +304,22 @@ impl Plan {
             .max()
             .unwrap_or(0);
         let mut ahead = false;
+        // What steps that are to be done will write; what reads it may have to be done as well.
+        let mut changing: Vec<&Path> = Vec::new();
         for step in shown {
             let status = step.status(&stages)?;
+            let mut inputs = step.inputs.iter().map(Item::path);
+            let follows = inputs.any(|input| changing.contains(&input));
             let word = match status {
+                Status::UpToDate if follows => "again, if the above changes",
                 Status::UpToDate => "up to date",
                 Status::Ready => "to do",
                 Status::Waiting => "to do, after the above",
             };
-            ahead |= status != Status::UpToDate;
+            if follows || status != Status::UpToDate {
+                ahead = true;
+                changing.extend(step.outputs.iter().map(Item::path));
+            }
             let _ = writeln!(text, "  {:width$}  {word}", step.name());
         }
         Ok(ahead)

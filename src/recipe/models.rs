@@ -1,14 +1,12 @@
 //! The models of a run, opened once: folder, configuration, tokenizer, vocabulary.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 
 use super::schema::{ModelSpec, Recipe};
-use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
-use crate::error::{Context, Error, Result};
+use crate::artifact::digest;
+use crate::artifact::models::{self, ModelRow};
+use crate::error::{Error, Result};
 use crate::model::{Config, check_tokens, check_weights, is_gguf, locate, tokenizer_dir};
 use crate::vocab::Tokenizer;
 
@@ -91,37 +89,30 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
     Ok(models)
 }
 
-/// Writes the `models` artifact.
-pub fn write(models: &[Model], dir: &std::path::Path) -> Result<()> {
-    let mut rows: Vec<(&Model, &str, String)> = Vec::new();
-    for (index, model) in models.iter().enumerate() {
-        let role = if index == 0 { "pivot" } else { "source" };
-        let weights = match model.has_weights {
-            true => digest::model(&model.dir)?,
+impl Model {
+    /// Its row of `models`.
+    fn row(&self, is_pivot: bool) -> Result<ModelRow> {
+        let digest = match self.has_weights {
+            true => digest::model(&self.dir)?,
             false => String::new(),
         };
-        rows.push((model, role, weights));
+        Ok(ModelRow {
+            name: self.name().to_owned(),
+            is_pivot,
+            vocabulary: self.vocab.clone(),
+            location: self.dir.display().to_string(),
+            digest,
+            architecture: self.config.architecture.name().to_owned(),
+            parameters: self.config.parameters(),
+        })
     }
-    rows.sort_by(|(a, ..), (b, ..)| a.name().cmp(b.name()));
-    let mut provenance = Provenance::new(Kind::Models);
-    for (model, role, weights) in &rows {
-        let place = model.dir.display();
-        provenance = provenance.input(model.name(), format!("{role} {weights} {place}"));
-    }
-    let texts = |value: &dyn Fn(&(&Model, &str, String)) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
-    };
-    let parameters = rows.iter().map(|(model, ..)| model.config.parameters());
-    let columns: Vec<ArrayRef> = vec![
-        texts(&|(model, ..)| model.name().to_owned()),
-        texts(&|(_, role, _)| (*role).to_owned()),
-        texts(&|(model, ..)| model.vocab.clone()),
-        texts(&|(model, ..)| model.dir.display().to_string()),
-        texts(&|(.., weights)| weights.clone()),
-        texts(&|(model, ..)| model.config.architecture.name().to_owned()),
-        Arc::new(UInt64Array::from_iter_values(parameters)),
-    ];
-    let batch = RecordBatch::try_new(Kind::Models.schema(), columns)
-        .during(|| "building `models` rows".into())?;
-    Writer::create(dir, provenance, Existing::Replace)?.write_only(&batch)
+}
+
+/// Writes the `models` artifact; the first model is the pivot.
+pub fn write(models: &[Model], dir: &Path) -> Result<()> {
+    let rows = models.iter().enumerate();
+    let rows: Vec<ModelRow> = rows
+        .map(|(index, model)| model.row(index == 0))
+        .collect::<Result<_>>()?;
+    models::write(dir, &rows)
 }

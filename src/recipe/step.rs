@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::share;
 use crate::artifact::{Artifact, Kind, RunDir, atomic, digest};
 use crate::error::{Context, Error, Result};
-use crate::model::{gguf_files, is_gguf};
+use crate::model::{COMPANIONS, gguf_files, is_gguf};
 use crate::progress::note;
 
 /// Something that a step reads or writes.
@@ -25,6 +25,10 @@ pub enum Item {
     Model(PathBuf),
     /// The files that determine tokenisation and chat template in a model folder.
     Tokenizer(PathBuf),
+    /// The files of a model folder that a checkpoint made from it takes over.
+    Companions(PathBuf),
+    /// The folder of a LoRA adapter.
+    Adapter(PathBuf),
     /// Any other file.
     File(PathBuf),
 }
@@ -36,6 +40,8 @@ impl Item {
             Item::Artifact(_, path)
             | Item::Model(path)
             | Item::Tokenizer(path)
+            | Item::Companions(path)
+            | Item::Adapter(path)
             | Item::File(path) => path,
         }
     }
@@ -48,7 +54,10 @@ impl Item {
                 .map(|a| a.identity().to_owned())),
             Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
             Item::Model(dir) => digest::model(dir).map(Some),
-            Item::Tokenizer(dir) => tokenizer_digest(dir).map(Some),
+            Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES).map(Some),
+            Item::Companions(dir) => files_digest(dir, &COMPANIONS).map(Some),
+            Item::Adapter(dir) if !dir.is_dir() => Ok(None),
+            Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES).map(Some),
             Item::File(path) if !path.exists() => Ok(None),
             Item::File(path) => digest::file(path).map(Some),
         }
@@ -61,7 +70,7 @@ impl Item {
             Item::Model(path) if is_gguf(path) => {
                 gguf_files(path).iter().map(|p| file_bytes(p)).sum()
             }
-            Item::Tokenizer(_) => 0,
+            Item::Tokenizer(_) | Item::Companions(_) | Item::Adapter(_) => 0,
             Item::Artifact(_, dir) | Item::Model(dir) => fs::read_dir(dir).map_or(0, |entries| {
                 let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
                 sizes.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
@@ -84,9 +93,12 @@ const TOKENIZER_FILES: [&str; 6] = [
     "chat_template.json",
 ];
 
-fn tokenizer_digest(dir: &Path) -> Result<String> {
+/// Files of an adapter's folder that say what it adds.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+fn files_digest(dir: &Path, names: &[&str]) -> Result<String> {
     let mut all = String::new();
-    for name in TOKENIZER_FILES {
+    for name in names {
         let path = dir.join(name);
         if path.exists() {
             all += &format!("{name} {}\n", digest::file(&path)?);
@@ -255,12 +267,13 @@ impl Step {
 /// steps that make its inputs, and the digests of what lies outside the run. Equal keys mean
 /// equal results.
 pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
-    let mut made: HashMap<&Path, String> = HashMap::new();
+    let mut made: HashMap<PathBuf, String> = HashMap::new();
+    let place = |item: &Item| std::path::absolute(item.path()).at(item.path());
     let mut keys = Vec::with_capacity(steps.len());
     for step in steps {
         let mut inputs = Vec::with_capacity(step.inputs.len());
         for item in &step.inputs {
-            inputs.push(match made.get(item.path()) {
+            inputs.push(match made.get(&place(item)?) {
                 Some(key) => Some(key.clone()),
                 None => item.identity()?,
             });
@@ -268,7 +281,7 @@ pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
         let all = serde_json::json!([step.name(), inputs, step.options]);
         let key = digest::text(&all.to_string());
         for (at, item) in step.outputs.iter().enumerate() {
-            made.insert(item.path(), format!("{key} {at}"));
+            made.insert(place(item)?, format!("{key} {at}"));
         }
         keys.push(key);
     }

@@ -135,7 +135,8 @@ impl ScoreOptions {
     }
 
     /// The options that change rows of `topk`; those that are not in use are left out.
-    fn changing(&self, dtype: &str) -> serde_json::Value {
+    pub fn changing(&self, dtype: DType) -> serde_json::Value {
+        let dtype = dtype.as_str();
         match (self.mode, self.top_p) {
             (Keep::Top, None) => serde_json::json!({ "dtype": dtype, "top_k": self.top_k }),
             (Keep::Top, Some(top_p)) => {
@@ -247,11 +248,10 @@ pub fn run(
 ) -> Result<ScoreSummary> {
     options.validate()?;
     let opened = Opened::open(inputs)?;
-    let dtype = inputs.dtype.as_str();
-    let changing = options.changing(dtype);
+    let changing = options.changing(inputs.dtype);
     let topk = opened.provenance(Kind::Topk, inputs, changing)?;
     let topk = Writer::create(&inputs.topk, topk, existing)?;
-    let changing = serde_json::json!({ "dtype": dtype });
+    let changing = serde_json::json!({ "dtype": inputs.dtype.as_str() });
     let metrics = opened.provenance(Kind::SequenceMetrics, inputs, changing)?;
     let metrics = Writer::create(&inputs.sequence_metrics, metrics, existing)?;
     let Opened {

@@ -42,7 +42,7 @@ pub fn provenance(inputs: &TrainInputs, options: &TrainOptions) -> Result<Proven
     };
     let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
     let mut provenance = Provenance::new(Kind::Steps)
-        .options(options.fingerprint())
+        .options(options.changing(inputs.targets.is_some()))
         .input("pivot", pivot)
         .input("tokens", tokens.identity());
     if let Some(dir) = used_targets(inputs, options) {
@@ -56,9 +56,9 @@ pub fn provenance(inputs: &TrainInputs, options: &TrainOptions) -> Result<Proven
     Ok(provenance)
 }
 
-/// With λ = 1 targets would not count, so they are not read.
 fn used_targets<'a>(inputs: &'a TrainInputs, options: &TrainOptions) -> Option<&'a Path> {
-    inputs.targets.as_deref().filter(|_| options.lambda < 1.0)
+    let targets = inputs.targets.as_deref();
+    targets.filter(|_| options.learns_from_targets(true))
 }
 
 /// Trains `inputs.pivot` and writes the model folder and the log.

@@ -62,6 +62,104 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn every_command_refuses_a_device_that_does_not_exist() {
+    let workshop = Workshop::new();
+    let help = workshop.fuselm("--help").exits(0).stdout;
+    let commands = help.split("Commands:\n").nth(1).unwrap();
+    let names = commands.lines().take_while(|line| line.starts_with("  "));
+    // Wrapped descriptions are indented further.
+    let names = names.filter(|line| !line.starts_with("   "));
+    let names: Vec<&str> = names
+        .map(|line| line.split_whitespace().next().unwrap())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    let needed = |name: &str| match name {
+        "run" => "recipe.yml",
+        "corpus" => "--run x --input chat.jsonl --model pivot=models/pivot",
+        "score" => "--run x --name pivot --model models/pivot",
+        "align" => "--run x --teacher atlas",
+        "map" => "--run x --teacher atlas --model models/atlas --pivot-model models/pivot",
+        "project" => "--run x --teacher atlas --model models/atlas --pivot-model models/pivot",
+        "fuse" => "--run x --member pivot --member atlas",
+        "train" => "--run x --name y --model models/pivot",
+        "merge" => "merge.yml out",
+        "extract-lora" => "models/pivot models/twin out",
+        "eval" => "--model models/pivot --data valid.jsonl",
+        "generate" => "--model models/pivot --prompt a",
+        "import" => "--run x --name y --tokenizer models/pivot --from z --format vllm",
+        "export" => "--run x --name y --out z",
+        "check" | "inspect" => "x",
+        _ => "",
+    };
+    for name in names {
+        for (device, word) in [("banana", "banana"), ("cuda:x", "cuda:x"), ("CPU", "`CPU`")] {
+            let line = format!("{name} {} --device {device}", needed(name));
+            workshop.fuselm(&line).exits(2).says(&["device", word]);
+        }
+    }
+}
+
+#[test]
+fn single_commands_note_their_models_as_a_run_does() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    let corpus = "corpus --run single --input chat.jsonl --max-tokens 256 --part-samples 8 \
+        --model pivot=models/pivot --model market=models/market --model atlas=models/atlas \
+        --model twin=models/twin";
+    workshop.fuselm(corpus).exits(0);
+    let rows = |run: &str, query: &str| -> Vec<serde_json::Value> {
+        let mut command = workshop.command(&format!("sql --run {run} --format json"));
+        let output = command.arg(query).output().unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let models = "SELECT * FROM models ORDER BY name";
+    let path = |row: &serde_json::Value| row["location"].as_str().unwrap().replace("./", "");
+    let same_models = || {
+        let (mut ours, mut theirs) = (rows("single", models), rows("run", models));
+        for row in ours.iter_mut().chain(&mut theirs) {
+            row["location"] = path(row).into();
+        }
+        assert_eq!(ours, theirs);
+    };
+    same_models();
+    for name in ["pivot", "market", "atlas", "twin"] {
+        let score = format!("score --run single --name {name} --model models/{name} --top-k 8");
+        workshop.fuselm(&score).exits(0);
+    }
+    same_models();
+    // Tokens are counted as there, special ones left out.
+    let tokens = "SELECT * FROM sequence_ce ORDER BY teacher, sample_id";
+    assert_eq!(rows("single", tokens), rows("run", tokens));
+
+    // A model that joins after the corpus was made.
+    let first = "corpus --run later --input chat.jsonl --max-tokens 256 --model pivot=models/pivot";
+    workshop.fuselm(first).exits(0);
+    workshop
+        .fuselm("score --run later --name twin --model models/twin")
+        .exits(0);
+    let found = rows(
+        "later",
+        "SELECT name, role, vocabulary FROM models ORDER BY name",
+    );
+    assert_eq!(
+        found,
+        [
+            serde_json::json!({ "name": "pivot", "role": "pivot", "vocabulary": "pivot" }),
+            serde_json::json!({ "name": "twin", "role": "source", "vocabulary": "pivot" })
+        ]
+    );
+    // In a run that an earlier version made, nobody has noted the pivot.
+    std::fs::remove_dir_all(workshop.path("later/models")).unwrap();
+    workshop
+        .fuselm("score --run later --name pivot --model models/pivot")
+        .exits(0);
+    let role = rows("later", "SELECT role FROM models");
+    assert_eq!(role, [serde_json::json!({ "role": "pivot" })]);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let workshop = Workshop::new();
     let dir = workshop.path("");

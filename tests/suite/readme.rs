@@ -52,9 +52,8 @@ fn keys(section: &str, options: impl serde::Serialize) -> Vec<(String, Value)> {
     each.collect()
 }
 
-#[test]
-fn keys_of_a_recipe_have_these_defaults() {
-    let text = readme();
+/// The table of keys: each with its default.
+fn key_rows(text: &str) -> BTreeMap<String, &str> {
     let mut rows: BTreeMap<String, &str> = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
@@ -64,6 +63,18 @@ fn keys_of_a_recipe_have_these_defaults() {
             rows.insert(key.trim_matches('`').to_owned(), default);
         }
     }
+    rows
+}
+
+/// The keys of a recipe, as the README lists them.
+pub fn recipe_keys() -> Vec<String> {
+    key_rows(&readme()).into_keys().collect()
+}
+
+#[test]
+fn keys_of_a_recipe_have_these_defaults() {
+    let text = readme();
+    let mut rows = key_rows(&text);
     let mut known = keys("corpus", fuselm::corpus::CorpusOptions::default());
     known.extend(keys("score", fuselm::score::ScoreOptions::default()));
     known.extend(keys("align", fuselm::align::AlignOptions::default()));

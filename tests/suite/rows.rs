@@ -1,7 +1,8 @@
 //! Parquet files as any other program reads them: no Arrow types, no footers of ours.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
@@ -9,13 +10,16 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 
 use super::program::files;
 
-/// All rows of a file, without the times that no two runs share.
-fn rows(path: &Path) -> RecordBatch {
-    let mut all = all_rows(path);
-    if let Ok(index) = all.schema().index_of("wall_ms") {
-        all.remove_column(index);
+/// Rows without the times that no two runs share.
+fn without_times(mut rows: RecordBatch) -> RecordBatch {
+    if let Ok(index) = rows.schema().index_of("wall_ms") {
+        rows.remove_column(index);
     }
-    all
+    rows
+}
+
+fn rows(path: &Path) -> RecordBatch {
+    without_times(all_rows(path))
 }
 
 /// All rows of a file.
@@ -49,4 +53,51 @@ pub fn assert_equal_runs(a: &Path, b: &Path) {
         };
         assert!(equal, "{name} differs");
     }
+}
+
+/// What a run holds, by artifact and checkpoint (`topk/teacher=math`): the files of each.
+fn results(run: &Path) -> BTreeMap<String, Vec<PathBuf>> {
+    let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in files(run) {
+        let folder = path.parent().expect("a file of the run");
+        let name = folder.strip_prefix(run).expect("a file of the run");
+        found
+            .entry(name.to_string_lossy().into_owned())
+            .or_default()
+            .push(path);
+    }
+    found.retain(|name, _| !name.starts_with("stages"));
+    found
+}
+
+/// The artifacts and checkpoints that two runs do not have in common, whatever their parts.
+pub fn differing(a: &Path, b: &Path) -> Vec<String> {
+    let (ours, theirs) = (results(a), results(b));
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let equal = |a: &[PathBuf], b: &[PathBuf]| {
+        let is_part = |path: &PathBuf| path.extension().is_some_and(|it| it == "parquet");
+        if a.iter().chain(b).any(is_part) {
+            let all = |files: &[PathBuf]| {
+                let parts: Vec<RecordBatch> = files
+                    .iter()
+                    .filter(|it| is_part(it))
+                    .map(|it| rows(it))
+                    .collect();
+                concat_batches(&parts[0].schema(), &parts).expect("parts of one schema")
+            };
+            return all(a) == all(b);
+        }
+        let bytes = |files: &[PathBuf]| -> Vec<Vec<u8>> {
+            files
+                .iter()
+                .map(|path| fs::read(path).expect("reading a file"))
+                .collect()
+        };
+        bytes(a) == bytes(b)
+    };
+    let differs = |name: &&String| match (ours.get(*name), theirs.get(*name)) {
+        (Some(a), Some(b)) => !equal(a, b),
+        _ => true,
+    };
+    names.into_iter().filter(differs).cloned().collect()
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use candle_core::DType;
 use serde_json::{Value, json};
 
 use super::inputs::valid_dir;
@@ -45,7 +46,12 @@ pub(super) fn train_step(run: &Rc<Run>, target: &Target) -> Step {
         device: run.device.clone(),
         overwrite: true,
     };
-    let mut read = vec![model_item(pivot), run.tokens(0)];
+    let mut read = vec![
+        model_item(pivot),
+        Item::Companions(pivot.dir.clone()),
+        run.tokens(0),
+    ];
+    let changing = target.options.changing(targets.is_some());
     read.extend(targets.map(|dir| Item::Artifact(Kind::Targets, dir)));
     read.extend(valid.map(|dir| Item::Artifact(Kind::Tokens, dir)));
     let options = target.options.clone();
@@ -57,7 +63,7 @@ pub(super) fn train_step(run: &Rc<Run>, target: &Target) -> Step {
             Item::Model(inputs.out.clone()),
             Item::Artifact(Kind::Steps, inputs.steps_out.clone()),
         ],
-        options: json!(options),
+        options: changing,
         action: action(run, move |_| {
             let summary = train::run(&inputs, &options)?;
             Ok(format!(
@@ -82,12 +88,17 @@ pub(super) fn merge_step(
         .iter()
         .map(|name| run.dir.checkpoint(name))
         .collect();
-    let base = run.pivot().dir.clone();
-    let config = MergeConfig::from_recipe(section, &members, &base, Path::new(""))?;
+    let recipe = run.recipe.path.parent().unwrap_or(Path::new(""));
+    let config = MergeConfig::from_recipe(section, &members, &run.pivot().dir, recipe)?;
     let out = run.dir.checkpoint(name);
     let stats = run.dir.artifact(Kind::MergeStats, &[name]);
-    let mut inputs = vec![Item::Model(base)];
-    inputs.extend(members.into_iter().map(Item::Model));
+    let mut inputs = Vec::new();
+    for name in config.models() {
+        let (model, adapter) = config.folders(name);
+        inputs.extend([Item::Model(model.clone()), Item::Companions(model)]);
+        inputs.extend(adapter.map(Item::Adapter));
+    }
+    inputs.extend(config.tokenizer_folder().map(Item::Companions));
     Ok(Step {
         stage: "merge",
         subject: name.to_owned(),
@@ -143,7 +154,7 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
         subject: name.clone(),
         inputs,
         outputs: vec![Item::Artifact(Kind::EvalItems, out.clone())],
-        options: json!([tasks, run.recipe.corpus.date]),
+        options: json!([tasks, run.recipe.corpus.date, DType::from(dtype).as_str()]),
         action: action(run, move |run| {
             let inputs = EvalInputs {
                 name: name.clone(),

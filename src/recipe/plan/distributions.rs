@@ -50,7 +50,7 @@ pub(super) fn score_step(run: &Rc<Run>, index: usize) -> Step {
             Item::Artifact(Kind::Topk, inputs.topk.clone()),
             Item::Artifact(Kind::SequenceMetrics, inputs.sequence_metrics.clone()),
         ],
-        options: json!([run.recipe.score.top_k, inputs.dtype.as_str()]),
+        options: run.recipe.score.changing(inputs.dtype),
         action: action(run, move |run| {
             let summary = score::run(&inputs, &run.recipe.score, Existing::Replace)?;
             if summary.samples == 0 {
@@ -189,11 +189,14 @@ pub(super) fn projection_steps(run: &Rc<Run>, index: usize, steps: &mut Vec<Step
         options: run.recipe.align.changing(),
         action: action(run, move |run| align_source(run, index)),
     });
-    let mut inputs = vec![
-        alignment.clone(),
-        Item::Tokenizer(run.pivot().tokenizer_dir.clone()),
-    ];
-    inputs.extend(vocabs.iter().cloned());
+    let method = run.recipe.map.method;
+    let mut inputs = vocabs.to_vec();
+    if method.counts() {
+        inputs.push(alignment.clone());
+    }
+    if method.tokenises() {
+        inputs.push(Item::Tokenizer(run.pivot().tokenizer_dir.clone()));
+    }
     steps.push(Step {
         stage: "map",
         subject: name.to_owned(),
@@ -341,7 +344,7 @@ pub(super) fn fuse_steps(run: &Rc<Run>, steps: &mut Vec<Step>) {
             subject: name,
             inputs: inputs.collect(),
             outputs: vec![Item::Artifact(Kind::Targets, out.clone())],
-            options: json!(run.recipe.fuse),
+            options: run.recipe.fuse.changing(),
             action: action(run, move |run| {
                 let summary = fuse::run(&members, &out, &run.recipe.fuse, Existing::Replace)?;
                 let wins: Vec<String> = summary

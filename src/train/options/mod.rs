@@ -258,6 +258,11 @@ impl TrainOptions {
             .try_for_each(|(name, n)| check(name, 0.0, "at least 1", n != Some(0)))
     }
 
+    /// Whether targets, where there are any (`fused`), count: with λ = 1 they are not read.
+    pub(super) fn learns_from_targets(&self, fused: bool) -> bool {
+        fused && self.lambda < 1.0
+    }
+
     /// Whether the best weights are kept, and written in the end.
     pub fn keeps_best(&self) -> bool {
         self.load_best || self.early_stopping_patience.is_some()
@@ -277,8 +282,9 @@ impl TrainOptions {
         .find_map(|(name, used)| used.then_some(name))
     }
 
-    /// The options that change the result, for provenance.
-    pub(super) fn fingerprint(&self) -> serde_json::Value {
+    /// The options that change the weights and the log; those that are not in use are left out.
+    /// `fused` says whether there are targets to learn from.
+    pub fn changing(&self, fused: bool) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(map) = value.as_object_mut() {
             // The validation set counts by its content, not by its path.
@@ -286,6 +292,12 @@ impl TrainOptions {
             map.remove("checkpoint_every");
             if self.method != Method::Lora {
                 map.remove("lora");
+            }
+            if !self.learns_from_targets(fused) {
+                map.remove("tail");
+            }
+            if self.early_stopping_patience.is_none() {
+                map.remove("early_stopping_threshold");
             }
             // The same operations, only again.
             map.remove("gradient_checkpointing");

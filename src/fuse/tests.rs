@@ -10,7 +10,8 @@ use crate::artifact::distribution::{Distribution, DistributionBuilder, Origin, P
 use crate::artifact::targets::Targets;
 use crate::units::TokenId;
 
-/// A row: position, listed probabilities, own negative log-likelihood; an empty list is skipped.
+/// A row: position, listed probabilities, negative log-likelihood of the true token (1000 and the
+/// position, which no list has), where it is known; an empty list is skipped.
 type Row = (u32, Vec<(TokenId, f32)>, Option<f32>);
 
 /// A fused row: position, listed probabilities, tail, winner.
@@ -84,28 +85,28 @@ fn check(found: &Option<Fused>, list: &[(TokenId, f64)], tail: f64, winner: &str
     let Some((_, ours, our_tail, name)) = found else {
         panic!("no target, expected {list:?}");
     };
+    // The true token was in the tail.
+    let (next, ours): (Vec<_>, Vec<_>) = ours.iter().partition(|entry| entry.0 >= 1000);
+    let our_tail = our_tail + next.iter().map(|entry| entry.1).sum::<f64>();
     let same = ours.len() == list.len()
         && ours
             .iter()
             .zip(list)
             .all(|(a, b)| a.0 == b.0 && near(a.1, b.1));
-    assert!(
-        same && near(*our_tail, tail),
-        "{found:?}, expected {list:?}"
-    );
+    assert!(same && near(our_tail, tail), "{found:?}, expected {list:?}");
     assert_eq!(name, winner);
 }
 
 /// The pivot has every position; the source skips 2 and leaves 3 to the pivot.
 fn two() -> [Vec<Row>; 2] {
     let pivot = vec![
-        row(1, &[(5, 0.6), (6, 0.3)], 0.5),
-        row(2, &[(7, 0.9)], 0.1),
-        row(3, &[(8, 0.8)], 0.2),
-        row(4, &[(9, 0.5)], 0.7),
+        row(1, &[(5, 0.6), (6, 0.3)], 5.5),
+        row(2, &[(7, 0.9)], 5.1),
+        row(3, &[(8, 0.8)], 5.2),
+        row(4, &[(9, 0.5)], 5.7),
     ];
     let source = vec![
-        row(1, &[(6, 0.5), (4, 0.4)], 0.4),
+        row(1, &[(6, 0.5), (4, 0.4)], 5.4),
         row(2, &[], None),
         row(4, &[(9, 1.0)], None),
     ];
@@ -199,6 +200,45 @@ fn without_the_pivot_positions_left_to_it_have_no_target() {
 }
 
 #[test]
+fn the_true_token_is_always_listed() {
+    let listed = |rows: &[Vec<Row>], options: &FuseOptions| -> Vec<(TokenId, f64)> {
+        let (_, mut list, tail, _) = fuse(rows, &[1.0, 0.9], options)[0].clone().unwrap();
+        list.push((0, tail));
+        list
+    };
+    let [pivot, source] = two();
+    let prob = |nll: f64| (-nll).exp();
+    let one = FuseOptions {
+        top_k: Some(1),
+        ..options(Rule::Mince, Level::Sequence)
+    };
+    let expected = [(6, 0.5), (1001, prob(5.4)), (0, 0.5 - prob(5.4))];
+    let found = listed(&two(), &one);
+    assert!(
+        found
+            .iter()
+            .zip(&expected)
+            .all(|(a, b)| a.0 == b.0 && near(a.1, b.1)),
+        "{found:?}"
+    );
+    assert_eq!(found.len(), 3);
+    // Averaged, beside the k best.
+    let found = listed(&two(), &options(Rule::Avgce, Level::Sequence));
+    let ids: Vec<TokenId> = found.iter().map(|entry| entry.0).collect();
+    assert_eq!(ids, [6, 5, 1001, 0]);
+    let sum: f64 = found.iter().map(|entry| entry.1).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{found:?}");
+    // More than the tail has: the tail is empty, not negative.
+    let sure = vec![row(1, &[(5, 0.6), (6, 0.3)], 1.0)];
+    let found = listed(&[pivot, sure], &options(Rule::Mince, Level::Sequence));
+    assert_eq!(found.last().unwrap().1, 0.0);
+    // Where it is not known, nothing is listed in its place.
+    let unknown = vec![row(1, &[(5, 0.6), (6, 0.3)], None)];
+    let found = listed(&[source, unknown], &options(Rule::Mince, Level::Sequence));
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
 fn weights_are_those_of_the_papers() {
     // The example of the published code: CE 1.5 and 2.5 give 0.535 and 0.465.
     let mut weights = [1.5, 2.5];
@@ -218,7 +258,7 @@ fn weights_are_those_of_the_papers() {
 /// Members with the same positions, random lists.
 fn random_members() -> impl Strategy<Value = Vec<Vec<Row>>> {
     let list = proptest::collection::btree_map(0u32..30, 0.01f32..1.0, 1..6);
-    let rows = proptest::collection::vec((list, 0.01f32..5.0), 5);
+    let rows = proptest::collection::vec((list, 2.0f32..7.0), 5);
     proptest::collection::vec(rows, 2..5).prop_map(|members| {
         let rows = |rows: Vec<(std::collections::BTreeMap<u32, f32>, f32)>| {
             (0u32..)
@@ -352,7 +392,10 @@ fn the_stage_reads_and_writes_artifacts() {
         .unwrap();
     let targets = Targets::new(&rows).unwrap();
     assert_eq!(targets.len(), 3);
-    assert_eq!((targets.row(1).pos, targets.row(1).ids), (3, &[8][..]));
+    assert_eq!(
+        (targets.row(1).pos, targets.row(1).ids),
+        (3, &[8, 1003][..])
+    );
     let by_token = FuseOptions {
         metric: Metric::Ce,
         ..options.clone()
@@ -415,7 +458,7 @@ fn what_the_winner_said_is_stored_as_it_was() {
             let masses = (1..10u32).map(|at| 0.9 / (at as f32 + pos as f32 / 7.0));
             let total: f32 = masses.clone().sum::<f32>() * 1.1;
             let list: Vec<(TokenId, f32)> = (40..).zip(masses.map(|mass| mass / total)).collect();
-            row(pos, &list, 0.5)
+            row(pos, &list, None)
         })
         .collect();
     let pivot = member(dir.path(), "pivot", Kind::Topk, &rows[..1], 10.0, 10);

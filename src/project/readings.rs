@@ -284,7 +284,7 @@ impl Readings {
         self.live
             .iter_mut()
             .for_each(|reading| reading.weight /= here);
-        found.owed = -self.path.ln();
+        found.owed = 0.0 - self.path.ln();
         let alone = self.live.is_empty() && self.unknown <= 0.0 && self.end == next.end;
         self.read = if alone { 1.0 } else { found.read * found.prob };
         found

@@ -131,7 +131,8 @@ fn cases() -> Vec<Case> {
         ("align.dtw_band", DTW, "1", all(&ALIGNED), Differ),
         ("map.method", "", "em", all(&MAPPED), Differ),
         ("map.width", "", "3", all(&MAPPED), Differ),
-        ("project.inside", "", "fallback", all(&PROJECTED), Differ),
+        ("project.short", "", "tail", all(&PROJECTED), Differ),
+        ("project.min_read", "", "1", all(&PROJECTED), Differ),
         (
             "project.fallback",
             "project.min_mass: 0.9",

@@ -39,6 +39,7 @@ fn first(short: Short) -> ProjectOptions {
     ProjectOptions {
         short: Some(short),
         min_read: 0.0,
+        top_k: Some(9),
         ..Default::default()
     }
 }
@@ -166,7 +167,7 @@ fn short_readings_go_where_the_pivot_would_go() {
         (1, 0.5 / 3.0),
         (3, 0.25 / 3.0),
     ];
-    check(&spread[0], Projection::Followed, &list[..3], 0.1 + 0.25);
+    check(&spread[0], Projection::Followed, &list, 0.1);
     // Where the pivot lists none of them, and where it has no row, it stays.
     numbers.own = Some(source_rows(&[(0, 5, vec![(5, 0.9)])]));
     let stays = numbers.project(&first(Short::Pivot));

@@ -86,7 +86,8 @@ fn check(found: &Option<Fused>, list: &[(TokenId, f64)], tail: f64, winner: &str
         panic!("no target, expected {list:?}");
     };
     // The true token was in the tail.
-    let (next, ours): (Vec<_>, Vec<_>) = ours.iter().partition(|entry| entry.0 >= 1000);
+    type Entries<'a> = Vec<&'a (TokenId, f64)>;
+    let (next, ours): (Entries<'_>, Entries<'_>) = ours.iter().partition(|entry| entry.0 >= 1000);
     let our_tail = our_tail + next.iter().map(|entry| entry.1).sum::<f64>();
     let same = ours.len() == list.len()
         && ours

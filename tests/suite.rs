@@ -16,6 +16,7 @@ mod suite {
     pub mod exchange;
     pub mod f8;
     pub mod full_disk;
+    pub mod generation;
     pub mod gguf;
     pub mod killed;
     pub mod layers;

@@ -12,6 +12,7 @@ mod suite {
     pub mod bad_input;
     pub mod bad_weights;
     pub mod command_line;
+    pub mod content;
     pub mod convert;
     pub mod exchange;
     pub mod f8;

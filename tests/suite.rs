@@ -23,6 +23,7 @@ mod suite {
     pub mod layers;
     pub mod merge_memory;
     pub mod offload;
+    pub mod other_programs;
     pub mod pipeline;
     pub mod program;
     pub mod readable;

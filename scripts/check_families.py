@@ -17,8 +17,15 @@ import subprocess
 import sys
 import tempfile
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+try:
+    import pyarrow.dataset  # for check_transformers.py
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    MISSING = None
+except ImportError as error:
+    MISSING = error
+
+BUILT = pathlib.Path(__file__).resolve().parent.parent / "target" / "release" / "fuselm"
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -63,8 +70,14 @@ def main():
     parser.add_argument("tokenizer", metavar="TOKENIZER", help="folder with tokenizer.json")
     parser.add_argument("text", metavar="TEXT", help="chat or text file")
     parser.add_argument("--only", nargs="*", help="these families")
-    parser.add_argument("--fuselm", default="target/release/fuselm", help="the program [default: %(default)s]")
+    parser.add_argument("--fuselm", help="the program [default: target/release of this repository, or on the PATH]")
     args = parser.parse_args()
+    if MISSING:
+        parser.error(f"{MISSING}; run `{pathlib.Path(sys.executable).name} -m pip install torch transformers pyarrow`")
+    given = [args.fuselm] if args.fuselm else [str(BUILT), "fuselm"]
+    args.fuselm = next(filter(None, map(shutil.which, given)), None)
+    if args.fuselm is None:
+        parser.error(f"no program {' or '.join(given)}; run `cargo build --release`, or name it with --fuselm")
     torch.manual_seed(0)
     check = pathlib.Path(__file__).with_name("check_transformers.py")
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)

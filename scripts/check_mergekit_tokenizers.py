@@ -10,6 +10,8 @@ differs from mergekit's on purpose. Needs mergekit 0.1.5 with transformers;
 mergekit-yaml is looked for beside this Python.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -19,12 +21,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+try:
+    import torch
+    import yaml
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+    MISSING = None
+except ImportError as error:
+    MISSING = error
 
 HIDDEN, LAYERS = 16, 2
 BY_TOKEN = ["model.embed_tokens.weight", "lm_head.weight"]
@@ -154,6 +160,11 @@ def main() -> None:
     parser.add_argument("--extra", nargs="*", default=["<|im_start|>"], help="special tokens of the last model")
     parser.add_argument("--only", default="", help="a part of the names of the cases to run")
     arguments = parser.parse_args()
+    if MISSING:
+        parser.error(f"{MISSING}; run `{Path(sys.executable).name} -m pip install mergekit==0.1.5`")
+    for program in (arguments.fuselm, arguments.mergekit):
+        if shutil.which(program) is None:
+            parser.error(f"no program {program}")
     failed = 0
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)

@@ -18,14 +18,23 @@ whole corpus of RUN; transformers reads the first --samples of it.
 """
 
 import argparse
+import importlib.util
 import math
+import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
-import pyarrow.dataset
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+try:
+    import pyarrow.dataset
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    MISSING = None
+except ImportError as error:
+    MISSING = error
+
+BUILT = pathlib.Path(__file__).resolve().parent.parent / "target" / "release" / "fuselm"
 
 
 def table(folder, **values):
@@ -53,6 +62,14 @@ def decoded(row):
     }
 
 
+def content(sample, spans):
+    """For each token, whether it covers a supervised byte that is content: what metrics count."""
+    wanted = [span for span in spans if span["supervised"] and span["role"] != "turn_end"]
+    starts = [0, *sample["byte_end"][:-1]]
+    return [any(start < end and start < span["byte_end"] and end > span["byte_start"] for span in wanted)
+            for start, end in zip(starts, sample["byte_end"])]
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="run folder")
@@ -63,10 +80,22 @@ def arguments():
     parser.add_argument("--base", help="model folder that the adapter belongs to")
     parser.add_argument("--adapter", help="folder of a LoRA adapter in PEFT's layout")
     parser.add_argument("--prompt", default="Once upon a time", help="text to continue [default: %(default)s]")
-    parser.add_argument("--fuselm", default="target/release/fuselm", help="the program [default: %(default)s]")
+    parser.add_argument("--fuselm", help="the program [default: target/release of this repository, or on the PATH]")
     args = parser.parse_args()
     if (args.base is None) != (args.adapter is None):
         parser.error("--base and --adapter belong together")
+    # All that is needed is looked for before any work is done.
+    if MISSING:
+        parser.error(f"{MISSING}; run `{pathlib.Path(sys.executable).name} -m pip install torch transformers pyarrow`")
+    if args.adapter and importlib.util.find_spec("peft") is None:
+        parser.error(f"--adapter needs peft; run `{pathlib.Path(sys.executable).name} -m pip install peft`")
+    given = [args.fuselm] if args.fuselm else [str(BUILT), "fuselm"]
+    args.fuselm = next(filter(None, map(shutil.which, given)), None)
+    if args.fuselm is None:
+        parser.error(f"no program {' or '.join(given)}; run `cargo build --release`, or name it with --fuselm")
+    for folder in filter(None, [args.run, args.model, args.base, args.adapter]):
+        if not pathlib.Path(folder).is_dir():
+            parser.error(f"no folder {folder}")
     return args
 
 
@@ -104,7 +133,7 @@ def main():
         models = pyarrow.dataset.dataset(f"{args.run}/models", format="parquet").to_table().to_pylist()
         vocab = pivot = next(row["vocabulary"] for row in models if row["role"] == "pivot")
     samples = table(f"{args.run}/tokens", vocab=vocab).slice(0, args.samples).to_pylist()
-    texts = {row["sample_id"]: row["text"] for row in table(f"{args.run}/transcripts").to_pylist()}
+    transcripts = {row["sample_id"]: row for row in table(f"{args.run}/transcripts").to_pylist()}
 
     with tempfile.TemporaryDirectory() as folder:
         topk, metrics = f"{folder}/topk", f"{folder}/sequence_metrics"
@@ -114,8 +143,6 @@ def main():
         for row in table(topk).to_pylist():
             rows.setdefault(row["sample_id"], []).append(decoded(row))
         sums = {row["sample_id"]: row for row in table(metrics).to_pylist()}
-    special = {row["id"] for row in pyarrow.dataset.dataset(
-        f"{args.run}/vocab/vocab={vocab}", format="parquet").to_table().to_pylist() if row["special"]}
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = load(args)
@@ -123,7 +150,9 @@ def main():
     positions, same_ids = 0, 0
     for sample in samples:
         ids = sample["ids"]
-        found = tokenizer(texts[sample["sample_id"]], add_special_tokens=False)["input_ids"]
+        transcript = transcripts[sample["sample_id"]]
+        counts = content(sample, transcript["spans"])
+        found = tokenizer(transcript["text"], add_special_tokens=False)["input_ids"]
         # A transcript that does not start with BOS gets one of zero width in `tokens`.
         same_ids += found in (ids, ids[1:])
         with torch.no_grad():
@@ -132,7 +161,7 @@ def main():
         for row in rows.get(sample["sample_id"], []):
             theirs = logprobs[row["pos"]]
             following = ids[row["pos"] + 1]
-            nll -= 0.0 if following in special else theirs[following].item()
+            nll -= theirs[following].item() if counts[row["pos"] + 1] else 0.0
             listed = theirs[row["ids"]]
             differences = {
                 "target_logprob": row["target_logprob"] - theirs[following].item(),

@@ -12,15 +12,18 @@ mod suite {
     pub mod bad_input;
     pub mod bad_weights;
     pub mod command_line;
+    pub mod content;
     pub mod convert;
     pub mod exchange;
     pub mod f8;
     pub mod full_disk;
+    pub mod generation;
     pub mod gguf;
     pub mod killed;
     pub mod layers;
     pub mod merge_memory;
     pub mod offload;
+    pub mod other_programs;
     pub mod pipeline;
     pub mod program;
     pub mod readable;

@@ -1,6 +1,6 @@
 -- about: the tokens of one sample side by side: each pivot token with the source tokens that it is aligned with
 -- reads: alignment, models, vocab
--- returns: teacher, pos, kind, pivot (display), source (the linked tokens' display, in order), source_begin, source_end, source_pos (the source position whose distribution is taken there; null where there is none)
+-- returns: teacher, pos, kind, pivot (display), source (the linked tokens' display, in order; null where one is not known), source_begin, source_end, source_pos (the source position whose distribution is taken there; null where there is none)
 -- param: teacher = '' — only this source; all if empty
 -- param: sample = 0 — the sample_id, as in worst_aligned_samples
 WITH links AS (
@@ -17,10 +17,15 @@ linked AS (
     FROM links
 ),
 sources AS (
-    SELECT l.teacher, l.pos, array_to_string(array_agg(v.token ORDER BY l.place), ' ') AS source
+    SELECT
+        l.teacher,
+        l.pos,
+        CASE WHEN COUNT(v.token) = COUNT(*)
+            THEN array_to_string(array_agg(v.token ORDER BY l.place), ' ')
+        END AS source
     FROM linked AS l
-    JOIN models AS m ON m.name = l.teacher
-    JOIN vocab AS v ON v.vocab = m.vocabulary AND v.id = l.source_id
+    LEFT JOIN models AS m ON m.name = l.teacher
+    LEFT JOIN vocab AS v ON v.vocab = m.vocabulary AND v.id = l.source_id
     GROUP BY l.teacher, l.pos
 )
 SELECT

@@ -1,7 +1,7 @@
 -- about: the trained models of a recipe and of its variants side by side, by bits per byte
 -- reads: run_eval_items, models
 -- returns: run (empty for the recipe itself, else the variant), model, task, bpb (bits per byte, over all items of the task; `average` is the mean over the tasks), difference (from the recipe's own model of that name), rank (1 for the lowest bpb of the model's name in the task)
--- param: model = '' — only models of this name; all but the pivot and the sources if empty
+-- param: model = '' — only models of this name; all but the pivot and the sources if empty, as far as the run knows them
 -- param: task = 'average' — only this task; all if empty
 WITH tasks AS (
     SELECT
@@ -31,7 +31,9 @@ SELECT
     w.task,
     w.bpb,
     w.bpb - base.bpb AS difference,
-    RANK() OVER (PARTITION BY w.model, w.task ORDER BY w.bpb) AS rank
+    CASE WHEN w.bpb IS NOT NULL
+        THEN CAST(RANK() OVER (PARTITION BY w.model, w.task ORDER BY w.bpb) AS BIGINT)
+    END AS rank
 FROM wanted AS w
 LEFT JOIN wanted AS base ON base.run = '' AND base.model = w.model AND base.task = w.task
 ORDER BY w.task, w.model, w.bpb, w.run;

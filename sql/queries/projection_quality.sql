@@ -1,6 +1,6 @@
 -- about: whether projected distributions know more about the next pivot token than the pivot itself
 -- reads: projection_ce
--- returns: teacher, better (whether the teacher has fewer bits per byte on the sample than the pivot), projection, positions, share (of the teacher's positions), in_list (share whose list has the true token), top1 (share where it is the most probable), projected_ce, pivot_ce (nats, at the same positions), gain (pivot_ce - projected_ce)
+-- returns: teacher, better (whether the teacher has fewer bits per byte on the sample than the pivot; null where that is not known), projection, positions, share (of the teacher's positions), in_list (share whose list has the true token), top1 (share where it is the most probable), projected_ce, pivot_ce (nats, at the positions that have both; where the run has no distributions of its pivot, projected_ce at all and pivot_ce null), gain (pivot_ce - projected_ce)
 -- param: floor = 1e-6 — the least probability that a true token outside the list counts with
 -- Where the list lacks the true token, the projected distribution counts with all its
 -- probability outside the list (an upper bound, and at least the floor). one_hot rows name the
@@ -14,9 +14,22 @@ SELECT
     CAST(COUNT(*) AS DOUBLE) / SUM(COUNT(*)) OVER (PARTITION BY teacher) AS share,
     AVG(CASE WHEN in_list THEN 1.0 ELSE 0.0 END) AS in_list,
     AVG(CASE WHEN top1 THEN 1.0 ELSE 0.0 END) AS top1,
-    AVG(least(projected_ce, -ln(CAST($floor AS DOUBLE)))) AS projected_ce,
+    CASE WHEN COUNT(pivot_ce) = 0
+        THEN AVG(projected_ce)
+        ELSE AVG(CASE WHEN pivot_ce IS NOT NULL THEN projected_ce END)
+    END AS projected_ce,
     AVG(pivot_ce) AS pivot_ce,
-    AVG(pivot_ce) - AVG(least(projected_ce, -ln(CAST($floor AS DOUBLE)))) AS gain
-FROM projection_ce
+    AVG(pivot_ce - projected_ce) AS gain
+FROM (
+    SELECT
+        teacher,
+        better,
+        projection,
+        in_list,
+        top1,
+        least(projected_ce, -ln(CAST($floor AS DOUBLE))) AS projected_ce,
+        pivot_ce
+    FROM projection_ce
+)
 GROUP BY teacher, better, projection
-ORDER BY teacher, better DESC, positions DESC, projection;
+ORDER BY teacher, better DESC NULLS LAST, positions DESC, projection;

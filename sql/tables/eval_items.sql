@@ -3,7 +3,7 @@
 -- returns: metric nll (nats), tokens and bytes for perplexity tasks, else acc, em, f1 ...
 CREATE EXTERNAL TABLE eval_items (
     task    VARCHAR,
-    item_id BIGINT UNSIGNED,
+    item_id BIGINT,
     metric  VARCHAR,
     value   DOUBLE,
     stderr  DOUBLE,

@@ -8,7 +8,7 @@ CREATE EXTERNAL TABLE models (
     location     VARCHAR,
     digest       VARCHAR,
     architecture VARCHAR,
-    parameters   BIGINT UNSIGNED
+    parameters   BIGINT
 )
 STORED AS PARQUET
 LOCATION '${RUN}/models/';

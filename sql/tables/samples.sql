@@ -2,10 +2,10 @@
 -- reads: samples/part-*.parquet
 -- returns: one row per sample, sorted by sample_id
 CREATE EXTERNAL TABLE samples (
-    sample_id   BIGINT UNSIGNED,
+    sample_id   BIGINT,
     source_file VARCHAR,
-    source_row  BIGINT UNSIGNED,
-    piece       INT UNSIGNED,
+    source_row  BIGINT,
+    piece       BIGINT,
     split       VARCHAR,
     messages    STRUCT(role VARCHAR, content VARCHAR)[]
 )

@@ -2,10 +2,10 @@
 -- reads: sequence_metrics/teacher=<name>/part-*.parquet
 -- returns: nll in nats over supervised content tokens; bytes of content
 CREATE EXTERNAL TABLE sequence_metrics (
-    sample_id BIGINT UNSIGNED,
+    sample_id BIGINT,
     nll       DOUBLE,
-    tokens    INT UNSIGNED,
-    bytes     INT UNSIGNED,
+    tokens    BIGINT,
+    bytes     BIGINT,
     teacher   VARCHAR
 )
 STORED AS PARQUET

@@ -2,13 +2,13 @@
 -- reads: token_map/teacher=<name>/part-*.parquet
 -- returns: method is special, exact, counted, prefix or edited; rank 1 is the best
 CREATE EXTERNAL TABLE token_map (
-    source_id     INT UNSIGNED,
-    pivot_id      INT UNSIGNED,
-    count         BIGINT UNSIGNED,
+    source_id     BIGINT,
+    pivot_id      BIGINT,
+    count         BIGINT,
     weight        FLOAT,
-    edit_distance SMALLINT UNSIGNED,
+    edit_distance INT,
     method        VARCHAR,
-    rank          SMALLINT UNSIGNED,
+    rank          INT,
     teacher       VARCHAR
 )
 STORED AS PARQUET

@@ -2,9 +2,9 @@
 -- reads: tokens/vocab=<name>/template=<name>/part-*.parquet
 -- returns: three parallel lists per sample; byte_end in bytes of the transcript
 CREATE EXTERNAL TABLE tokens (
-    sample_id  BIGINT UNSIGNED,
-    ids        INT UNSIGNED[],
-    byte_end   INT UNSIGNED[],
+    sample_id  BIGINT,
+    ids        BIGINT[],
+    byte_end   BIGINT[],
     supervised BOOLEAN[],
     vocab      VARCHAR,
     template   VARCHAR

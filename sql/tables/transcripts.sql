@@ -2,9 +2,9 @@
 -- reads: transcripts/template=<name>/part-*.parquet
 -- returns: half-open spans in bytes that cover text
 CREATE EXTERNAL TABLE transcripts (
-    sample_id BIGINT UNSIGNED,
+    sample_id BIGINT,
     text      VARCHAR,
-    spans     STRUCT(role VARCHAR, byte_start INT UNSIGNED, byte_end INT UNSIGNED, supervised BOOLEAN)[],
+    spans     STRUCT(role VARCHAR, byte_start BIGINT, byte_end BIGINT, supervised BOOLEAN)[],
     template  VARCHAR
 )
 STORED AS PARQUET

@@ -2,7 +2,7 @@
 -- reads: vocab/vocab=<name>/part-*.parquet
 -- returns: one row per token; role is bos, eos, pad, unk, turn_start, turn_end or null
 CREATE EXTERNAL TABLE vocab (
-    id      INT UNSIGNED,
+    id      BIGINT,
     token   VARCHAR,
     bytes   BYTEA,
     special BOOLEAN,

@@ -10,23 +10,23 @@ SELECT
     CAST(CASE
         WHEN target_place > 0 THEN array_sum(array_slice(id_gaps, 1, target_place))
         ELSE target_other
-    END AS INT UNSIGNED) AS target_id,
-    CASE WHEN target_place > 0
+    END AS BIGINT) AS target_id,
+    CAST(CASE WHEN target_place > 0
         THEN array_position(array_sort(levels, 'DESC'), levels[target_place])
-    END AS target_rank,
+    END AS BIGINT) AS target_rank,
     CAST(target_nll / -1024.0 AS FLOAT) AS target_logprob,
     CAST(4.0 * ln(tail_level / 432.0) AS FLOAT) AS tail_logprob,
     flatten(array_transform(
         array_transform(
             range(0, CAST(array_length(id_gaps) AS BIGINT), 24),
             b -> array_prepend(
-                CAST(COALESCE(array_sum(array_slice(id_gaps, 1, b)), 0) AS INT UNSIGNED),
+                CAST(COALESCE(array_sum(array_slice(id_gaps, 1, b)), 0) AS BIGINT),
                 array_slice(id_gaps, b + 1, b + 24)
             )
         ),
         c -> array_transform(
             range(2, CAST(array_length(c) AS BIGINT) + 1),
-            i -> CAST(array_sum(array_slice(c, 1, i)) AS INT UNSIGNED)
+            i -> CAST(array_sum(array_slice(c, 1, i)) AS BIGINT)
         )
     )) AS ids,
     array_transform(levels, x -> CAST(CASE

@@ -11,13 +11,13 @@ SELECT
         array_transform(
             range(0, CAST(array_length(id_gaps) AS BIGINT), 24),
             b -> array_prepend(
-                CAST(COALESCE(array_sum(array_slice(id_gaps, 1, b)), 0) AS INT UNSIGNED),
+                CAST(COALESCE(array_sum(array_slice(id_gaps, 1, b)), 0) AS BIGINT),
                 array_slice(id_gaps, b + 1, b + 24)
             )
         ),
         c -> array_transform(
             range(2, CAST(array_length(c) AS BIGINT) + 1),
-            i -> CAST(array_sum(array_slice(c, 1, i)) AS INT UNSIGNED)
+            i -> CAST(array_sum(array_slice(c, 1, i)) AS BIGINT)
         )
     )) AS ids,
     array_transform(levels, x -> CAST(CASE

@@ -1,13 +1,13 @@
 -- about: what each projected distribution knows about the next pivot token, beside the pivot's own
 -- reads: projected, topk, sequence_metrics, models
--- returns: teacher, sample_id, pos, projection, better (whether the teacher has fewer bits per byte on the sample than the pivot), in_list (the list has the true token), top1 (it is the most probable), projected_ce (nats; outside the list all the probability there counts, an upper bound), pivot_ce (nats; null where the pivot has no row)
+-- returns: teacher, sample_id, pos, projection, better (whether the teacher has fewer bits per byte on the sample than the pivot; null where the run does not say which model is the pivot, or lacks the metrics of one), in_list (the list has the true token), top1 (it is the most probable), projected_ce (nats; outside the list all the probability there counts, an upper bound), pivot_ce (nats; null where the pivot is not known or has no row)
 CREATE OR REPLACE VIEW projection_ce AS
 SELECT
     p.teacher,
     p.sample_id,
     p.pos,
     p.projection,
-    COALESCE(own.nll * base.bytes < base.nll * own.bytes, true) AS better,
+    own.nll * base.bytes < base.nll * own.bytes AS better,
     p.target_rank IS NOT NULL AS in_list,
     COALESCE(p.target_rank = 1, false) AS top1,
     -CAST(p.target_logprob AS DOUBLE) AS projected_ce,

@@ -1,7 +1,7 @@
 //! `fuselm generate`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use clap::Args;
@@ -15,7 +15,9 @@ use super::Global;
 
 /// Chat with a checkpoint, for a look.
 ///
-/// Without a prompt, each line of stdin is a message, and the chat goes on until its end.
+/// Without a prompt, each line of stdin is a message, and the chat goes on until its end. An
+/// answer ends at the tokenizer's EOS or end of turn, or at an `eos_token_id` of `config.json`
+/// or `generation_config.json`.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  fuselm generate --model runs/demo/checkpoints/merged --prompt \"How far is Grugfell?\""
@@ -69,10 +71,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if raw && !command.raw {
         note("this model has no chat template; continuing the prompt as plain text");
     }
-    let stop = [Role::Eos, Role::TurnEnd]
-        .into_iter()
-        .filter_map(|role| tokenizer.vocabulary().id_with_role(role))
-        .collect();
+    let stop = stops(&dir, &tokenizer)?;
     let options = GenerateOptions {
         max_new_tokens: command.max_new_tokens,
         temperature: command.temperature,
@@ -115,6 +114,19 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             chat.answer(line.trim_end_matches(['\r', '\n']))?;
         }
     }
+}
+
+/// What ends an answer beside the ids that `config.json` names: the tokenizer's EOS and end of
+/// turn, and what `generation_config.json` lists, as transformers and vLLM have it.
+fn stops(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let roles = [Role::Eos, Role::TurnEnd];
+    let ids = roles.map(|role| tokenizer.vocabulary().id_with_role(role));
+    let mut stops: Vec<u32> = ids.into_iter().flatten().collect();
+    // Beside a GGUF file, where its tokenizer is.
+    stops.extend(model::generation_stops(&model::tokenizer_dir(
+        model, None,
+    )?)?);
+    Ok(stops)
 }
 
 impl Chat {

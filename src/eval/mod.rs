@@ -217,13 +217,15 @@ fn read_task(
             continue;
         }
         let row = tokenizer.encode_transcript(&transcript, None)?;
+        // Only what covers the content is predicted: the bytes that count are its bytes.
+        let content = transcript.content_tokens(&row.byte_end);
         items.push(Item {
             id: record.source_row,
             tokens: SampleTokens {
                 sample_id: record.source_row,
                 ids: row.ids,
                 byte_end: row.byte_end,
-                supervised: row.supervised,
+                supervised: content,
             },
             bytes,
             nll: 0.0,
@@ -273,19 +275,9 @@ fn score(
     };
     predict(predictor, &pieces, &options, &|_| (), |first, found| {
         for (owner, found) in owners[first..].iter().zip(found) {
-            let mut sum = (0.0, 0);
-            for (id, logprob) in found.target_id.iter().zip(&found.target_logprob) {
-                let special = tokenizer
-                    .vocabulary()
-                    .token(*id)
-                    .is_some_and(|token| token.special);
-                if !special {
-                    sum.0 -= f64::from(*logprob);
-                    sum.1 += 1;
-                }
-            }
-            items[*owner].nll += sum.0;
-            items[*owner].content_tokens += sum.1;
+            let nll: f64 = found.target_logprob.iter().map(|x| -f64::from(*x)).sum();
+            items[*owner].nll += nll;
+            items[*owner].content_tokens += found.target_logprob.len() as u64;
         }
         Ok(())
     })?;

@@ -177,7 +177,15 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
             })??;
             let bytes = u32::try_from(transcript.transcript.content_bytes())
                 .map_err(|_| Error::file(&inputs.transcripts, "a text is larger than 4 GiB"))?;
-            let taken = take(&vocabulary, sample, found, &mut rows, &mut summary)?;
+            let content = transcript.transcript.content_tokens(&sample.byte_end);
+            let taken = take(
+                &vocabulary,
+                sample,
+                &content,
+                found,
+                &mut rows,
+                &mut summary,
+            )?;
             columns.push(sample.sample_id, taken, bytes);
             if rows.rows() >= FLUSH_ROWS {
                 out.write(&rows.finish()?)?;
@@ -206,10 +214,12 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
     Ok(summary)
 }
 
-/// Adds the rows of one sample; returns its negative log-likelihood and content tokens.
+/// Adds the rows of one sample, of whose tokens some are `content`; returns its negative
+/// log-likelihood and content tokens.
 fn take(
     vocabulary: &Vocabulary,
     sample: &SampleTokens,
+    content: &[bool],
     found: Found,
     rows: &mut DistributionBuilder,
     summary: &mut ImportSummary,
@@ -235,8 +245,7 @@ fn take(
         let target_id = sample.ids[pos + 1];
         let row = complete(row, target_id, vocabulary.len(), summary).map_err(wrong)?;
         let target_logprob = row.target_logprob.unwrap_or(f32::NEG_INFINITY);
-        let content = vocabulary.token(target_id).is_none_or(|t| !t.special);
-        if content {
+        if content.get(pos + 1) == Some(&true) {
             nll -= f64::from(target_logprob);
             tokens += 1;
         }

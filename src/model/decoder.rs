@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::{Config, Init};
+use super::head;
 use super::layer::{KeyValue, Layer};
 use super::lora::Adapters;
 use super::norm::Norm;
@@ -490,19 +491,14 @@ impl Decoder {
         &self.head
     }
 
-    /// Logits (n, vocab) of hidden states (n, hidden), capped if the model does so.
+    /// Logits (n, vocab) of hidden states (n, hidden), capped if the model does so; f32 for
+    /// every type of parameters.
     ///
     /// # Errors
     /// Shapes disagree.
     pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        let logits = || {
-            let logits = rows.matmul(&self.head.t()?)?;
-            match self.config.final_softcap {
-                Some(cap) => ops::softcap(&logits, cap),
-                None => Ok(logits),
-            }
-        };
-        logits().during(|| "computing logits".to_owned())
+        head::logits(rows, &self.head, self.config.final_softcap)
+            .during(|| "computing logits".to_owned())
     }
 }
 

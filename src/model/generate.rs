@@ -1,12 +1,16 @@
 //! Sampling a continuation token by token.
 
+use std::path::Path;
+
 use candle_core::{IndexOp, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use super::cache::Cache;
 use super::decoder::Decoder;
+use super::fields::Fields;
 use crate::error::{Context, Error, Result};
 use crate::progress;
+use crate::text::read_json;
 
 /// How a continuation is sampled.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -73,6 +77,20 @@ impl GenerateOptions {
             (None, Some(p)) => Sampling::TopP { p, temperature },
             (Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
         }
+    }
+}
+
+/// The ids at which generation ends by the `generation_config.json` of a model folder: its
+/// `eos_token_id`, one or several. None where there is no such file.
+///
+/// # Errors
+/// A file that is no JSON object, or whose `eos_token_id` is neither an id nor a list of them.
+pub fn generation_stops(dir: &Path) -> Result<Vec<u32>> {
+    let path = dir.join("generation_config.json");
+    match read_json(&path)? {
+        None => Ok(Vec::new()),
+        Some(serde_json::Value::Object(map)) => Fields::new(&path, &map).ids("eos_token_id"),
+        Some(_) => Err(Error::file(&path, "expected a JSON object")),
     }
 }
 

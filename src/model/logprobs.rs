@@ -6,7 +6,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::decoder::Decoder;
-use super::{attach, draws, kernels, ops};
+use super::{attach, draws, head, kernels};
 use crate::error::{Context, Error, Result};
 
 /// Size of the logits that exist at one time, in f32 elements (64 MiB).
@@ -34,7 +34,8 @@ pub struct NextToken<'a> {
 ///
 /// `rows` is (n, hidden), after the final norm; `targets` has n ids; the softmax runs over the
 /// first `vocab_len` ids, the others do not exist; the `k` best are listed (0 is allowed, more
-/// than `vocab_len` means all). Sums are over f32 exponentials, their total and logarithm in f64.
+/// than `vocab_len` means all). Logits are f32 whatever the type of the model; sums are over f32
+/// exponentials, their total and logarithm in f64.
 ///
 /// Memory: 64 MiB of logits, or one row of them if that is more (twice that for other dtypes
 /// than f32, or where the model caps them), and 8 · k bytes per row of such a chunk. On a GPU
@@ -102,7 +103,6 @@ fn next_tokens(
     let head = decoder.head().detach();
     let head = head
         .narrow(0, 0, vocab_len)
-        .and_then(|head| head.t())
         .during(|| "taking the head's rows".to_owned())?;
     let rows = rows.detach();
     let mut scratch = Scratch::default();
@@ -129,11 +129,8 @@ fn next_tokens(
         let targets = &targets[begin..begin + len];
         let keys = keys.map(|keys| &keys[begin..begin + len]);
         let mut compute = || {
-            let logits = rows.narrow(0, begin, len)?.matmul(&head)?;
-            let logits = match config.final_softcap {
-                Some(cap) => ops::softcap(&logits, cap)?,
-                None => logits,
-            };
+            let rows = rows.narrow(0, begin, len)?;
+            let logits = head::logits(&rows, &head, config.final_softcap)?;
             let logits = logits.to_device(&Device::Cpu)?;
             attach::with_values(&logits, |logits| {
                 scratch.fill(logits, targets, keys, vocab_len, k);

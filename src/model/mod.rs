@@ -30,6 +30,7 @@ mod feed_forward;
 mod fields;
 mod generate;
 mod gguf;
+mod head;
 pub(crate) mod kernels;
 mod layer;
 mod linear;
@@ -60,8 +61,9 @@ pub use config::{Activation, Architecture, Config, Experts, Init, NormKind, Tens
 pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use device::{DeviceMemory, device, device_memory, free_memory};
 pub use draws::Draws;
-pub use generate::{GenerateOptions, generate};
+pub use generate::{GenerateOptions, generate, generation_stops};
 pub use gguf::{GgufSummary, check_tokens, files as gguf_files, is_gguf, summary as gguf_summary};
+pub(crate) use head::logits;
 pub use locate::{locate, tokenizer_dir};
 pub use logprobs::{NextToken, next_token};
 pub use lora::{Adapters, Lora, LoraSave};

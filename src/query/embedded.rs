@@ -22,6 +22,7 @@ pub(super) const FILES: &[(Group, &str, &str)] = &[
     (Group::Views, "00_topk", include_str!("../../sql/views/00_topk.sql")),
     (Group::Views, "01_projected", include_str!("../../sql/views/01_projected.sql")),
     (Group::Views, "02_targets", include_str!("../../sql/views/02_targets.sql")),
+    (Group::Views, "09_content_positions", include_str!("../../sql/views/09_content_positions.sql")),
     (Group::Views, "10_token_ce", include_str!("../../sql/views/10_token_ce.sql")),
     (Group::Views, "11_sequence_ce", include_str!("../../sql/views/11_sequence_ce.sql")),
     (Group::Views, "12_sample_rank", include_str!("../../sql/views/12_sample_rank.sql")),

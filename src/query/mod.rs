@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `embedded`, `catalogue` | the files of `sql/`, their headers, replacements from a folder |
 //! | `session` | tables and views of a run, statements and parameters |
+//! | `division` | `/` between whole numbers |
 //! | `stream` | batches as they come, interruptible |
 //! | `format` | results as a table, CSV, JSON or Parquet |
 //! | `check` | all data checks of a run |
@@ -22,6 +23,7 @@
 mod catalogue;
 mod check;
 mod complete;
+mod division;
 mod embedded;
 mod format;
 mod inspect;

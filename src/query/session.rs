@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
@@ -13,6 +13,7 @@ use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
 };
 use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
@@ -22,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::catalogue::{Catalogue, Group, Param, Script};
+use super::division::Division;
 use super::stream::Batches;
-use crate::artifact::RunDir;
+use crate::artifact::{Kind, RunDir};
 use crate::error::{Context, Error, Result, did_you_mean};
 
 /// Rows that a statement works on at a time. Where the ids of lists are asked for, views undo the
@@ -135,8 +137,12 @@ impl Session {
             .thread_name("fuselm-sql")
             .build()
             .during(|| "starting the threads of a SQL session".into())?;
+        let mut context = SessionContext::new_with_config_rt(config, environment);
+        context
+            .register_expr_planner(Arc::new(Division))
+            .map_err(sql_error)?;
         Ok(Self {
-            context: SessionContext::new_with_config_rt(config, environment),
+            context,
             catalogue: Catalogue::load(options.sql_dir.as_deref())?,
             runtime: Some(runtime),
         })
@@ -293,14 +299,12 @@ impl Session {
         let location = statement.locations.first().map_or("", String::as_str);
         let folder = location.replace("${RUN}", "");
         let dir = root.join(folder.trim_matches('/'));
-        self.register(&statement, name, &dir, true)
+        self.register(&statement, name, &dir)
     }
 
-    /// Registers one artifact's folder as `name`, with the columns that its table declares but
-    /// without those of the partitions.
-    pub(super) fn create_artifact_table(&self, kind: &str, name: &str, dir: &Path) -> Result<()> {
-        let script = self.table_script(kind)?;
-        self.register(&self.external_table(script)?, name, dir, false)
+    /// Registers one artifact's folder as `name`, with the columns of its files, in their types.
+    pub(super) fn create_artifact_table(&self, kind: Kind, name: &str, dir: &Path) -> Result<()> {
+        self.list(name, dir, kind.stored_schema(), Vec::new())
     }
 
     pub(super) fn external_table(&self, script: &Script) -> Result<CreateExternalTable> {
@@ -320,13 +324,7 @@ impl Session {
     /// The statement is taken apart here, not executed, because a location in SQL cannot be a
     /// folder with `*` in its name, and only `*.parquet` must be listed: half-written parts lie
     /// beside them.
-    fn register(
-        &self,
-        statement: &CreateExternalTable,
-        name: &str,
-        dir: &Path,
-        partitioned: bool,
-    ) -> Result<()> {
+    fn register(&self, statement: &CreateExternalTable, name: &str, dir: &Path) -> Result<()> {
         let is_partition = |name: &str| statement.table_partition_cols.iter().any(|p| p == name);
         let (partitions, columns): (Vec<_>, Vec<_>) = statement
             .schema
@@ -334,20 +332,27 @@ impl Session {
             .iter()
             .cloned()
             .partition(|field| is_partition(field.name()));
-        let mut options =
-            ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-        if partitioned {
-            options = options.with_table_partition_cols(
-                partitions
-                    .iter()
-                    .map(|field| (field.name().clone(), field.data_type().clone()))
-                    .collect(),
-            );
-        }
+        let partitions = partitions
+            .iter()
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect();
+        self.list(name, dir, Arc::new(Schema::new(columns)), partitions)
+    }
+
+    fn list(
+        &self,
+        name: &str,
+        dir: &Path,
+        columns: SchemaRef,
+        partitions: Vec<(String, DataType)>,
+    ) -> Result<()> {
+        let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
+            .with_file_extension(".parquet")
+            .with_table_partition_cols(partitions);
         let url = ListingTableUrl::parse(folder_url(dir)?).map_err(sql_error)?;
         let config = ListingTableConfig::new(url)
             .with_listing_options(options)
-            .with_schema(Arc::new(Schema::new(columns)));
+            .with_schema(columns);
         let table = ListingTable::try_new(config).map_err(sql_error)?;
         self.context
             .register_table(name, Arc::new(table))

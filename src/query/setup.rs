@@ -37,7 +37,8 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
         let statement = match engine {
             Engine::Datafusion => statement(&table.sql).replace("${RUN}", &root),
             Engine::Duckdb => format!(
-                "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet('{root}/{folder}/**/*.parquet', hive_partitioning = true);"
+                "CREATE OR REPLACE VIEW {name} AS\nSELECT *{} FROM read_parquet('{root}/{folder}/**/*.parquet', hive_partitioning = true);",
+                signed(&table.sql)
             ),
         };
         let _ = writeln!(text, "{statement}\n");
@@ -56,9 +57,8 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
 }
 
 /// What DuckDB says otherwise in our views.
-const DUCKDB: [(&str, &str); 6] = [
+const DUCKDB: [(&str, &str); 5] = [
     ("array_sum", "list_sum"),
-    ("INT UNSIGNED", "UINTEGER"),
     ("x -> ", "lambda x: "),
     ("i -> ", "lambda i: "),
     ("b -> ", "lambda b: "),
@@ -68,6 +68,21 @@ const DUCKDB: [(&str, &str); 6] = [
 fn in_duckdb(sql: &str) -> String {
     let replace = |sql: String, (ours, theirs): &(&str, &str)| sql.replace(ours, theirs);
     DUCKDB.iter().fold(sql.to_owned(), replace)
+}
+
+/// A table declares its whole numbers as signed, the files hold them unsigned: the casts between
+/// the two, as DuckDB writes them after `*`.
+fn signed(table: &str) -> String {
+    let columns = table.lines().filter_map(|line| {
+        let (name, kind) = line.strip_prefix("    ")?.split_once(' ')?;
+        let kind = kind.trim().trim_end_matches(',');
+        kind.contains("INT")
+            .then(|| format!("CAST({name} AS {kind}) AS {name}"))
+    });
+    match columns.collect::<Vec<_>>().join(", ") {
+        casts if casts.is_empty() => casts,
+        casts => format!(" REPLACE ({casts})"),
+    }
 }
 
 /// The folder of a table in a run.

@@ -1,9 +1,11 @@
 //! Every table, view, query and check on a small run whose figures are computed by hand.
 
+mod absent;
 mod checks;
 mod files;
 mod fixture;
 mod inspecting;
+mod numbers;
 mod queries;
 mod transform;
 

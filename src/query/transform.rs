@@ -38,7 +38,7 @@ pub fn transform_token_map(
         threads,
         sql_dir: None,
     })?;
-    session.create_artifact_table("alignment", "artifact", alignment_dir)?;
+    session.create_artifact_table(Kind::Alignment, "artifact", alignment_dir)?;
     // The file selects a teacher; here the folder has done that, and all rows get the default.
     session.query(
         "CREATE VIEW alignment AS SELECT *, '' AS teacher FROM artifact",

@@ -5,8 +5,8 @@
 //! `sequence_metrics`. In mode `sampled`, `topk` holds random draws instead, with their shares:
 //! unbiased for distillation (arXiv 2503.16870), and from then on neither cut nor renormalised.
 //! Metrics come from the full distributions, before anything is cut or
-//! rounded: `nll` is the sum over supervised tokens that are content (not special), `bytes` the
-//! supervised content of the transcript, which is the same for every model.
+//! rounded: `nll` is the sum over the tokens that cover supervised content of the transcript,
+//! `bytes` the length of this content, which is the same for every model.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -239,7 +239,7 @@ impl Opened {
 ///
 /// # Memory
 /// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
-/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
+/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (10 bytes each);
 /// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
 pub fn run(
     inputs: &ScoreInputs,
@@ -289,19 +289,18 @@ pub fn run(
     let scored = ScoredPart {
         name: &inputs.name,
         predictor: &predictor,
-        vocabulary: &vocabulary,
         options: &predicting,
         kept: options,
         bar: &bar,
     };
     for index in todo {
         let part = &tokens.parts()[index];
-        let bytes = content_bytes(&transcripts.parts()[index])?;
         let samples = read_part(part)?;
+        let contents = contents(&transcripts.parts()[index], &samples)?;
         check_ids(part, &samples, vocabulary.len())?;
         scored.write(
             &samples,
-            &bytes,
+            &contents,
             topk.part(part.info())?,
             metrics.part(part.info())?,
             &mut summary,
@@ -310,15 +309,24 @@ pub fn run(
     Ok(summary)
 }
 
-/// Supervised content bytes of each sample of a `transcripts` part.
-fn content_bytes(part: &Part) -> Result<Vec<u32>> {
-    text::read_transcripts(part)?
-        .iter()
-        .map(|sample| {
-            u32::try_from(sample.transcript.content_bytes())
-                .map_err(|_| Error::file(part.path(), "a transcript is larger than 4 GiB"))
-        })
-        .collect()
+/// What the metrics of a sample are about.
+struct Content {
+    /// Supervised content bytes.
+    bytes: u32,
+    /// Whether each token covers some of them.
+    tokens: Vec<bool>,
+}
+
+/// The content of each sample of a `transcripts` part.
+fn contents(part: &Part, samples: &[SampleTokens]) -> Result<Vec<Content>> {
+    let transcripts = text::read_transcripts(part)?;
+    let contents = transcripts.iter().zip(samples).map(|(text, tokens)| {
+        let bytes = u32::try_from(text.transcript.content_bytes())
+            .map_err(|_| Error::file(part.path(), "a transcript is larger than 4 GiB"))?;
+        let tokens = text.transcript.content_tokens(&tokens.byte_end);
+        Ok(Content { bytes, tokens })
+    });
+    contents.collect()
 }
 
 /// Adds the model to an error that names a sample.
@@ -341,7 +349,6 @@ fn of_model(name: &str, error: Error) -> Error {
 struct ScoredPart<'a> {
     name: &'a str,
     predictor: &'a Predictor,
-    vocabulary: &'a Vocabulary,
     options: &'a PredictOptions,
     kept: &'a ScoreOptions,
     bar: &'a Bar,
@@ -355,7 +362,7 @@ impl ScoredPart<'_> {
     fn write(
         &self,
         samples: &[SampleTokens],
-        bytes: &[u32],
+        contents: &[Content],
         topk: PartWriter,
         mut metrics: PartWriter,
         summary: &mut ScoreSummary,
@@ -366,7 +373,7 @@ impl ScoredPart<'_> {
             source: "the thread that writes them has ended".into(),
         };
         let (computed, written) = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| self.write_results(samples, bytes, receiver, topk));
+            let writer = scope.spawn(|| self.write_results(samples, contents, receiver, topk));
             let advance = |count: usize| self.bar.advance(count as u64);
             let computed = predict(
                 self.predictor,
@@ -395,18 +402,18 @@ impl ScoredPart<'_> {
     fn write_results(
         &self,
         samples: &[SampleTokens],
-        bytes: &[u32],
+        contents: &[Content],
         results: Receiver<Results>,
         mut topk: PartWriter,
     ) -> Result<(PartWriter, SequenceMetrics)> {
         let mut rows = DistributionBuilder::topk();
         let mut totals = SequenceMetrics::default();
         for (first, found) in results {
-            let known = samples[first..].iter().zip(&bytes[first..]);
-            for ((sample, bytes), predictions) in known.zip(&found) {
+            let known = samples[first..].iter().zip(&contents[first..]);
+            for ((sample, content), predictions) in known.zip(&found) {
                 self.push_rows(&mut rows, sample, predictions);
-                let content = content_nll(self.vocabulary, predictions);
-                totals.push(sample.sample_id, content, *bytes);
+                let nll = content_nll(&content.tokens, predictions);
+                totals.push(sample.sample_id, nll, content.bytes);
                 if rows.rows() >= FLUSH_ROWS {
                     topk.write(&rows.finish()?)?;
                 }
@@ -474,13 +481,13 @@ fn cut(row: &mut Distribution<'_>, top_p: f64) {
 }
 
 /// Negative log-likelihood in nats (f64 sum of f32 terms, in order) and number of the supervised
-/// tokens that are content.
-fn content_nll(vocabulary: &Vocabulary, found: &Predictions) -> (f64, u32) {
+/// tokens that are `content`.
+fn content_nll(content: &[bool], found: &Predictions) -> (f64, u32) {
     let content = found
-        .target_id
+        .pos
         .iter()
         .zip(&found.target_logprob)
-        .filter(|(id, _)| vocabulary.token(**id).is_none_or(|token| !token.special));
+        .filter(|(pos, _)| content.get(**pos as usize + 1) == Some(&true));
     content.fold((0.0, 0), |(nll, tokens), (_, logprob)| {
         (nll - f64::from(*logprob), tokens + 1)
     })

@@ -17,4 +17,5 @@ pub use formats::{Format, Message, Record, Records, read};
 pub use json::read_json;
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
+pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcript, transcript};

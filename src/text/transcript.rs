@@ -45,13 +45,33 @@ impl Transcript {
         self.spans.iter().any(|span| span.supervised)
     }
 
-    /// The number of supervised bytes that are content, not scaffolding.
-    pub fn content_bytes(&self) -> u64 {
+    /// The stretches of supervised bytes that are content, not scaffolding, in order.
+    pub(crate) fn content(&self) -> Vec<(u32, u32)> {
         let content = |span: &&Span| span.supervised && span.role != "turn_end";
-        let lengths = self.spans.iter().filter(content);
-        lengths
-            .map(|span| u64::from(span.byte_end - span.byte_start))
-            .sum()
+        let spans = self.spans.iter().filter(content);
+        spans.map(|span| (span.byte_start, span.byte_end)).collect()
+    }
+
+    /// The number of supervised bytes that are content.
+    pub fn content_bytes(&self) -> u64 {
+        let lengths = self.content().into_iter();
+        lengths.map(|(start, end)| u64::from(end - start)).sum()
+    }
+
+    /// For tokens that end at these bytes, whether each covers a byte of the content, or stands
+    /// among them without one of its own (an added prefix): these tokens and no others are what
+    /// [`Transcript::content_bytes`] of the text cost. A special token that the content itself
+    /// spells out (`<s>` in HTML) is one of them. The first token begins the sequence and costs
+    /// nothing.
+    pub fn content_tokens(&self, byte_end: &[u32]) -> Vec<bool> {
+        let content = self.content();
+        let mut content = Overlap::of(&content);
+        let mut start = 0;
+        let covers = |(at, end): (usize, &u32)| {
+            let from = std::mem::replace(&mut start, *end);
+            content.with(from, *end) && at > 0
+        };
+        byte_end.iter().enumerate().map(covers).collect()
     }
 
     /// The part of a transcript between two bytes (on borders of characters), with its spans.
@@ -140,6 +160,28 @@ impl Transcript {
         }
         push(at, text.len(), "template", false);
         Ok(Self { text, spans })
+    }
+}
+
+/// Tells whether ranges that only move on overlap any of some ordered ranges. An empty range, of
+/// a token that stands for no byte of its own, goes with the byte after it.
+pub(crate) struct Overlap<'a> {
+    ranges: &'a [(u32, u32)],
+}
+
+impl<'a> Overlap<'a> {
+    pub(crate) fn of(ranges: &'a [(u32, u32)]) -> Self {
+        Self { ranges }
+    }
+
+    pub(crate) fn with(&mut self, from: u32, to: u32) -> bool {
+        while let Some(((_, end), rest)) = self.ranges.split_first()
+            && *end <= from
+        {
+            self.ranges = rest;
+        }
+        let to = to.max(from.saturating_add(1));
+        self.ranges.first().is_some_and(|(start, _)| *start < to)
     }
 }
 

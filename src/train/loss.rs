@@ -24,7 +24,7 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 use crate::error::{Context, Error, Result};
-use crate::model::{Decoder, kernels, ops};
+use crate::model::{Decoder, kernels, logits, ops};
 
 /// Most bytes of f32 logits at once.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -109,11 +109,7 @@ impl Head {
 
     /// f32 logits (rows, vocabulary).
     fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let logits = hidden.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
-        match self.softcap {
-            Some(cap) => ops::softcap(&logits, cap),
-            None => Ok(logits),
-        }
+        logits(hidden, &self.weight, self.softcap)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Role, Tokenizer};
 use crate::error::Result;
-use crate::text::Transcript;
+use crate::text::{Overlap, Transcript};
 
 /// The tokens of one transcript in one vocabulary; the three lists are parallel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,7 +11,8 @@ pub struct TokenRow {
     pub ids: Vec<u32>,
     /// The byte of the transcript at which each ends: never decreasing, the last is its length.
     pub byte_end: Vec<u32>,
-    /// Whether a model is to predict it: it overlaps a supervised span.
+    /// Whether a model is to predict it: it overlaps a supervised span, or has no width and stands
+    /// before a byte of one. The first is not predicted.
     pub supervised: Vec<bool>,
 }
 
@@ -27,7 +28,8 @@ impl Tokenizer {
     /// Tokenises a transcript. With `pivot` (the tokenizer whose template made the transcript,
     /// where that is another one), each special token of the pivot in it becomes this
     /// tokenizer's own token of the same role, over the same bytes; one without a counterpart
-    /// is tokenised as text, and its tokens are not supervised.
+    /// is tokenised as text, and its tokens are supervised only where it is content (a chat about
+    /// such tokens), which every model is measured on.
     ///
     /// # Errors
     /// No BOS and no EOS token, a text of 4 GiB or more.
@@ -53,10 +55,13 @@ impl Tokenizer {
             ids.extend(encoded.ids);
             byte_end.extend(moved(&encoded.byte_end, &moves));
         }
+        let content = transcript.content();
+        let mut content = Overlap::of(&content);
         let foreign: Vec<(u32, u32)> = specials
             .iter()
             .filter(|special| special.own.is_none())
             .map(|special| (special.start as u32, special.end as u32))
+            .filter(|(start, end)| !content.with(*start, *end))
             .collect();
         let supervised = supervised(&byte_end, transcript, &foreign);
         Ok(TokenRow {
@@ -159,7 +164,7 @@ fn moved<'a>(ends: &'a [u32], moves: &'a [Move]) -> impl Iterator<Item = u32> + 
     })
 }
 
-/// Whether each token overlaps a supervised span and no foreign special token.
+/// Whether each token overlaps a supervised span and no foreign special token of the template.
 fn supervised(byte_end: &[u32], transcript: &Transcript, foreign: &[(u32, u32)]) -> Vec<bool> {
     let learned: Vec<(u32, u32)> = transcript
         .spans
@@ -171,31 +176,120 @@ fn supervised(byte_end: &[u32], transcript: &Transcript, foreign: &[(u32, u32)])
     let mut start = 0;
     byte_end
         .iter()
-        .map(|end| {
+        .enumerate()
+        .map(|(at, end)| {
             let (from, to) = (start, *end);
             start = to;
             let overlaps = wanted.with(from, to);
-            overlaps & !unwanted.with(from, to)
+            overlaps & !unwanted.with(from, to) & (at > 0)
         })
         .collect()
 }
 
-/// Tells whether ranges that only move on overlap any of some ordered ranges.
-struct Overlap<'a> {
-    ranges: &'a [(u32, u32)],
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-impl<'a> Overlap<'a> {
-    fn of(ranges: &'a [(u32, u32)]) -> Self {
-        Self { ranges }
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::text::Span;
+
+    /// The sample pivot's tokenizer with one more special token, which has no role.
+    fn pivot(dir: &Path) -> Tokenizer {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("data-samples/models/pivot");
+        let text = std::fs::read_to_string(from.join("tokenizer.json")).unwrap();
+        let mut spec: Value = serde_json::from_str(&text).unwrap();
+        let tokens = spec["added_tokens"].as_array_mut().unwrap();
+        let mut tool = tokens[0].clone();
+        (tool["id"], tool["content"]) = (json!(1024), json!("<|tool|>"));
+        tokens.push(tool);
+        std::fs::write(dir.join("tokenizer.json"), spec.to_string()).unwrap();
+        let config = "tokenizer_config.json";
+        std::fs::copy(from.join(config), dir.join(config)).unwrap();
+        Tokenizer::load(dir).unwrap()
     }
 
-    fn with(&mut self, from: u32, to: u32) -> bool {
-        while let Some(((_, end), rest)) = self.ranges.split_first()
-            && *end <= from
-        {
-            self.ranges = rest;
+    fn transcript(parts: &[(&str, &str, bool)]) -> Transcript {
+        let mut transcript = Transcript::default();
+        for (role, text, supervised) in parts {
+            let start = transcript.text.len() as u32;
+            transcript.text.push_str(text);
+            transcript.spans.push(Span {
+                role: (*role).to_owned(),
+                byte_start: start,
+                byte_end: transcript.text.len() as u32,
+                supervised: *supervised,
+            });
         }
-        from < to && self.ranges.first().is_some_and(|(start, _)| *start < to)
+        transcript
+    }
+
+    /// Bytes that the supervised tokens of a row cover.
+    fn covered(row: &TokenRow) -> Vec<u32> {
+        let starts = std::iter::once(&0).chain(&row.byte_end);
+        let ranges = starts.zip(&row.byte_end).zip(&row.supervised);
+        ranges
+            .filter(|(_, supervised)| **supervised)
+            .flat_map(|((start, end), _)| *start..*end)
+            .collect()
+    }
+
+    /// What a tokenizer puts before a text costs a model as much as the text.
+    #[test]
+    fn tokens_without_a_width_are_supervised_with_the_byte_after_them() {
+        let content = transcript(&[
+            ("user", "ab", false),
+            ("assistant", "cd", true),
+            ("turn_end", "!", true),
+            ("user", "ef", false),
+        ]);
+        let ends = [0, 0, 2, 2, 3, 3, 4, 4, 5, 5, 7];
+        let learned = supervised(&ends, &content, &[]);
+        let yes = |places: &[usize]| -> Vec<bool> {
+            (0..ends.len()).map(|at| places.contains(&at)).collect()
+        };
+        assert_eq!(learned, yes(&[3, 4, 5, 6, 7, 8]));
+        assert_eq!(content.content_tokens(&ends), yes(&[3, 4, 5, 6]));
+        // BOS is not predicted, a prefix after it is.
+        let plain = Transcript::plain("ab").unwrap();
+        assert_eq!(supervised(&[0, 0, 2], &plain, &[]), [false, true, true]);
+        assert_eq!(plain.content_tokens(&[0, 0, 2]), [false, true, true]);
+    }
+
+    /// A source without a counterpart reads it as text: content counts for it as for the pivot,
+    /// what the template writes for neither.
+    #[test]
+    fn a_special_token_without_a_counterpart_is_supervised_where_it_is_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let pivot = pivot(dir.path());
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("data-samples/models");
+        for name in ["market", "atlas"] {
+            let source = Tokenizer::load(&models.join(name)).unwrap();
+            let content = transcript(&[
+                ("user", "what does", false),
+                ("assistant", "ask <|tool|> now", true),
+                ("template", "<|tool|>", false),
+            ]);
+            let row = source.encode_transcript(&content, Some(&pivot)).unwrap();
+            let covered_content = covered(&row);
+            assert!(
+                (9..25).all(|byte| covered_content.contains(&byte)),
+                "{name}"
+            );
+            assert!(!covered_content.contains(&26), "{name}");
+            let counted = content.content_tokens(&row.byte_end);
+            let supervised = row.supervised.iter().zip(&counted);
+            assert!(supervised.clone().all(|(a, b)| a == b), "{name}");
+
+            let end = transcript(&[("assistant", "yes", true), ("turn_end", "<|tool|>", true)]);
+            let row = source.encode_transcript(&end, Some(&pivot)).unwrap();
+            assert_eq!(covered(&row), [0, 1, 2], "{name}");
+            // To the pivot it is a token that closes the turn, and no content.
+            let row = pivot.encode_transcript(&end, None).unwrap();
+            let counted = end.content_tokens(&row.byte_end);
+            assert_eq!(row.supervised.last(), Some(&true));
+            assert_eq!(counted.last(), Some(&false));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-fn readme() -> String {
+pub fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
 }
 
@@ -19,7 +19,7 @@ fn block<'a>(text: &'a str, name: &str) -> &'a str {
 }
 
 /// The fenced blocks of a language.
-fn fenced<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+pub fn fenced<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let open = format!("```{language}\n");
     let starts = text.match_indices(&open).map(|(at, _)| at + open.len());
     starts

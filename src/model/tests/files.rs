@@ -288,3 +288,38 @@ fn devices_are_named_or_refused_plainly() {
         assert!(error.contains("built without CUDA"), "{error}");
     }
 }
+
+#[test]
+fn generation_ends_where_its_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("generation_config.json");
+    assert_eq!(generation_stops(dir.path()).unwrap(), [0; 0]);
+    for (text, expected) in [
+        (r#"{"eos_token_id": 7}"#, vec![7]),
+        (r#"{"eos_token_id": [7, 128009, 0]}"#, vec![7, 128_009, 0]),
+        (r#"{"eos_token_id": []}"#, vec![]),
+        (r#"{"eos_token_id": null}"#, vec![]),
+        (r#"{"eos_token_id": -1}"#, vec![]),
+        (r#"{"temperature": 1}"#, vec![]),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(generation_stops(dir.path()).unwrap(), expected, "{text}");
+    }
+    for text in [
+        r#"{"eos_token_id": "</s>"}"#,
+        r#"{"eos_token_id": [7, -2]}"#,
+        r#"{"eos_token_id": 7.5}"#,
+        r#"{"eos_token_id": 4294967296}"#,
+        r#"{"eos_token_id": {"id": 7}}"#,
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = generation_stops(dir.path()).unwrap_err().to_string();
+        let named = error.contains("generation_config.json") && error.contains("`eos_token_id`");
+        assert!(named, "{text}: {error}");
+    }
+    for text in ["[7]", "{", ""] {
+        std::fs::write(&path, text).unwrap();
+        let error = generation_stops(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json"), "{text}: {error}");
+    }
+}

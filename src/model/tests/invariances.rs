@@ -175,3 +175,53 @@ fn half_precision_stays_near() {
         }
     }
 }
+
+/// The softmax in f64 of the products of what bf16 holds: rounding the logits to bf16 as well
+/// would move log-probabilities by up to 0.06 here.
+#[test]
+fn log_probabilities_of_a_half_precision_head_are_not_rounded() {
+    let (_, config) = variants().remove(0);
+    for (dtype, cap) in [
+        (DType::BF16, None),
+        (DType::F16, None),
+        (DType::BF16, Some(9.0)),
+    ] {
+        let config = Config {
+            final_softcap: cap,
+            ..config.clone()
+        };
+        let options = LoadOptions {
+            dtype,
+            ..options(Mode::Inference)
+        };
+        let decoder = Decoder::random(config.clone(), &options, 7).unwrap();
+        let scaled = |like: &Tensor, scale: f64| (direction(like, 5) * scale).unwrap();
+        let head = scaled(decoder.head(), 3.0).to_dtype(dtype).unwrap();
+        decoder.params()["lm_head.weight"].set(&head).unwrap();
+        let hidden = Tensor::zeros((6, config.hidden_size), DType::F64, &Device::Cpu).unwrap();
+        let hidden = scaled(&hidden, 3.0).to_dtype(dtype).unwrap();
+        let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let logits = wide(&hidden).matmul(&wide(&head).t().unwrap()).unwrap();
+        let logits: Vec<Vec<f64>> = logits.to_vec2().unwrap();
+        let targets = [0, 3, 5, 7, 11, 13];
+        next_token(&decoder, &hidden, &targets, 19, 4, |row, next| {
+            let capped = |z: &f64| cap.map_or(*z, |cap| cap * (z / cap).tanh());
+            let z: Vec<f64> = logits[row].iter().map(capped).collect();
+            let sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+            let near = |found: f32, id: u32| {
+                let expected = z[id as usize] - sum;
+                let off = (f64::from(found) - expected).abs();
+                assert!(
+                    off < 1e-4,
+                    "{dtype:?} {row} {id}: {found}, expected {expected}"
+                );
+            };
+            near(next.target_logprob, targets[row]);
+            (next.ids.iter().zip(next.logprobs)).for_each(|(id, found)| near(*found, *id));
+            Ok(())
+        })
+        .unwrap();
+        let all = decoder.logits(&hidden).unwrap();
+        assert_eq!(all.dtype(), DType::F32);
+    }
+}

@@ -142,6 +142,43 @@ fn empty_lists(kind: Kind, name: &str, rows: usize) -> ArrayRef {
     Arc::new(ListArray::new(element.clone(), offsets, values, None))
 }
 
+/// Transcripts that are one supervised span of so many bytes.
+fn whole_spans(ends: &[u32]) -> ArrayRef {
+    spans(
+        &ends
+            .iter()
+            .map(|end| vec![("text", 0, *end, true)])
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Transcripts with these spans: role, first byte, byte after the last, supervised.
+pub fn spans(transcripts: &[Vec<(&str, u32, u32, bool)>]) -> ArrayRef {
+    let schema = Kind::Transcripts.schema();
+    let DataType::List(element) = schema.field_with_name("spans").unwrap().data_type() else {
+        panic!("spans is no list");
+    };
+    let DataType::Struct(fields) = element.data_type() else {
+        panic!("spans holds no structs");
+    };
+    let all: Vec<_> = transcripts.iter().flatten().collect();
+    let columns = vec![
+        texts(&all.iter().map(|span| span.0).collect::<Vec<_>>()),
+        u32s(&all.iter().map(|span| span.1).collect::<Vec<_>>()),
+        u32s(&all.iter().map(|span| span.2).collect::<Vec<_>>()),
+        bools(&all.iter().map(|span| span.3).collect::<Vec<_>>()),
+    ];
+    let structs = arrow::array::StructArray::new(fields.clone(), columns, None);
+    let lengths = transcripts.iter().map(Vec::len);
+    let offsets = arrow::buffer::OffsetBuffer::from_lengths(lengths);
+    Arc::new(ListArray::new(
+        element.clone(),
+        offsets,
+        Arc::new(structs),
+        None,
+    ))
+}
+
 fn ln(x: f32) -> f32 {
     x.ln()
 }
@@ -185,11 +222,7 @@ pub fn write_run(run: &RunDir) {
         Kind::Transcripts,
         &["pivot"],
         2,
-        vec![
-            u64s(&[0, 1]),
-            texts(&["abc", "a"]),
-            empty_lists(Kind::Transcripts, "spans", 2),
-        ],
+        vec![u64s(&[0, 1]), texts(&["abc", "a"]), whole_spans(&[3, 1])],
     );
     let pivot: [&[u8]; 4] = [b"", b"a", b"b", b""];
     write_vocab(run, "pv", &["<s>", "a", "b", "</s>"], &pivot);
@@ -204,6 +237,18 @@ pub fn write_run(run: &RunDir) {
             lists_u32(&[&[0, 1, 2, 3], &[0, 1]]),
             lists_u32(&[&[0, 1, 3, 3], &[0, 1]]),
             lists_bool(&[&[false, true, true, true], &[false, true]]),
+        ],
+    );
+    write(
+        run,
+        Kind::Tokens,
+        &["sv", "pivot"],
+        2,
+        vec![
+            u64s(&[0, 1]),
+            lists_u32(&[&[0, 1, 2], &[0, 2]]),
+            lists_u32(&[&[0, 2, 3], &[0, 1]]),
+            lists_bool(&[&[false, true, false], &[false, true]]),
         ],
     );
     write_topk(run, "p", topk_of_pivot());

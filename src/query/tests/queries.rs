@@ -83,16 +83,16 @@ fn queries_over_the_fixture() {
                 "s false one_hot 1 0.333333 1 1 0 1.38672 1.38672",
             ]
         );
-        let mappings = [
-            "s 1 ab 1 a 6 0.75 counted",
-            "s 0 <s> 0 <s> 2 1 special",
-            "s 2 c 2 b 1 1 exact",
-        ];
+        let mappings = ["s 1 ab 1 a 6 0.75 counted", "s 2 c 2 b 1 1 exact"];
         assert_eq!(named(s, "top_mappings", &[]), mappings);
         assert_eq!(named(s, "top_mappings", &[("limit", "1")]), mappings[..1]);
         assert_eq!(
             named(s, "top_mappings", &[("method", "exact"), ("teacher", "s")]),
-            mappings[2..]
+            mappings[1..]
+        );
+        assert_eq!(
+            named(s, "top_mappings", &[("method", "special")]),
+            ["s 0 <s> 0 <s> 2 1 special"]
         );
         assert_eq!(
             named(s, "ambiguous_mappings", &[]),
@@ -183,6 +183,57 @@ fn samples_where_the_metrics_disagree() {
     assert_eq!(
         named(&session(dir.path()), "metric_disagreements", &[]),
         ["0 s p 0.360674"]
+    );
+}
+
+/// Only `ms` counts while the map is made.
+#[test]
+fn mappings_of_a_map_without_counts_are_counted_in_the_alignment() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    let columns = vec![
+        u32s(&[0, 1, 2]),
+        u32s(&[0, 2, 2]),
+        u64s(&[0; 3]),
+        f32s(&[1.0; 3]),
+        u16s(&[0; 3]),
+        texts(&["special", "prefix", "exact"]),
+        u16s(&[1; 3]),
+    ];
+    write(&run, Kind::TokenMap, &["s"], 0, columns);
+    // Another source's counts say nothing about this one's.
+    let columns = vec![
+        u32s(&[5]),
+        u32s(&[1]),
+        u64s(&[9]),
+        f32s(&[1.0]),
+        u16s(&[0]),
+        texts(&["counted"]),
+        u16s(&[1]),
+    ];
+    write(&run, Kind::TokenMap, &["other"], 0, columns);
+    let mappings = |pairs: &[(&str, &str)]| named(&session(dir.path()), "top_mappings", pairs);
+    assert_eq!(
+        mappings(&[]),
+        [
+            "other 5 NULL 1 a 9 1 counted",
+            "s 1 ab 2 b 1 1 prefix",
+            "s 2 c 2 b 0 1 exact"
+        ]
+    );
+    assert_eq!(
+        mappings(&[("method", "special"), ("teacher", "s")]),
+        ["s 0 <s> 0 <s> 2 1 special"]
+    );
+    std::fs::remove_dir_all(run.root().join("alignment")).unwrap();
+    assert_eq!(
+        mappings(&[]),
+        [
+            "other 5 NULL 1 a 9 1 counted",
+            "s 1 ab 2 b NULL 1 prefix",
+            "s 2 c 2 b NULL 1 exact"
+        ]
     );
 }
 

@@ -19,7 +19,8 @@ FROM (
         AVG(least(projected_ce, -ln(1e-6))) AS projected_ce,
         AVG(pivot_ce) AS pivot_ce
     FROM projection_ce
-    WHERE projection IN ('same_end', 'conditioned', 'averaged')
+    WHERE projection IN ('same_end', 'followed', 'conditioned', 'averaged')
+        AND projected_ce IS NOT NULL
         AND better
         AND pivot_ce IS NOT NULL
     GROUP BY teacher

@@ -1,6 +1,6 @@
 -- about: a source's distributions in the pivot's vocabulary
 -- reads: projected_stored
--- returns: topk's columns; target_logprob is tail_logprob (an upper bound) where the list lacks the target; projection says which case it was; source_nll is the source's own
+-- returns: topk's columns; target_logprob is exact and the target listed where the source's readings are carried, else -Infinity where the list lacks it; projection says which case it was; source_nll (nats) of the source tokens that begin within the true token; owed (nats) after it; unknown and short, shares of the probability; named, whether the source's own tokens stand for the true one. The last four are null where readings are not carried
 -- A lambda gets a copy of what it reads for each element. Gaps are summed in pieces of 24, so that for
 -- k ids about k²/24 + 25 k numbers are copied and not k².
 CREATE OR REPLACE VIEW projected AS
@@ -14,7 +14,9 @@ SELECT
     CAST(CASE WHEN target_place > 0
         THEN array_position(array_sort(levels, 'DESC'), levels[target_place])
     END AS BIGINT) AS target_rank,
-    CAST(target_nll / -1024.0 AS FLOAT) AS target_logprob,
+    CASE WHEN target_nll = 4294967295 THEN CAST('-Infinity' AS FLOAT)
+        ELSE CAST(target_nll / -1024.0 AS FLOAT)
+    END AS target_logprob,
     CAST(4.0 * ln(tail_level / 432.0) AS FLOAT) AS tail_logprob,
     flatten(array_transform(
         array_transform(
@@ -36,5 +38,9 @@ SELECT
     draws,
     projection,
     CAST(source_nll / 1024.0 AS FLOAT) AS source_nll,
+    CASE WHEN named IS NOT NULL THEN CAST(COALESCE(owed, 0) / 1024.0 AS FLOAT) END AS owed,
+    CASE WHEN named IS NOT NULL THEN CAST(COALESCE(unknown, 0) / 255.0 AS FLOAT) END AS unknown,
+    CASE WHEN named IS NOT NULL THEN CAST(COALESCE(short, 0) / 255.0 AS FLOAT) END AS short,
+    named,
     teacher
 FROM projected_stored;

@@ -1,6 +1,6 @@
 -- about: what each projected distribution knows about the next pivot token, beside the pivot's own
 -- reads: projected, topk, sequence_metrics, models
--- returns: teacher, sample_id, pos, projection, better (whether the teacher has fewer bits per byte on the sample than the pivot; null where the run does not say which model is the pivot, or lacks the metrics of one), in_list (the list has the true token), top1 (it is the most probable), projected_ce (nats; outside the list all the probability there counts, an upper bound), pivot_ce (nats; null where the pivot is not known or has no row)
+-- returns: teacher, sample_id, pos, projection, better (whether the teacher has fewer bits per byte on the sample than the pivot; null where the run does not say which model is the pivot, or lacks the metrics of one), in_list (the list has the true token), top1 (it is the most probable), best (the largest probability of the list), named (whether the source's own tokens stand for the true token), unknown, short (shares of the probability; null where readings are not carried, as is named), projected_ce (nats; infinite where the list lacks the true token, null where nothing is projected), pivot_ce (nats; null where the pivot is not known or has no row)
 CREATE OR REPLACE VIEW projection_ce AS
 SELECT
     p.teacher,
@@ -10,7 +10,13 @@ SELECT
     own.nll * base.bytes < base.nll * own.bytes AS better,
     p.target_rank IS NOT NULL AS in_list,
     COALESCE(p.target_rank = 1, false) AS top1,
-    -CAST(p.target_logprob AS DOUBLE) AS projected_ce,
+    exp(CAST(array_max(p.logprobs) AS DOUBLE)) AS best,
+    p.named,
+    p.unknown,
+    p.short,
+    CASE WHEN p.projection NOT IN ('skipped', 'missing')
+        THEN -CAST(p.target_logprob AS DOUBLE)
+    END AS projected_ce,
     -CAST(t.target_logprob AS DOUBLE) AS pivot_ce
 FROM projected AS p
 LEFT JOIN (

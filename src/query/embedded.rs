@@ -48,6 +48,8 @@ pub(super) const FILES: &[(Group, &str, &str)] = &[
     (Group::Checks, "loss_finite", include_str!("../../sql/checks/loss_finite.sql")),
     (Group::Checks, "merge_weights_sum_to_one", include_str!("../../sql/checks/merge_weights_sum_to_one.sql")),
     (Group::Checks, "projection_helps", include_str!("../../sql/checks/projection_helps.sql")),
+    (Group::Checks, "projection_keeps", include_str!("../../sql/checks/projection_keeps.sql")),
+    (Group::Checks, "projection_names", include_str!("../../sql/checks/projection_names.sql")),
     (Group::Checks, "sequence_metrics_agree", include_str!("../../sql/checks/sequence_metrics_agree.sql")),
     (Group::Checks, "targets_normalised", include_str!("../../sql/checks/targets_normalised.sql")),
     (Group::Checks, "tokens_parallel", include_str!("../../sql/checks/tokens_parallel.sql")),

@@ -93,17 +93,17 @@ fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray> {
     Ok(text.as_string::<i32>().clone())
 }
 
-/// What the check `projection_helps` says: sources whose projected distributions teach the pivot
-/// nothing.
+/// What the checks of projections warn of: sources whose distributions teach the pivot nothing, or
+/// whose tokens end up elsewhere.
 pub fn projection_warnings(run: &RunDir) -> Result<Vec<String>> {
     let session = Session::open(run, &SessionOptions::default())?;
     let mut warnings = Vec::new();
-    for batch in session.named("projection_helps", &Params::new())? {
-        let (artifact, detail) = (texts(&batch, "artifact")?, texts(&batch, "detail")?);
-        warnings.extend(
-            (0..batch.num_rows())
-                .map(|row| format!("{}: {}", artifact.value(row), detail.value(row))),
-        );
+    for check in ["projection_helps", "projection_names"] {
+        for batch in session.named(check, &Params::new())? {
+            let (artifact, detail) = (texts(&batch, "artifact")?, texts(&batch, "detail")?);
+            let line = |row| format!("{}: {}", artifact.value(row), detail.value(row));
+            warnings.extend((0..batch.num_rows()).map(line));
+        }
     }
     Ok(warnings)
 }

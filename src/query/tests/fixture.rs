@@ -406,6 +406,10 @@ pub fn projected() -> Vec<ArrayRef> {
         u16s(&[0; 3]),
         texts(&["same_end", "same_end", "one_hot"]),
         nulls(&DataType::Float32, 3),
+        nulls(&DataType::Float32, 3),
+        nulls(&DataType::Float32, 3),
+        nulls(&DataType::Float32, 3),
+        nulls(&DataType::Boolean, 3),
     ]
 }
 

@@ -108,12 +108,14 @@ impl<'a> Projector<'a> {
         let mut carried = false;
         for pos in 0..tokens.ids.len().saturating_sub(1) {
             let next = pos + 1;
+            // What has no width stands for no text: it changes nothing, and no reading predicts it.
+            let has_width = tokens.byte_end[pos] < tokens.byte_end[next];
             if !tokens.supervised[next] {
-                // What has no width changes nothing.
-                carried &= tokens.byte_end[pos] == tokens.byte_end[next];
+                carried &= !has_width;
                 continue;
             }
             let found = match &mut self.warped {
+                None if !has_width => Found::Nothing,
                 Some(warped) => match warped.position(sample, pos, &mut self.out)? {
                     Ok((projection, source_nll)) => {
                         let origin = Origin {

@@ -12,9 +12,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod transcript;
+mod values;
 
 pub use formats::{Format, Message, Record, Records, read};
 pub use json::read_json;
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub use transcript::{Span, Transcript, transcript};
+pub use values::{Numbers, Values, values};

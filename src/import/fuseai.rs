@@ -9,7 +9,7 @@
 //!
 //! * with `per_step_metric_ce` it is known where the true token is listed; else the list gets all
 //!   probability but the true token's;
-//! * without, the list is taken for everything, as those programs do.
+//! * without, and at tokens whose `labels` are ignored, the list is taken for everything, as those programs do.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -24,6 +24,8 @@ use super::found::{Found, FoundRow, Opened, Samples, Values};
 use crate::error::{Context, Error, Result};
 use crate::text::read_json;
 
+/// The label of a token that is none, in PyTorch.
+const IGNORED: i64 = -100;
 /// How far below 0 a rounded mean of cross-entropies may be.
 const ROUNDED_ZERO: f64 = 0.01;
 
@@ -119,6 +121,7 @@ struct Columns<'a> {
     listed: Column<'a>,
     ce: Option<Column<'a>>,
     steps: Option<Column<'a>>,
+    labels: Option<Column<'a>>,
 }
 
 fn samples(batch: &RecordBatch, path: &Path, first: usize) -> Result<Vec<Found>> {
@@ -132,6 +135,7 @@ fn samples(batch: &RecordBatch, path: &Path, first: usize) -> Result<Vec<Found>>
         listed: required("per_step_indices", list_of(list_of(DataType::UInt32)))?,
         ce: optional("metric_ce", DataType::Float64)?,
         steps: optional("per_step_metric_ce", list_of(DataType::Float32))?,
+        labels: optional("labels", list_of(DataType::Int64))?,
     };
     if columns.ce.is_none() && columns.steps.is_none() {
         return Err(Error::file(
@@ -155,6 +159,10 @@ impl Columns<'_> {
         let listed = self.listed.inner::<UInt32Type>(row)?;
         let steps = self.steps.as_ref().map(|c| c.values::<Float32Type>(row));
         let steps = steps.transpose()?;
+        let labels = self.labels.as_ref().map(|c| c.values::<Int64Type>(row));
+        let labels = labels.transpose()?;
+        // A cross-entropy of 0 stands for none at tokens that are no labels.
+        let is_label = |at: usize| { labels.as_ref() }.is_none_or(|l| l.get(at) != Some(&IGNORED));
         let wanted = ids.len().saturating_sub(1);
         let lists = [logits.len(), listed.len()].into_iter();
         if let Some(few) = { lists }.chain(steps.as_ref().map(Vec::len)).min()
@@ -174,7 +182,11 @@ impl Columns<'_> {
             next: at + 1,
             ids,
             values,
-            are: Values::Logits(steps.as_ref().map(|steps| steps[at])),
+            are: Values::Logits(
+                { steps.as_ref() }
+                    .filter(|_| is_label(at + 1))
+                    .map(|steps| steps[at]),
+            ),
         });
         Ok(Found {
             rows: rows.collect(),

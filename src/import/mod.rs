@@ -119,7 +119,7 @@ pub struct ImportSummary {
 /// first difference; ids beyond the model's head; lists that are no distributions.
 ///
 /// # Memory
-/// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 70 bytes for
+/// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 150 bytes for
 /// each sample, and 200 for each that comes before its turn, whose rows are kept on disk.
 pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
     let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;

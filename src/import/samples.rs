@@ -6,7 +6,7 @@
 //! token, FuseLLM's leaves out BOS and appends EOS. Samples of the same tokens are taken in their
 //! order. Every sample of the corpus must be there, and no other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 
 use super::found::{Found, FoundRow, Samples};
@@ -14,6 +14,7 @@ use super::spool::{Kept, Spool};
 use crate::artifact::Artifact;
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::error::{Error, Result};
+use crate::progress::check_interrupt;
 use crate::units::TokenId;
 use crate::vocab::{Role, Vocabulary};
 
@@ -40,13 +41,14 @@ pub(super) enum End {
     Less,
 }
 
-/// The tokens of a sample, without those that may come or go at its ends.
-#[derive(Debug)]
+/// The tokens of a sample: what is between those that may come or go at its ends, and these.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Shape {
+    /// Digest of what is between.
     core: [u8; 16],
-    /// Beginning tokens (BOS) before the core.
+    /// Beginning tokens (BOS).
     begins: usize,
-    /// End tokens after it.
+    /// End tokens.
     ends: Vec<TokenId>,
 }
 
@@ -80,37 +82,43 @@ impl Ends {
             ends: ends.to_vec(),
         }
     }
-}
 
-impl Shape {
-    /// How a file's sample of the same core differs from this one, if it may.
-    fn against(&self, theirs: &Shape) -> Option<(usize, End)> {
-        let shift = self.begins.checked_sub(theirs.begins)?;
-        let (ours, theirs) = (self.ends.as_slice(), theirs.ends.as_slice());
-        let end = match (ours.len(), theirs.len()) {
-            (a, b) if a == b => End::Same,
-            (a, b) if a + 1 == b => End::More,
-            (a, b) if a == b + 1 => End::Less,
-            _ => return None,
-        };
-        let common = ours.len().min(theirs.len());
-        (shift <= 1 && ours[..common] == theirs[..common]).then_some((shift, end))
+    /// What a sample of the corpus may be for a file to have `theirs`, and how they differ.
+    fn fits(&self, theirs: &Shape) -> Vec<(Shape, usize, End)> {
+        let mut fits = Vec::new();
+        for shift in [0, 1] {
+            let mut add = |ends: Vec<TokenId>, end: End| {
+                let shape = Shape {
+                    core: theirs.core,
+                    begins: theirs.begins + shift,
+                    ends,
+                };
+                fits.push((shape, shift, end));
+            };
+            add(theirs.ends.clone(), End::Same);
+            if let Some((_, rest)) = theirs.ends.split_last() {
+                add(rest.to_vec(), End::More);
+            }
+            for id in &self.last {
+                add([theirs.ends.as_slice(), &[*id]].concat(), End::Less);
+            }
+        }
+        fits
     }
 }
 
 /// The samples of a file, asked for in the order of the corpus.
 ///
 /// # Memory
-/// About 70 bytes for each sample of the corpus, and 200 for each that came before its turn; its
+/// About 150 bytes for each sample of the corpus, and 200 for each that came before its turn; its
 /// rows are on disk.
 pub(super) struct Lookup<'a> {
     from: PathBuf,
     tokens: &'a Artifact,
     vocabulary: &'a Vocabulary,
     ends: Ends,
-    shapes: Vec<Shape>,
-    /// Samples by core, those of the same core in their order.
-    by_core: Vec<usize>,
+    /// The samples that have not been found, in their order, by their tokens.
+    missing: HashMap<Shape, VecDeque<usize>>,
     /// Which samples have been found.
     found: Vec<bool>,
     file: Samples,
@@ -130,20 +138,23 @@ impl<'a> Lookup<'a> {
         spool: Spool,
     ) -> Result<Self> {
         let ends = Ends::of(vocabulary);
-        let mut shapes = Vec::new();
+        let mut missing: HashMap<Shape, VecDeque<usize>> = HashMap::new();
+        let mut count = 0;
         for part in tokens.parts() {
-            shapes.extend(read_part(part)?.iter().map(|s| ends.shape(&s.ids)));
+            check_interrupt()?;
+            for sample in read_part(part)? {
+                let same = missing.entry(ends.shape(&sample.ids)).or_default();
+                same.push_back(count);
+                count += 1;
+            }
         }
-        let mut by_core: Vec<usize> = (0..shapes.len()).collect();
-        by_core.sort_by_key(|sample| shapes[*sample].core);
         Ok(Self {
             from,
             tokens,
             vocabulary,
             ends,
-            found: vec![false; shapes.len()],
-            shapes,
-            by_core,
+            missing,
+            found: vec![false; count],
             file,
             read: 0,
             spool,
@@ -198,13 +209,13 @@ impl<'a> Lookup<'a> {
     /// The next sample of the file, and which one of the corpus it is.
     fn next(&mut self) -> Result<Option<(usize, Arrival)>> {
         loop {
+            check_interrupt()?;
             let Some(found) = self.file.next().transpose()? else {
                 return Ok(None);
             };
             self.read += 1;
             match self.find(&found.ids) {
-                Ok((sample, (shift, end))) => {
-                    self.found[sample] = true;
+                Ok((sample, shift, end)) => {
                     let arrival = Arrival {
                         place: found.place,
                         rows: found.rows,
@@ -215,41 +226,46 @@ impl<'a> Lookup<'a> {
                     return Ok(Some((sample, arrival)));
                 }
                 // The same prompt once more.
-                Err(Some(_)) if found.repeated => self.read -= 1,
+                Err(before) if before && found.repeated => self.read -= 1,
                 Err(before) => return Err(self.superfluous(&found, before)?),
             }
         }
     }
 
-    /// The first sample of these tokens that has not been found: the very same, else one that
-    /// differs as it may. Otherwise one that has been found before.
-    fn find(&self, ids: &[TokenId]) -> std::result::Result<(usize, (usize, End)), Option<usize>> {
-        let theirs = self.ends.shape(ids);
-        let core = |sample: &usize| self.shapes[*sample].core;
-        let begin = self.by_core.partition_point(|s| core(s) < theirs.core);
-        let same = self.by_core[begin..]
-            .iter()
-            .take_while(|s| core(s) == theirs.core);
-        let fits = same.filter_map(|s| Some((*s, self.shapes[*s].against(&theirs)?)));
-        let (mut near, mut before) = (None, None);
-        for (sample, differs) in fits {
-            match (self.found[sample], differs) {
-                (true, _) => before = before.or(Some(sample)),
-                (false, (_, End::Same)) => return Ok((sample, differs)),
-                (false, _) => near = near.or(Some((sample, differs))),
+    /// Takes the first sample of these tokens that has not been found: one of the same end, else
+    /// one that differs as it may. Otherwise says whether there was one before.
+    fn find(&mut self, ids: &[TokenId]) -> std::result::Result<(usize, usize, End), bool> {
+        let mut best: Option<((bool, usize), Shape, usize, End)> = None;
+        let mut before = false;
+        for (shape, shift, end) in self.ends.fits(&self.ends.shape(ids)) {
+            let Some(samples) = self.missing.get(&shape) else {
+                continue;
+            };
+            let Some(sample) = samples.front() else {
+                before = true;
+                continue;
+            };
+            let rank = (end != End::Same, *sample);
+            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                best = Some((rank, shape, shift, end));
             }
         }
-        near.ok_or(before)
+        let ((_, sample), shape, shift, end) = best.ok_or(before)?;
+        if let Some(samples) = self.missing.get_mut(&shape) {
+            samples.pop_front();
+        }
+        self.found[sample] = true;
+        Ok((sample, shift, end))
     }
 
     /// The error for a sample of the file that is none of the corpus, or one that was there
     /// `before`.
-    fn superfluous(&self, found: &Found, before: Option<usize>) -> Result<Error> {
+    fn superfluous(&self, found: &Found, before: bool) -> Result<Error> {
         let problem = match before {
-            Some(_) => "its tokens are those of a sample that the file has before, more often than the corpus has it".to_owned(),
-            None => match self.nearest(&found.ids)? {
+            true => "its tokens are those of a sample that the file has before, more often than the corpus has it".to_owned(),
+            false => match self.nearest(&found.ids)? {
                 Some(differs) => format!("its tokens are those of no sample; the nearest is {differs}"),
-                None => format!("is more than the {} samples of the corpus", self.shapes.len()),
+                None => format!("is more than the {} samples of the corpus", self.found.len()),
             },
         };
         let error = Error::input(&found.place, problem);

@@ -38,7 +38,7 @@ fn format(path: &Path) -> Option<&'static str> {
         let is_json = json.iter().any(|end| name.ends_with(end));
         return (is_json && text(path).contains("\"prompt_logprobs\"")).then_some("vllm");
     }
-    let inside: Vec<String> = { files(path).iter() }
+    let inside: Vec<String> = { files(path).into_iter() }
         .map(|file| file.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     let has = |name: &str| inside.iter().any(|file| file == name);

@@ -12,6 +12,7 @@ pub(super) struct Stored {
     listed: Vec<Vec<i64>>,
     ce: Option<f32>,
     steps: Option<Vec<f32>>,
+    labels: Option<Vec<i64>>,
 }
 
 /// Tokens 2 and 3 have 1/2 and 1/4; the others 1/8. Lists are padded by one beyond the text.
@@ -29,6 +30,7 @@ pub(super) fn stored(ids: &[u32], per_step: bool) -> Stored {
         listed: vec![vec![2, 3]; ids.len() + 1],
         ce: Some(1.5),
         steps: per_step.then(|| ids[1..].iter().map(own).collect()),
+        labels: None,
     }
 }
 
@@ -45,6 +47,9 @@ pub(super) fn save(dir: &Path, samples: &[Stored]) {
         ];
         if let Some(mask) = sample.mask {
             columns.push(("attention_mask", flat::<Int64Type>(vec![mask])));
+        }
+        if let Some(labels) = sample.labels {
+            columns.push(("labels", flat::<Int64Type>(vec![labels])));
         }
         if let Some(steps) = sample.steps {
             columns.push(("per_step_metric_ce", flat::<Float32Type>(vec![steps])));
@@ -274,4 +279,23 @@ fn a_selection_that_is_not_written_out() {
         with(nothing);
         place.import(Format::Fuseai, "set").unwrap();
     }
+}
+
+#[test]
+fn a_cross_entropy_of_no_label_is_none() {
+    let place = Place::new();
+    let mut samples = IDS.map(|ids| stored(ids, true));
+    // FuseChat's program leaves the user's words out: they have a cross-entropy of 0.
+    samples[0].labels = Some(vec![-100, -100, -100, 3]);
+    samples[0].steps = Some(vec![0.0, 0.0, -(0.25f32.ln())]);
+    save(&place.at("set"), &samples);
+    let summary = place.import(Format::Fuseai, "set").unwrap();
+    assert_eq!((summary.rows, summary.bounded), (5, 1));
+    let rows = place.rows();
+    // The list is everything at token 2; token 3 gives the normaliser away.
+    assert!(near(rows[1].3, 2.0 / 3.0) && near(rows[2].3, 0.25));
+    samples[0].labels = None;
+    save(&place.at("set"), &samples);
+    let error = place.import(Format::Fuseai, "set").unwrap_err().to_string();
+    assert!(error.contains("row 0 token 1 (sample 0)"), "{error}");
 }

@@ -193,3 +193,15 @@ fn the_nearest_sample_is_named() {
         &["the nearest is sample 2: token 3 is 1 (`t1`), expected 2 (`t2`)"],
     );
 }
+
+/// They are taken in their order.
+#[test]
+fn many_samples_that_are_the_same() {
+    let same: &[u32] = &[0, 1];
+    let corpus = vec![same; 300];
+    let place = Place::of(&corpus);
+    let more: &[u32] = &[0, 1, EOS];
+    let summary = import(&place, Format::Vllm, &vec![more; 300]).unwrap();
+    assert_eq!((summary.samples, summary.end_more), (300, 300));
+    assert!(!summary.reordered);
+}

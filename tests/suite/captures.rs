@@ -155,10 +155,14 @@ fn captures_of_other_programs() {
             let all = metrics(&workshop, &format!("run{at}"));
             let ((nll, tokens), own) = (all[&format!("c{number}")], all["pivot"]);
             let (each, expected) = (nll / tokens as f64, own.0 / own.1 as f64);
-            // A true token that DistillKit's list lacks counts with the most that it can have.
-            let least = if format == "distillkit" { 0.8 } else { 0.98 };
+            // DistillKit's lists are approximations, and a true token that they lack counts with
+            // the most that it can have.
+            let near = match format {
+                "distillkit" => 0.8..1.15,
+                _ => 0.98..1.02,
+            };
             assert!(
-                (least..1.02).contains(&(each / expected)),
+                near.contains(&(each / expected)),
                 "{from}: {each}, {expected}"
             );
             let name = capture.file_name().unwrap().to_string_lossy();

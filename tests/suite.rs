@@ -11,6 +11,7 @@ mod suite {
     pub mod bad_artifacts;
     pub mod bad_input;
     pub mod bad_weights;
+    pub mod captures;
     pub mod command_line;
     pub mod content;
     pub mod convert;

@@ -246,7 +246,21 @@ pub(super) fn vocabulary(
         }
     }
     let digest = digest(spec, &tokens, roles);
+    let drops_blank = drops_blank(&tokens, tokenizer);
     Vocabulary::new(tokens, digest, roles.iter().map(|(role, id)| (*role, *id)))
+        .dropping_blanks(Some(drops_blank))
+}
+
+/// Whether the decoder drops the blank that a token alone begins with, told from a token that has
+/// one and text after it.
+fn drops_blank(tokens: &[Token], tokenizer: &tokenizers::Tokenizer) -> bool {
+    let word = (0u32..).zip(tokens).find(|(_, token)| {
+        let text = std::str::from_utf8(&token.bytes).ok();
+        let word = text.and_then(|text| text.strip_prefix(' '));
+        token.kind == Kind::Ordinary && word.is_some_and(|word| !word.trim_start().is_empty())
+    });
+    let alone = word.and_then(|(id, _)| tokenizer.decode(&[id], false).ok());
+    alone.is_some_and(|text| !text.starts_with(' '))
 }
 
 /// BLAKE3 over every token and over the parts of the file that determine tokenisation.

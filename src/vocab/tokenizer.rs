@@ -29,7 +29,7 @@ pub struct Encoded {
 ///
 /// Memory: the tokenizer's own tables and one [`super::Token`] for each id.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     template: Option<ChatTemplate>,
     scheme: Scheme,

@@ -134,7 +134,11 @@ impl Scheme {
         };
 
         Self {
-            byte_level: all().any(|part| is(part, "ByteLevel")),
+            // What a decoder says is of no account: the model sees what comes before it.
+            byte_level: normalizers
+                .iter()
+                .chain(&pre)
+                .any(|part| is(part, "ByteLevel")),
             late_bytes: pre.iter().any(|part| is(part, "ByteLevel")),
             byte_fallback: yes(model, "byte_fallback")
                 || decoders.iter().any(|part| is(part, "ByteFallback")),

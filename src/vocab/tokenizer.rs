@@ -40,6 +40,7 @@ pub struct Tokenizer {
     /// What the normaliser and pre-tokenizer do in mid-text, without adding a prefix.
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
+    growth: Growth,
     /// Whether an id is an added token that is taken out of the text before normalisation.
     separates: Vec<bool>,
     /// The id for what is not known: the model's, or what the configuration names.
@@ -144,6 +145,10 @@ impl Tokenizer {
             .transpose()
             .at(path)?;
 
+        let growth = Growth::of(spec, &|piece| {
+            inner.get_model().token_to_id(piece).is_some()
+        });
+
         let mut separates = vec![false; vocabulary.len()];
         let mut added_text = Vec::new();
         for (id, token) in inner.get_added_tokens_decoder() {
@@ -181,6 +186,7 @@ impl Tokenizer {
             scheme,
             normalizer,
             pre_tokenizer,
+            growth,
             separates,
             added_text,
             by_bytes,
@@ -247,6 +253,15 @@ impl Tokenizer {
                 separates: self.separates.get(*id as usize) == Some(&true),
             })
             .collect()
+    }
+
+    /// Whether a text has no more tokens than bytes, an added prefix aside.
+    pub(super) fn has_bytes_for_all(&self, text: &str) -> bool {
+        match self.growth {
+            Growth::None => true,
+            Growth::BeyondAscii => text.is_ascii(),
+            Growth::Any => false,
+        }
     }
 
     /// The ends of tokens whose bytes are not simply the text.
@@ -418,6 +433,39 @@ impl Tokenizer {
             ),
         )
         .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
+    }
+}
+
+/// In which texts a normaliser can make several bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    None,
+    BeyondAscii,
+    Any,
+}
+
+impl Growth {
+    fn of(spec: &Value, is_piece: &dyn Fn(&str) -> bool) -> Self {
+        let parts = pieces::flatten(spec.get("normalizer").unwrap_or(&Value::Null));
+        let growth = parts.into_iter().map(|part| {
+            let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+            match text(&part["type"]).as_str() {
+                "Prepend" | "Strip" | "StripAccents" => Self::None,
+                "Replace" if part["pattern"]["String"] == " " => {
+                    match is_piece(&text(&part["content"])) {
+                        true => Self::None,
+                        false => Self::Any,
+                    }
+                }
+                "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Lowercase" | "BertNormalizer" => {
+                    Self::BeyondAscii
+                }
+                _ => Self::Any,
+            }
+        });
+        growth
+            .max_by_key(|growth| *growth as u8)
+            .unwrap_or(Self::None)
     }
 }
 

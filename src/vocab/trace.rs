@@ -84,7 +84,7 @@ impl Tracer<'_> {
         let mut at = 0;
         let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
         for (count, (word, (start, end), found)) in words.into_iter().enumerate() {
-            if count % WORDS == 0 {
+            if count.is_multiple_of(WORDS) {
                 check_interrupt()?;
             }
             let found = found.as_deref().unwrap_or_default();
@@ -167,7 +167,7 @@ impl Tracer<'_> {
         let mut shifted = false;
         // Adds what is between two tokens that are taken out before anything is normalised, and
         // whose offsets are exact therefore.
-        let mut between = |text: usize, normal: usize, fragments: &mut Vec<Fragment>| {
+        let between = |text: usize, normal: usize, fragments: &mut Vec<Fragment>| {
             let (text_at, normal_at) = fragments
                 .last()
                 .map_or((0, 0), |last| (last.text.end, last.normal.end));
@@ -235,7 +235,7 @@ impl Tracer<'_> {
             let count = std::cell::Cell::new(0usize);
             words.tokenize(|word| {
                 count.set(count.get() + 1);
-                if count.get() % WORDS == 0 {
+                if count.get().is_multiple_of(WORDS) {
                     check_interrupt()?;
                 }
                 self.inner.get_model().tokenize(word.get())

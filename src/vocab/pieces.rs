@@ -210,6 +210,39 @@ impl Scheme {
     }
 }
 
+/// In which texts a normaliser can make several bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    None,
+    BeyondAscii,
+    Any,
+}
+
+impl Growth {
+    pub(super) fn of(spec: &Value, is_piece: &dyn Fn(&str) -> bool) -> Self {
+        let parts = flatten(spec.get("normalizer").unwrap_or(&Value::Null));
+        let growth = parts.into_iter().map(|part| {
+            let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+            match text(&part["type"]).as_str() {
+                "Prepend" | "Strip" | "StripAccents" => Self::None,
+                "Replace" if part["pattern"]["String"] == " " => {
+                    match is_piece(&text(&part["content"])) {
+                        true => Self::None,
+                        false => Self::Any,
+                    }
+                }
+                "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Lowercase" | "BertNormalizer" => {
+                    Self::BeyondAscii
+                }
+                _ => Self::Any,
+            }
+        });
+        growth
+            .max_by_key(|growth| *growth as u8)
+            .unwrap_or(Self::None)
+    }
+}
+
 /// The byte of a byte-fallback token: `<0x0A>` is 10.
 fn byte_token(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;

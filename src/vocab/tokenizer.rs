@@ -10,7 +10,7 @@ use tokenizers::{
 };
 
 use super::normal::{self, Stretch};
-use super::pieces::{self, Scheme};
+use super::pieces::{self, Growth, Scheme};
 use super::trace::{Trace, Tracer};
 use super::{Kind, Role, Vocabulary, merges, roles, spans};
 use crate::error::{Context, Error, Result};
@@ -433,39 +433,6 @@ impl Tokenizer {
             ),
         )
         .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
-    }
-}
-
-/// In which texts a normaliser can make several bytes of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Growth {
-    None,
-    BeyondAscii,
-    Any,
-}
-
-impl Growth {
-    fn of(spec: &Value, is_piece: &dyn Fn(&str) -> bool) -> Self {
-        let parts = pieces::flatten(spec.get("normalizer").unwrap_or(&Value::Null));
-        let growth = parts.into_iter().map(|part| {
-            let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
-            match text(&part["type"]).as_str() {
-                "Prepend" | "Strip" | "StripAccents" => Self::None,
-                "Replace" if part["pattern"]["String"] == " " => {
-                    match is_piece(&text(&part["content"])) {
-                        true => Self::None,
-                        false => Self::Any,
-                    }
-                }
-                "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Lowercase" | "BertNormalizer" => {
-                    Self::BeyondAscii
-                }
-                _ => Self::Any,
-            }
-        });
-        growth
-            .max_by_key(|growth| *growth as u8)
-            .unwrap_or(Self::None)
     }
 }
 

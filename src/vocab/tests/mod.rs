@@ -1,4 +1,6 @@
 mod made;
+mod normal;
+mod reader;
 mod spans;
 
 use std::path::{Path, PathBuf};

@@ -23,7 +23,8 @@ pub struct Encoded {
     /// The tokens, without any that are added around a text (no BOS).
     pub ids: Vec<u32>,
     /// The byte of the text at which each token ends: never decreasing, the last is the text's
-    /// length. A token of zero width stands for nothing in the text (an added prefix).
+    /// length. A token of zero width stands for nothing in the text (an added prefix), or for a
+    /// part of what the normaliser changed, which a later token completes.
     pub byte_end: Vec<u32>,
 }
 
@@ -227,7 +228,8 @@ impl Tokenizer {
     /// spells out become those tokens.
     ///
     /// # Errors
-    /// A text of 4 GiB or more; a failure of the tokenizer.
+    /// A text of 4 GiB or more; a failure of the tokenizer; a tokenizer that does not tell which
+    /// bytes of the text its tokens stand for; the user's wish to stop.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
         if u32::try_from(text.len()).is_err() {
             return Err(Error::input("text", "4 GiB or more in one sample")

@@ -9,6 +9,7 @@
 
 pub(crate) mod edits;
 pub(crate) mod merges;
+mod normal;
 mod pieces;
 mod roles;
 mod spans;
@@ -17,6 +18,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod trace;
 mod transcripts;
 
 pub use edits::distance;

@@ -1,3 +1,8 @@
+mod made;
+mod normal;
+mod reader;
+mod spans;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -101,6 +106,18 @@ const TEXTS: [&str; 32] = [
     "ĠĊ Ġthe âĢĻ",
     "I'll we've they're 'tis O'Neil",
 ];
+
+/// The bytes that a byte-level spelling stands for.
+fn bytes_of_spelling(text: &str) -> Vec<u8> {
+    let spelled: Vec<String> = (0..=255u8)
+        .map(|byte| pieces::byte_level_spelling(&[byte]))
+        .collect();
+    let byte = |char: char| {
+        let place = spelled.iter().position(|one| one.chars().eq([char]));
+        place.unwrap() as u8
+    };
+    text.chars().map(byte).collect()
+}
 
 /// What must hold of the spans of any text.
 fn check(name: &str, tokenizer: &Tokenizer, text: &str) {

@@ -13,6 +13,7 @@ mod suite {
     pub mod bad_weights;
     pub mod command_line;
     pub mod convert;
+    pub mod damage;
     pub mod exchange;
     pub mod f8;
     pub mod full_disk;

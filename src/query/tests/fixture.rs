@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float32Array, Float64Array};
-use arrow::array::{ListArray, StringArray, UInt16Array, UInt32Array, UInt64Array};
+use arrow::array::{ListArray, StringArray, StructArray, UInt16Array, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Float32Type, UInt16Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 
@@ -142,6 +142,33 @@ fn empty_lists(kind: Kind, name: &str, rows: usize) -> ArrayRef {
     Arc::new(ListArray::new(element.clone(), offsets, values, None))
 }
 
+/// The column `spans` of transcripts: begins and ends in bytes.
+pub fn spans(lists: &[&[(u32, u32)]]) -> ArrayRef {
+    let schema = Kind::Transcripts.schema();
+    let DataType::List(element) = schema.field_with_name("spans").unwrap().data_type() else {
+        panic!("spans are no list");
+    };
+    let DataType::Struct(fields) = element.data_type() else {
+        panic!("a span is no structure");
+    };
+    let all: Vec<(u32, u32)> = lists.concat();
+    let columns: Vec<ArrayRef> = vec![
+        texts(&vec!["user"; all.len()]),
+        u32s(&all.iter().map(|span| span.0).collect::<Vec<_>>()),
+        u32s(&all.iter().map(|span| span.1).collect::<Vec<_>>()),
+        bools(&vec![true; all.len()]),
+    ];
+    let values = StructArray::new(fields.clone(), columns, None);
+    let lengths = lists.iter().map(|list| list.len());
+    let offsets = arrow::buffer::OffsetBuffer::from_lengths(lengths);
+    Arc::new(ListArray::new(
+        element.clone(),
+        offsets,
+        Arc::new(values),
+        None,
+    ))
+}
+
 fn ln(x: f32) -> f32 {
     x.ln()
 }
@@ -188,7 +215,7 @@ pub fn write_run(run: &RunDir) {
         vec![
             u64s(&[0, 1]),
             texts(&["abc", "a"]),
-            empty_lists(Kind::Transcripts, "spans", 2),
+            spans(&[&[(0, 2), (2, 3)], &[(0, 1)]]),
         ],
     );
     let pivot: [&[u8]; 4] = [b"", b"a", b"b", b""];

@@ -15,6 +15,7 @@ mod suite {
     pub mod command_line;
     pub mod content;
     pub mod convert;
+    pub mod damage;
     pub mod exchange;
     pub mod f8;
     pub mod full_disk;

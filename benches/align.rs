@@ -262,7 +262,7 @@ fn one_core() {
             dtw_band: band,
             ..AlignOptions::default()
         };
-        let mut warp = Warp::new(pivot.vocabulary(), source.vocabulary(), &options);
+        let mut warp = Warp::new(pivot.vocabulary(), source.vocabulary(), &options).unwrap();
         let seconds = time(|| {
             for (ours, theirs) in ours.iter().zip(&theirs) {
                 std::hint::black_box(warp.links(&Sample::whole(ours), &Sample::whole(theirs)));

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The table times whole stages, files included, as a run records them; what follows, tokenising
-//! with byte ends alone. Alignment, maps and projection have a bench of their own, `align`.
+//! with byte ends alone, also of texts that are made to be slow. Alignment, maps and projection have a bench of their own, `align`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,6 +18,7 @@ use fuselm::artifact::RunDir;
 use fuselm::recipe::{self, Recipe, Record};
 use fuselm::text;
 use fuselm::vocab::Tokenizer;
+use serde_json::{Value, json};
 
 const RUNS: usize = 5;
 
@@ -70,6 +71,65 @@ fn stages(dir: &Path) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// A tokenizer of these parts.
+fn tokenizer(normalizer: &Value, pre_tokenizer: &Value, model: &Value) -> Tokenizer {
+    let spec = json!({
+        "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+        "post_processor": null, "decoder": null, "model": model,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokenizer.json"), spec.to_string()).unwrap();
+    Tokenizer::load(dir.path()).unwrap()
+}
+
+/// Texts in which normalisers and unknown words leave little to hold on to, with tokenizers in
+/// the shape of BERT's, T5's and one that squeezes blanks.
+fn hostile() {
+    let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": true});
+    let wordpiece = json!({"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 1,
+        "b": 2}, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100});
+    let squeezed = |content: &str| json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": content});
+    let of = |parts: &[Value]| json!({"type": "Sequence", "normalizers": parts});
+    let t5 = of(&[
+        json!({"type": "Nmt"}),
+        json!({"type": "NFKC"}),
+        squeezed(" "),
+    ]);
+    let nfc = of(&[json!({"type": "NFC"}), squeezed("\u{2581}")]);
+    let space = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"});
+    let unigram = json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0],
+        ["\u{2581}", -2.0], ["\u{e9}", -3.0]]});
+    let bpe = json!({"type": "BPE", "unk_token": "<unk>", "vocab": {"<unk>": 0, "\u{2581}": 1},
+        "merges": []});
+    println!("\n| text | tokenizer | bytes | seconds |\n|---|---|---:|---:|");
+    for (name, text, shape, tokenizer) in [
+        (
+            "`\u{1f600} a b ` \u{d7} 18,000",
+            "\u{1f600} a b ".repeat(18_000),
+            "BERT, uncased",
+            tokenizer(&bert, &json!({"type": "BertPreTokenizer"}), &wordpiece),
+        ),
+        (
+            "`e\\u0301a\\u0308\\u200b ` \u{d7} 8,000",
+            "e\u{301}a\u{308}\u{200b} ".repeat(8_000),
+            "T5",
+            tokenizer(&t5, &space, &unigram),
+        ),
+        (
+            "blanks",
+            " ".repeat(100_000),
+            "NFC, blanks squeezed",
+            tokenizer(&nfc, &space, &bpe),
+        ),
+    ] {
+        let seconds = time(|| {
+            std::hint::black_box(tokenizer.encode(&text).unwrap());
+        });
+        println!("| {name} | {shape} | {} | {seconds:.2} |", text.len());
+    }
+}
+
 fn main() {
     // As in the program: candle's own pool only gets in the way of ours.
     // SAFETY: no other thread exists yet.
@@ -118,4 +178,5 @@ fn main() {
         "\ntokens with byte ends, one thread: {:.1} MB/s",
         bytes as f64 / seconds / 1e6
     );
+    hostile();
 }

@@ -2,7 +2,7 @@
 //!
 //! Variants are told apart by *who can fix it*, because that is what the exit code says:
 //! the caller ([`Error::Usage`], exit code 2), the owner of a file ([`Error::Input`],
-//! [`Error::Io`]), or us ([`Error::Compute`]). Messages are lower-case, have names in
+//! [`Error::Io`]), nobody, as it was right when it was written ([`Error::Damaged`], exit code 3), or us ([`Error::Compute`]). Messages are lower-case, have names in
 //! backticks, say what was expected and found, and end with the remedy where there is one.
 
 use std::fmt;
@@ -28,6 +28,16 @@ pub enum Error {
     #[error("{subject}: {problem}{}", Remedy(remedy))]
     Input {
         /// The file, with the field, line, tensor or sample in it.
+        subject: String,
+        /// What was expected and found.
+        problem: String,
+        /// What to do about it.
+        remedy: Option<String>,
+    },
+    /// A file that is no longer what was written.
+    #[error("{subject}: {problem}{}", Remedy(remedy))]
+    Damaged {
+        /// The file, with the place in it.
         subject: String,
         /// What was expected and found.
         problem: String,
@@ -98,6 +108,15 @@ impl Error {
         Self::input(path.display(), problem)
     }
 
+    /// A file that is no longer what was written.
+    pub fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged {
+            subject: path.display().to_string(),
+            problem: problem.into(),
+            remedy: None,
+        }
+    }
+
     /// A file that could not be read or written.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
@@ -109,7 +128,10 @@ impl Error {
     /// Adds what to do about it; has no effect on errors whose remedy is implied.
     #[must_use]
     pub fn remedy(mut self, what: impl Into<String>) -> Self {
-        if let Self::Usage { remedy, .. } | Self::Input { remedy, .. } = &mut self {
+        if let Self::Usage { remedy, .. }
+        | Self::Input { remedy, .. }
+        | Self::Damaged { remedy, .. } = &mut self
+        {
             *remedy = Some(what.into());
         }
         self
@@ -119,6 +141,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
+            Self::Damaged { .. } => 3,
             Self::Interrupted => 130,
             Self::Input { .. } | Self::Io { .. } | Self::Compute { .. } => 1,
         }
@@ -181,6 +204,11 @@ mod tests {
         );
         assert_eq!(error.exit_code(), 1);
         assert_eq!(Error::usage("x").exit_code(), 2);
+        let damaged = Error::damaged(Path::new("a"), "b").remedy("c");
+        assert_eq!(
+            (damaged.to_string().as_str(), damaged.exit_code()),
+            ("a: b; c", 3)
+        );
     }
 
     #[test]

@@ -11,9 +11,11 @@ mod suite {
     pub mod bad_artifacts;
     pub mod bad_input;
     pub mod bad_weights;
+    pub mod captures;
     pub mod command_line;
     pub mod content;
     pub mod convert;
+    pub mod damage;
     pub mod exchange;
     pub mod f8;
     pub mod full_disk;

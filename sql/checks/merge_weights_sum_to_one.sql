@@ -3,10 +3,10 @@
 -- returns: check, level, artifact, sample_id, detail, value
 -- All may be 0: then the tensor is the base's. Methods with free weights (task_arithmetic, ties)
 -- need not sum to one: a merge where no tensor does gets one warning, with its first tensor;
--- a tensor that differs from others of its merge that do is an error.
+-- a tensor that differs from others of its merge that do is an error, and so is what is no number.
 SELECT
     'merge_weights_sum_to_one' AS "check",
-    CASE WHEN normalised > 0 THEN 'error' ELSE 'warning' END AS level,
+    CASE WHEN normalised > 0 OR isnan(total) THEN 'error' ELSE 'warning' END AS level,
     concat('merge_stats/merge=', merge) AS artifact,
     CAST(NULL AS BIGINT) AS sample_id,
     concat(tensor, ': the coefficients sum to ', total) AS detail,

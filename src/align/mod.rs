@@ -8,11 +8,12 @@
 //! prefix) correspond to nothing, except BOS to BOS. Special tokens cover the same bytes in both
 //! sequences, whatever their spelling, so their spans align them.
 //!
-//! With `spans: dtw`, the papers' way, the spellings of the pieces are warped onto each other:
+//! With `spans: dtw`, the papers' way, the spellings of the tokens are warped onto each other:
 //! the path through both sequences with the least sum of edit distances, from the full table of
 //! all pairs (`dtw_band` looks only near the byte offsets: an approximation, which can miss the
 //! best path). `source_pos` is the one linked source position, if it is one. Special tokens
-//! match by role.
+//! match by role. What is compared is the text of each token, decoded alone, as in FuseChat's
+//! program, or its piece, as in FuseLLM's (`dtw_text`).
 //!
 //! Where each model has a transcript of its own (`template: native`), both ways work within the
 //! messages, which are matched by role and text; the rest of a template corresponds to nothing.
@@ -70,6 +71,19 @@ pub enum DtwTies {
     Fusellm,
 }
 
+/// What the warping compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum DtwText {
+    /// The text that each token decodes to alone.
+    #[default]
+    Decoded,
+    /// The pieces as the tokenizers spell them, without the marks of blanks: byte-level pieces
+    /// have two letters for a Russian one and three for a Chinese one, none of them the same.
+    Pieces,
+}
+
 /// Options of the stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -80,6 +94,10 @@ pub struct AlignOptions {
     /// Which of several equal paths `dtw` takes: `fusechat` (default) or `fusellm`.
     #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_ties, hide_default_value = true)]
     pub dtw_ties: DtwTies,
+    /// What `dtw` compares: `decoded` (default), the text of each token, as FuseChat's program
+    /// does; `pieces`, the tokenizers' own spellings, as FuseLLM's does.
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_text, hide_default_value = true)]
+    pub dtw_text: DtwText,
     /// How many tokens beyond those at the same bytes `dtw` looks at, at least 1: an
     /// approximation (default: all, which is exact).
     #[arg(long)]
@@ -237,7 +255,7 @@ impl Opened {
             (Spans::Dtw, Some((ours, theirs))) => {
                 pivot.check_vocabulary(&ours.digest)?;
                 source.check_vocabulary(&theirs.digest)?;
-                Some(Warp::new(ours, theirs, options))
+                Some(Warp::new(ours, theirs, options)?)
             }
             (Spans::Dtw, None) => {
                 return Err(Error::usage(

@@ -1,9 +1,10 @@
-//! What the warping compares: the spelling of pieces, and the roles of special tokens.
+//! What the warping compares: the spellings of tokens, and the roles of special ones.
 
 use std::collections::HashMap;
 
-use super::Sample;
 use super::dtw::Costs;
+use super::{DtwText, Sample};
+use crate::error::{Error, Result};
 use crate::units::TokenId;
 use crate::vocab::edits::Query;
 use crate::vocab::{Role, Vocabulary};
@@ -14,7 +15,7 @@ pub(super) const MOST: u32 = 4095;
 /// The letters that stand for a space in pieces; they are left out of comparisons.
 const SPACES: [char; 2] = ['▁', 'Ġ'];
 
-/// The pieces of a vocabulary, as they are compared.
+/// The spellings of a vocabulary's tokens, as they are compared.
 ///
 /// # Memory
 /// 4 bytes a character and 5 bytes a token.
@@ -46,9 +47,15 @@ fn plain(piece: &str) -> impl Iterator<Item = u32> + '_ {
 }
 
 impl Pieces {
-    pub(super) fn new(vocabulary: &Vocabulary) -> Self {
-        let mut pieces =
-            Self::from_spellings(vocabulary.tokens.iter().map(|token| &*token.display));
+    /// # Errors
+    /// It is not known how the tokens decode.
+    pub(super) fn new(vocabulary: &Vocabulary, text: DtwText) -> Result<Self> {
+        let mut pieces = match text {
+            DtwText::Pieces => {
+                Self::from_spellings(vocabulary.tokens.iter().map(|token| &*token.display))
+            }
+            DtwText::Decoded => Self::decoded(vocabulary)?,
+        };
         for (id, token) in (0u32..).zip(&vocabulary.tokens) {
             let roles = vocabulary
                 .roles_of(id)
@@ -57,15 +64,32 @@ impl Pieces {
                 pieces.special.insert(id, roles);
             }
         }
-        pieces
+        Ok(pieces)
+    }
+
+    /// The texts of the tokens: blanks count, and a token without text has no letter.
+    fn decoded(vocabulary: &Vocabulary) -> Result<Self> {
+        let mut pieces = Self::default();
+        for id in 0..vocabulary.len() as u32 {
+            let text = vocabulary.decoded(id).ok_or_else(|| {
+                Error::usage("a `vocab` artifact does not say how its tokens decode: it was written by an earlier version")
+                    .remedy("run `corpus` again with `--force`, or use `dtw_text: pieces`")
+            })?;
+            pieces.push(text.chars().map(u32::from));
+        }
+        Ok(pieces)
+    }
+
+    fn push(&mut self, spelling: impl Iterator<Item = u32>) {
+        self.characters.extend(spelling);
+        self.ends.push(self.characters.len() as u32);
     }
 
     /// Pieces without special tokens.
     pub(super) fn from_spellings<'a>(spellings: impl Iterator<Item = &'a str>) -> Self {
         let mut pieces = Self::default();
         for spelling in spellings {
-            pieces.characters.extend(plain(spelling));
-            pieces.ends.push(pieces.characters.len() as u32);
+            pieces.push(plain(spelling));
         }
         pieces
     }

@@ -1,4 +1,4 @@
-//! Alignment by dynamic time warping over the spellings of pieces.
+//! Alignment by dynamic time warping over the spellings of tokens.
 
 use std::sync::Arc;
 
@@ -62,8 +62,13 @@ impl Clone for Warp {
 
 impl Warp {
     /// Between a pivot's vocabulary and a source's.
-    pub fn new(pivot: &Vocabulary, source: &Vocabulary, options: &AlignOptions) -> Self {
-        Self::from_pieces(Pieces::new(pivot), Pieces::new(source), options)
+    ///
+    /// # Errors
+    /// A `vocab` artifact from before, which does not say how its tokens decode, for
+    /// [`DtwText::Decoded`](super::DtwText::Decoded).
+    pub fn new(pivot: &Vocabulary, source: &Vocabulary, options: &AlignOptions) -> Result<Self> {
+        let pieces = |vocabulary| Pieces::new(vocabulary, options.dtw_text);
+        Ok(Self::from_pieces(pieces(pivot)?, pieces(source)?, options))
     }
 
     pub(super) fn from_pieces(pivot: Pieces, source: Pieces, options: &AlignOptions) -> Self {

@@ -37,6 +37,11 @@ impl Pending {
         Ok((pending, file))
     }
 
+    /// Where the bytes lie for now.
+    pub(super) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Flushes to disk and gives the file its final name, replacing what was there.
     pub fn commit(mut self, file: &File) -> Result<()> {
         file.sync_all().at(&self.temporary)?;

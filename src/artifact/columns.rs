@@ -1,6 +1,7 @@
 //! Single columns of a part: whether its rows are in order, and which text is no UTF-8.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use arrow::datatypes::{UInt32Type, UInt64Type};
@@ -12,30 +13,51 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::rows::numbers;
+use super::seal;
 use crate::error::{Context, Error, Result};
 
-/// Fails unless rows rise by `sample_id` and `pos`, the first two columns.
-pub(super) fn check_order(path: &Path, metadata: &ArrowReaderMetadata) -> Result<()> {
+/// Fails unless rows rise by `sample_id` and, in kinds that have one, `pos`, the first two columns,
+/// and `samples` are those of all rows.
+pub(super) fn check_order(
+    path: &Path,
+    metadata: &ArrowReaderMetadata,
+    with_pos: bool,
+    samples: Range<u64>,
+) -> Result<()> {
     let file = File::open(path).at(path)?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
-    let columns = ProjectionMask::leaves(builder.parquet_schema(), [0, 1]);
+    let roots = if with_pos { 0..2 } else { 0..1 };
+    let columns = ProjectionMask::roots(builder.parquet_schema(), roots);
     let batches = builder.with_projection(columns).build().at(path)?;
     let mut before = None;
     for batch in batches {
-        let batch = batch.at(path)?;
-        let samples = numbers::<UInt64Type>(&batch, "sample_id")?.values();
-        let positions = numbers::<UInt32Type>(&batch, "pos")?.values();
-        for here in samples.iter().zip(positions) {
-            if before.is_some_and(|before| before >= (*here.0, *here.1)) {
-                return Err(Error::input(
-                    format!("{} sample {} position {}", path.display(), here.0, here.1),
-                    "rows are not sorted by sample_id and pos, or come twice",
-                )
-                .remedy(
-                    "remove the part and run the stage again, it writes only what is missing",
-                ));
-            }
-            before = Some((*here.0, *here.1));
+        let batch = batch.map_err(|e| Error::damaged(path, e.to_string()).remedy(seal::REMEDY))?;
+        let ids = numbers::<UInt64Type>(&batch, "sample_id")?.values();
+        let positions = match with_pos {
+            true => Some(numbers::<UInt32Type>(&batch, "pos")?.values()),
+            false => None,
+        };
+        for (row, id) in ids.iter().enumerate() {
+            let pos = positions.map(|positions| positions[row]);
+            let wrong = match before {
+                Some(before) if before >= (*id, pos) => match with_pos {
+                    true => "rows are not sorted by sample_id and pos, or come twice".to_owned(),
+                    false => "rows are not sorted by sample_id, or come twice".to_owned(),
+                },
+                _ if samples.contains(id) => {
+                    before = Some((*id, pos));
+                    continue;
+                }
+                _ => format!(
+                    "the part holds samples {} to {}",
+                    samples.start, samples.end
+                ),
+            };
+            let at = pos.map_or(String::new(), |pos| format!(" position {pos}"));
+            return Err(
+                Error::input(format!("{} sample {id}{at}", path.display()), wrong)
+                    .remedy(seal::REMEDY),
+            );
         }
     }
     Ok(())

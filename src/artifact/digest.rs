@@ -1,54 +1,93 @@
 //! Digests of files and model folders, computed once.
 //!
-//! A digest is cached by path, size and modification time under `$FUSELM_CACHE`,
-//! `$XDG_CACHE_HOME/fuselm` or `~/.cache/fuselm`, one small file each; where none of these can
-//! be written, it is computed again.
+//! A digest is cached by path and [`Stamp`] (length, number of the file, time of the last write and
+//! of the last change) under `$FUSELM_CACHE`, `$XDG_CACHE_HOME/fuselm` or `~/.cache/fuselm`, one
+//! small file each; where none of these can be written, it is computed again. After [`recompute`]
+//! nothing is believed that was not read by this process.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::sync::{Mutex, PoisonError};
 
 use super::atomic;
 use crate::error::{Context, Error, Result};
+use crate::integrity::{Stamp, digest_of_file, hex};
 use crate::model::{gguf_files, is_gguf};
 
 /// Files below this size are not worth a cache entry.
 const CACHE_FROM: u64 = 1 << 20;
 
+/// Digests that this process has computed, once it no longer believes those of others.
+static COMPUTED: Mutex<Option<HashMap<PathBuf, (Stamp, String)>>> = Mutex::new(None);
+
+/// From now on digests are computed from the bytes, once for each file, whatever the cache says.
+pub fn recompute() {
+    let mut computed = COMPUTED.lock().unwrap_or_else(PoisonError::into_inner);
+    computed.get_or_insert_default();
+}
+
 /// Digest of a file's bytes: 32 hexadecimal digits.
 pub fn file(path: &Path) -> Result<String> {
     let mut opened = File::open(path).at(path)?;
-    let metadata = opened.metadata().at(path)?;
-    let modified = metadata.modified().at(path)?;
-    let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let stamp = format!("{} {}", metadata.len(), modified.as_nanos());
-    let cached = (metadata.len() >= CACHE_FROM)
+    let stamp = Stamp::of(&opened.metadata().at(path)?);
+    let entry = (stamp.bytes() >= CACHE_FROM)
         .then(|| cache_entry(path))
         .flatten();
-    if let Some(entry) = &cached
-        && let Ok(text) = fs::read_to_string(entry)
-        && let Some(digest) = text.strip_prefix(&format!("{stamp} "))
-        && digest.len() == 32
+    if let Some(entry) = &entry
+        && let Some(digest) = look_up(entry, &stamp)
     {
-        return Ok(digest.to_owned());
+        return Ok(digest);
     }
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = opened.read(&mut buffer).at(path)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        crate::progress::check_interrupt()?;
-    }
-    let digest = hex(&hasher.finalize());
-    if let Some(entry) = cached {
-        // Without a cache everything still works, only slower.
-        let _ = atomic::write(&entry, format!("{stamp} {digest}").as_bytes());
+    let digest = digest_of_file(&mut opened, path)?;
+    let after = Stamp::of(&opened.metadata().at(path)?);
+    // What was written to just now may be written to again without a sign of it.
+    if let Some(entry) = entry
+        && after == stamp
+        && stamp.is_settled()
+    {
+        remember(&entry, &stamp, &digest);
     }
     Ok(digest)
+}
+
+/// Gives a file one more name, as [`fs::hard_link`] does. That changes the file's times, but not
+/// what is known of its digest.
+pub fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let before = Stamp::of(&fs::metadata(from)?);
+    let known = cache_entry(from).and_then(|entry| look_up(&entry, &before));
+    fs::hard_link(from, to)?;
+    if let Some(digest) = known {
+        let after = Stamp::of(&fs::metadata(from)?);
+        for name in [from, to] {
+            if let Some(entry) = cache_entry(name).filter(|_| before.is_same_content(&after)) {
+                remember(&entry, &after, &digest);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The digest of a file with this cache entry, if it is known.
+fn look_up(entry: &Path, stamp: &Stamp) -> Option<String> {
+    let computed = COMPUTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(computed) = &*computed {
+        let (known, digest) = computed.get(entry)?;
+        return (known == stamp).then(|| digest.clone());
+    }
+    let text = fs::read_to_string(entry).ok()?;
+    let digest = text.strip_prefix(&format!("{stamp} "))?;
+    (digest.len() == 32).then(|| digest.to_owned())
+}
+
+fn remember(entry: &Path, stamp: &Stamp, digest: &str) {
+    let mut computed = COMPUTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(computed) = &mut *computed {
+        computed.insert(entry.to_path_buf(), (stamp.clone(), digest.to_owned()));
+    }
+    // Without a cache everything still works, only slower.
+    let _ = atomic::write(entry, format!("{stamp} {digest}").as_bytes());
 }
 
 /// Digest of a model folder: its `config.json`, weights and weight index, whatever else it
@@ -88,10 +127,6 @@ pub fn text(text: &str) -> String {
     hex(&blake3::hash(text.as_bytes()))
 }
 
-fn hex(hash: &blake3::Hash) -> String {
-    hash.to_hex().as_str()[..32].to_owned()
-}
-
 fn cache_entry(path: &Path) -> Option<PathBuf> {
     let absolute = fs::canonicalize(path).ok()?;
     let root = match std::env::var_os("FUSELM_CACHE") {
@@ -102,4 +137,60 @@ fn cache_entry(path: &Path) -> Option<PathBuf> {
         },
     };
     Some(root.join("digests").join(text(&absolute.to_string_lossy())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// Replaces the bytes of a file, and sets its time of the last write back: `cp -p`.
+    fn overwrite(path: &Path, bytes: &[u8], modified: SystemTime) {
+        fs::write(path, bytes).unwrap();
+        let file = File::options().append(true).open(path).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+
+    #[test]
+    fn other_bytes_of_the_same_length_and_time_have_another_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let size = 2 * CACHE_FROM as usize;
+        let contents = [vec![1; size], vec![2; size], vec![3; size]];
+        overwrite(&path, &contents[0], hour_ago);
+        // Long enough for the digest to be worth remembering.
+        std::thread::sleep(Duration::from_millis(100));
+        let expected = |bytes: &[u8]| hex(&blake3::hash(bytes));
+        assert_eq!(file(&path).unwrap(), expected(&contents[0]));
+        overwrite(&path, &contents[1], hour_ago);
+        assert_eq!(file(&path).unwrap(), expected(&contents[1]));
+        // Another file under the name: `mv`.
+        let other = dir.path().join("other");
+        overwrite(&other, &contents[2], hour_ago);
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(file(&path).unwrap(), expected(&contents[2]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_not_hashed_again_and_does_not_hide_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link_path) = (dir.path().join("weights"), dir.path().join("link"));
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        overwrite(&path, &vec![1; CACHE_FROM as usize], hour_ago);
+        std::thread::sleep(Duration::from_millis(100));
+        let digest = file(&path).unwrap();
+        link(&path, &link_path).unwrap();
+        for name in [&path, &link_path] {
+            let stamp = Stamp::of(&fs::metadata(name).unwrap());
+            let entry = cache_entry(name).unwrap();
+            assert_eq!(look_up(&entry, &stamp), Some(digest.clone()), "{name:?}");
+        }
+        overwrite(&link_path, &vec![2; CACHE_FROM as usize], hour_ago);
+        for name in [&path, &link_path] {
+            assert_ne!(file(name).unwrap(), digest);
+        }
+    }
 }

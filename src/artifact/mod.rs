@@ -10,6 +10,7 @@
 //!                      { provenance: { kind, format, tool, identity, vocabulary, model,
 //!                                      options, inputs },
 //!                        part: { index, first_sample, samples, last } }
+//! _part-00000.json     the part's length, digest, and the digest of its footer
 //! ```
 //!
 //! The *identity* of an artifact is the digest of everything that determines its rows: its
@@ -26,6 +27,8 @@
 //! | `encoding` | the compact columns of distributions, and the expressions that undo them |
 //! | `provenance` | what an artifact was made from, its identity |
 //! | `writer`, `reader` | parts on disk |
+//! | `seal` | what was written of a part, beside it |
+//! | `folder` | which files belong to an artifact |
 //! | `columns` | single columns of a part: whether rows are in order, which text is no UTF-8 |
 //! | `parts` | working through parts on several threads |
 //! | `rows` | streaming rows sample by sample, typed columns |
@@ -40,6 +43,7 @@ mod columns;
 pub mod digest;
 pub mod distribution;
 pub mod encoding;
+mod folder;
 mod kind;
 pub mod models;
 pub mod parts;
@@ -47,16 +51,18 @@ mod provenance;
 mod reader;
 pub mod rows;
 mod run_dir;
+mod seal;
 pub mod sequence_metrics;
 pub mod targets;
 pub mod token_map;
 pub mod tokens;
 mod writer;
 
+pub use folder::{check_files, is_part, is_seal};
 pub use kind::Kind;
 pub use provenance::{PartInfo, Provenance};
 pub use reader::{Artifact, Part};
-pub use run_dir::{RunDir, check_name};
+pub use run_dir::{OWNER, RunDir, check_name};
 pub use writer::{Existing, PartWriter, Writer};
 
 #[cfg(test)]

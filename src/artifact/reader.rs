@@ -1,6 +1,6 @@
 //! Reading an artifact: everything is checked at the door.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
@@ -10,9 +10,12 @@ use parquet::arrow::arrow_reader::{
 
 use super::columns;
 use super::encoding::{Decoder, Problem};
+use super::folder::{Files, part_name};
 use super::provenance::Footer;
+use super::seal::{self, Seal};
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
+use crate::integrity::Claim;
 
 /// Rows per batch when a part is streamed.
 const BATCH_ROWS: usize = 8192;
@@ -28,10 +31,13 @@ impl Artifact {
     /// Opens the artifact in `dir` and checks all its footers.
     ///
     /// # Errors
-    /// If the folder or a part is missing, a file is damaged, is of another kind, format or
-    /// identity, or its columns are not those of [`Kind::stored_schema`].
+    /// If the folder or a part is missing, a file is damaged, does not belong to an artifact, is of
+    /// another kind, format or identity, or its columns are not those of [`Kind::stored_schema`].
     pub fn open(dir: &Path, kind: Kind) -> Result<Self> {
-        let paths = part_paths(dir)?;
+        let Files {
+            parts: paths,
+            lone_seals,
+        } = Files::of(dir)?;
         if paths.is_empty() {
             return Err(Error::file(dir, format!("no `{kind}` artifact here"))
                 .remedy(format!("run the stage that makes `{kind}` first")));
@@ -80,6 +86,10 @@ impl Artifact {
                 return Err(Error::file(dir, problem)
                     .remedy("run the stage again, it writes only what is missing"));
             }
+        }
+        if let Some(seal) = lone_seals.first() {
+            return Err(Error::file(seal, "is about a part that is missing")
+                .remedy("run the stage again, it writes only what is missing"));
         }
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -186,15 +196,23 @@ pub struct Part {
 }
 
 impl Part {
-    /// Opens a part and checks its footer and columns.
+    /// Opens a part and checks its length, footer and columns.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if length or footer are not those that were written; a part of another
+    /// kind or format.
     pub fn open(path: &Path, kind: Kind) -> Result<Self> {
+        match Seal::read(path)? {
+            Some(seal) => seal.check(path)?,
+            None => seal::say_unsealed(path),
+        }
         let file = File::open(path).at(path)?;
         let bytes = file.metadata().at(path)?.len();
         // The Arrow types are ours to say, not the file's.
         let metadata =
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| {
-                Error::file(path, format!("not a complete Parquet file: {e}"))
-                    .remedy("remove it and run the stage again, it writes only what is missing")
+                Error::damaged(path, format!("not a complete Parquet file: {e}"))
+                    .remedy(seal::REMEDY)
             })?;
         let key_values = metadata.metadata().file_metadata().key_value_metadata();
         let footer = key_values
@@ -208,7 +226,7 @@ impl Part {
                 .remedy("use `fuselm import` for distributions made elsewhere")
             })?;
         let footer: Footer = serde_json::from_str(footer)
-            .map_err(|e| Error::file(path, format!("footer key `fuselm` is damaged: {e}")))?;
+            .map_err(|e| Error::damaged(path, format!("footer key `fuselm` is damaged: {e}")))?;
         let found = &footer.provenance;
         if found.kind != kind {
             return Err(Error::file(
@@ -231,7 +249,7 @@ impl Part {
             )));
         }
         if footer.identity != found.identity() {
-            return Err(Error::file(
+            return Err(Error::damaged(
                 path,
                 "footer key `fuselm` is damaged: the identity does not match",
             ));
@@ -254,9 +272,25 @@ impl Part {
         })
     }
 
+    /// The parts in `dir` that can be opened, whether or not they make an artifact.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed, or has files that do not belong to an artifact.
+    pub fn readable(dir: &Path, kind: Kind) -> Result<Vec<Part>> {
+        let Files { parts, .. } = Files::of(dir)?;
+        let opened = parts.iter().map(|path| Part::open(path, kind));
+        Ok(opened.flatten().collect())
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its name is that of the part that it says to be.
+    pub(super) fn has_its_name(&self) -> bool {
+        let name = part_name(self.info().index);
+        self.path.file_name().is_some_and(|found| *found == *name)
     }
 
     /// Which part it is, and of which samples.
@@ -269,6 +303,14 @@ impl Part {
         &self.footer.provenance
     }
 
+    /// What the file should hold; `None` for a part from before that was kept.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn claim(&self) -> Result<Option<Claim>> {
+        Ok(Seal::read(&self.path)?.map(|seal| seal.claim(&self.path)))
+    }
+
     /// The artifact's identity.
     pub fn identity(&self) -> &str {
         &self.footer.identity
@@ -279,13 +321,17 @@ impl Part {
         self.rows
     }
 
-    /// Fails unless rows rise by sample and position. Readers that stream the rows of samples find
+    /// Fails unless rows rise by sample and, where they have one, position, and are of the part's
+    /// samples; for kinds that are per sample. Readers that stream the rows of samples find
     /// that by themselves; this is for those that do not.
     ///
     /// # Errors
     /// The first row that does not rise; damaged pages.
     pub fn check_order(&self) -> Result<()> {
-        columns::check_order(&self.path, &self.metadata)
+        let info = self.info();
+        let with_pos = self.provenance().kind.sorted_by().get(1) == Some(&"pos");
+        let samples = info.first_sample..info.first_sample.saturating_add(info.samples);
+        columns::check_order(&self.path, &self.metadata, with_pos, samples)
     }
 
     /// Streams the rows in batches, with the columns of [`Kind::schema`].
@@ -308,8 +354,8 @@ impl Part {
         Ok(reader.map(move |batch| {
             let batch = batch.map_err(|error| {
                 columns::text_that_is_no_utf8(&path)
-                    .unwrap_or_else(|| Error::file(&path, format!("damaged: {error}")))
-                    .remedy("remove it and run the stage again, it writes only what is missing")
+                    .unwrap_or_else(|| Error::damaged(&path, format!("damaged: {error}")))
+                    .remedy(seal::REMEDY)
             })?;
             decoder.decode(&batch).map_err(|problem| match problem {
                 Problem::Batch(error) => error,
@@ -326,25 +372,6 @@ impl Part {
             })
         }))
     }
-}
-
-/// The `part-*.parquet` files in `dir` by name; none if the folder does not exist.
-pub(super) fn part_paths(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(dir, error)),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.at(dir)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("part-") && name.ends_with(".parquet") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 fn column_difference(

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::Kind;
+use super::folder::{is_hidden, is_part, is_seal, unknown};
 use crate::error::{Context, Error, Result};
 
 /// A run folder: `RUN/<kind>/<key>=<value>/…/part-00000.parquet`.
@@ -16,6 +19,38 @@ impl RunDir {
     /// The run in folder `root`, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// The run in folder `root`, which must be one.
+    ///
+    /// # Errors
+    /// There is no such folder, or it has neither an artifact's folder nor records of stages.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let run = Self::new(root);
+        let root = run.root();
+        if run.stages().is_dir() || Kind::ALL.iter().any(|kind| run.has(*kind)) {
+            return Ok(run);
+        }
+        let problem = match root.is_dir() {
+            true => "is no run folder: it has no folder of an artifact, and no `stages`",
+            false => "no run folder here",
+        };
+        Err(Error::file(root, problem).remedy("name the folder that `fuselm run` wrote"))
+    }
+
+    /// Whether there is an artifact's folder of this kind, and not some other one of the same name.
+    fn has(&self, kind: Kind) -> bool {
+        let entries = fs::read_dir(self.root.join(kind.name())).ok();
+        let mut entries = entries.into_iter().flatten().flatten();
+        entries.any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match kind.partitions().first() {
+                Some(key) => name
+                    .strip_prefix(key)
+                    .is_some_and(|rest| rest.starts_with('=')),
+                None => is_part(&name) || is_seal(&name),
+            }
+        })
     }
 
     /// The folder.
@@ -44,6 +79,61 @@ impl RunDir {
         self.root.join("stages")
     }
 
+    /// What the stages that ran have written: each stage, and its outputs by their paths in the run.
+    ///
+    /// # Errors
+    /// A record that is damaged.
+    pub fn recorded(&self) -> Result<Vec<(String, PathBuf)>> {
+        let dir = self.stages();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io(dir, error)),
+        };
+        let mut recorded = Vec::new();
+        for entry in entries {
+            let path = entry.at(&dir)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if is_hidden(&name) || !name.ends_with(".json") || name == OWNER {
+                continue;
+            }
+            let text = fs::read(&path).at(&path)?;
+            let record: StageRecord = serde_json::from_slice(&text).map_err(|e| {
+                Error::damaged(&path, e.to_string()).remedy("remove it; the stage then runs again")
+            })?;
+            let step = record.step;
+            recorded.extend(record.paths.into_iter().map(|path| (step.clone(), path)));
+        }
+        recorded.sort();
+        Ok(recorded)
+    }
+
+    /// Fails if a file lies in the folder of a kind, or of a part of its name, where only folders of
+    /// artifacts belong.
+    ///
+    /// # Errors
+    /// It names the file.
+    pub fn check_folders(&self, kind: Kind) -> Result<()> {
+        let mut folders = vec![self.root.join(kind.name())];
+        for key in kind.partitions() {
+            let mut deeper = Vec::new();
+            for dir in folders.into_iter().filter(|dir| dir.is_dir()) {
+                for entry in fs::read_dir(&dir).at(&dir)? {
+                    let path = entry.at(&dir)?.path();
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    let is_value = name.strip_prefix(key).is_some_and(|n| n.starts_with('='));
+                    match is_value && path.is_dir() {
+                        true => deeper.push(path),
+                        false if is_hidden(&name) => {}
+                        false => return Err(unknown(&path)),
+                    }
+                }
+            }
+            folders = deeper;
+        }
+        Ok(())
+    }
+
     /// The partition values of every artifact of `kind` in the run, sorted.
     pub fn list(&self, kind: Kind) -> Result<Vec<Vec<String>>> {
         let mut found = vec![(self.root.join(kind.name()), Vec::new())];
@@ -67,6 +157,17 @@ impl RunDir {
         values.sort();
         Ok(values)
     }
+}
+
+/// The file in `stages` that says whose run a folder is.
+pub const OWNER: &str = "run.json";
+
+/// What matters here of the record of a stage.
+#[derive(Deserialize)]
+struct StageRecord {
+    step: String,
+    #[serde(default)]
+    paths: Vec<PathBuf>,
 }
 
 fn partition_values(dir: &Path, key: &str) -> Result<Vec<String>> {

@@ -132,22 +132,166 @@ fn missing_parts_and_damage_are_found_when_opening() {
 
     fs::remove_file(&last).unwrap();
     assert!(open().contains("part 1 is missing"), "{}", open());
-    for cut in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
-        fs::write(&last, &whole[..cut]).unwrap();
-        assert!(open().contains("not a complete Parquet file"), "{}", open());
-    }
+    let seal = dir.path().join("_part-00001.json");
+    let sealed = fs::read(&seal).unwrap();
     let mut wrong = whole.clone();
     let place = wrong.windows(5).rposition(|w| w == b"top_k").unwrap();
     wrong[place] = b'T';
-    fs::write(&last, &wrong).unwrap();
-    assert!(open().contains("damaged"), "{}", open());
-    fs::write(&last, &whole).unwrap();
+    // With the record of what was written, and without: a part from before it was kept.
+    for (cut_short, other_footer) in [
+        ("were written", "its footer is not the one that was written"),
+        ("not a complete Parquet file", "is damaged"),
+    ] {
+        for cut in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
+            fs::write(&last, &whole[..cut]).unwrap();
+            assert!(open().contains(cut_short), "{}", open());
+        }
+        fs::write(&last, &wrong).unwrap();
+        assert!(open().contains(other_footer), "{}", open());
+        fs::write(&last, &whole).unwrap();
+        // The second time it is gone.
+        let _ = fs::remove_file(&seal);
+        Artifact::open(dir.path(), Kind::Topk).unwrap();
+    }
+    fs::write(&seal, sealed).unwrap();
     fs::remove_file(dir.path().join("part-00000.parquet")).unwrap();
     assert!(open().contains("part 0 is missing"), "{}", open());
     let error = Artifact::open(dir.path(), Kind::Tokens)
         .unwrap_err()
         .to_string();
     assert!(error.contains("holds `topk`, expected `tokens`"), "{error}");
+}
+
+#[test]
+fn every_flipped_byte_of_a_part_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    // What opening the artifact, or else reading all of it, says.
+    let damage = || -> Vec<crate::error::Error> {
+        let artifact = match Artifact::open(dir.path(), Kind::Topk) {
+            Ok(artifact) => artifact,
+            Err(error) => return vec![error],
+        };
+        let claims = artifact.parts().iter().map(|part| part.claim().unwrap());
+        let claims: Vec<_> = claims.map(Option::unwrap).collect();
+        let found = crate::integrity::verify(&claims).unwrap();
+        found.into_iter().map(|(_, error)| error).collect()
+    };
+    assert!(damage().is_empty());
+    let (mut flips, mut at_once) = (0, 0);
+    for name in [
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "_part-00001.json",
+    ] {
+        let path = dir.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        let step = (whole.len() / 150).max(1);
+        for place in (0..whole.len()).step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1 << (place % 8);
+            fs::write(&path, bytes).unwrap();
+            let found = damage();
+            assert_eq!(found.len(), 1, "{name} byte {place}: {found:?}");
+            assert_eq!(found[0].exit_code(), 3, "{name} byte {place}: {found:?}");
+            flips += 1;
+            at_once += usize::from(Artifact::open(dir.path(), Kind::Topk).is_err());
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(flips > 300 && at_once > 50, "{flips} {at_once}");
+    assert!(damage().is_empty());
+}
+
+#[test]
+fn a_writer_that_is_killed_between_two_names_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    // The record of the last part has its name, the part has not.
+    let last = dir.path().join("part-00001.parquet");
+    let whole = fs::read(&last).unwrap();
+    fs::remove_file(&last).unwrap();
+    fs::write(dir.path().join(".part-00001.parquet.tmp-1"), &whole[..99]).unwrap();
+    let error = Artifact::open(dir.path(), Kind::Topk).unwrap_err();
+    assert!(error.to_string().contains("part 1 is missing"), "{error}");
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    assert!(fs::read(&last).unwrap() == whole);
+    let artifact = Artifact::open(dir.path(), Kind::Topk).unwrap();
+    assert!(artifact.parts()[1].claim().unwrap().is_some());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+
+    // A smaller result in its place leaves none of its files.
+    let other = Provenance::new(Kind::Topk).vocabulary("other");
+    let writer = Writer::create(dir.path(), other, Existing::Replace).unwrap();
+    writer.part(PartInfo::ONLY).unwrap().finish().unwrap();
+    let mut left: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["_part-00000.json", "part-00000.parquet"]);
+    Artifact::open(dir.path(), Kind::Topk).unwrap();
+
+    // The record of a part that no part is to follow.
+    fs::copy(
+        dir.path().join(&left[0]),
+        dir.path().join("_part-00001.json"),
+    )
+    .unwrap();
+    let error = Artifact::open(dir.path(), Kind::Topk).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("_part-00001.json: is about a part"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_does_not_belong_to_an_artifact_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    for name in [
+        ".DS_Store",
+        "._part-00000.parquet",
+        ".part-00007.parquet.tmp-9",
+        "Thumbs.db",
+    ] {
+        fs::write(dir.path().join(name), "").unwrap();
+        Artifact::open(dir.path(), Kind::Topk).unwrap();
+    }
+    for name in [
+        "x.parquet",
+        "4f1c_0.parquet",
+        "part-0.parquet",
+        "part-000000.parquet",
+        "part-00001.PARQUET",
+        "part--0001.parquet",
+        "part-00000.parquet.bak",
+        "notes.txt",
+        "_SUCCESS",
+        "_metadata",
+        "_part-1.json",
+        "part-00000.json",
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, "").unwrap();
+        let opened = Artifact::open(dir.path(), Kind::Topk).map(drop);
+        let provenance = Provenance::new(Kind::Topk);
+        let written = Writer::create(dir.path(), provenance, Existing::Replace).map(drop);
+        for result in [opened, written] {
+            let error = result.unwrap_err();
+            assert_eq!(error.exit_code(), 3, "{error}");
+            assert!(
+                error.to_string().starts_with(&path.display().to_string()),
+                "{error}"
+            );
+        }
+        fs::remove_file(path).unwrap();
+    }
+    fs::create_dir(dir.path().join("teacher=x")).unwrap();
+    assert!(Artifact::open(dir.path(), Kind::Topk).is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Writing an artifact part by part.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,15 +8,18 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
 use super::atomic::Pending;
 use super::encoding::{self, Problem};
+use super::folder::{self, Files};
 use super::provenance::Footer;
-use super::reader::{Part, part_paths};
+use super::reader::Part;
+use super::seal::Seal;
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
+use crate::integrity::Hashing;
 use crate::progress;
 
 /// zstd level of every page; higher levels gained under 3 % on distributions.
@@ -57,10 +60,10 @@ impl Stale {
     /// Removes them; no part of another thread is committed meanwhile.
     fn remove(&self) -> Result<()> {
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for path in paths.drain(..) {
-            fs::remove_file(&path).at(&path)?;
-        }
-        Ok(())
+        // Seals go first: a part without one is less of a riddle than a new part with an old one.
+        let mut seals = paths.iter().map(|path| Seal::path_of(path));
+        seals.try_for_each(|path| folder::remove(&path))?;
+        paths.drain(..).try_for_each(|path| folder::remove(&path))
     }
 }
 
@@ -70,20 +73,27 @@ impl Writer {
     /// new part is finished: what fails before that has changed nothing.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are other parts and `existing` is [`Existing::Refuse`].
+    /// [`Error::Usage`] if there are other parts and `existing` is [`Existing::Refuse`];
+    /// [`Error::Damaged`] if there is a file that does not belong to an artifact.
     pub fn create(dir: &Path, provenance: Provenance, existing: Existing) -> Result<Self> {
         let identity = provenance.identity();
         let mut done = Vec::new();
         let mut stale = Vec::new();
-        for path in part_paths(dir)? {
+        let Files { parts, lone_seals } = Files::of(dir)?;
+        for path in parts {
             match Part::open(&path, provenance.kind) {
-                Ok(part) if part.identity() == identity => done.push(part.info()),
+                Ok(part) if part.identity() == identity && part.has_its_name() => {
+                    done.push(part.info());
+                }
                 Ok(part) => stale.push((path, Some(part))),
                 Err(_) => stale.push((path, None)),
             }
         }
         if let Some((path, part)) = stale.first() {
             let why = match part {
+                Some(part) if !part.has_its_name() => {
+                    format!("{} is part {}", path.display(), part.info().index)
+                }
                 Some(part) => provenance.differences(part.provenance()).join(", "),
                 None => "it is damaged or was written by another program".to_owned(),
             };
@@ -96,6 +106,10 @@ impl Writer {
             }
             progress::note(format!("replacing {} ({why})", dir.display()));
         }
+        // Of parts that a killed program was about to name.
+        lone_seals
+            .iter()
+            .try_for_each(|path| folder::remove(path))?;
         let stale = Stale::new(stale.into_iter().map(|(path, _)| path).collect());
         if !done.is_empty() {
             stale.remove()?;
@@ -130,7 +144,7 @@ impl Writer {
     /// # Memory
     /// One row group of encoded pages, about 5 MB for distributions with k = 10, at most 64 MB.
     pub fn part(&self, info: PartInfo) -> Result<PartWriter> {
-        let path = self.dir.join(format!("part-{:05}.parquet", info.index));
+        let path = self.dir.join(folder::part_name(info.index));
         let footer = Footer {
             provenance: self.provenance.clone(),
             identity: self.identity.clone(),
@@ -141,7 +155,8 @@ impl Writer {
         let (pending, file) = Pending::create(&path)?;
         let kind = self.provenance.kind;
         let schema = kind.stored_schema();
-        let writer = ArrowWriter::try_new(file, schema, Some(properties)).at(&path)?;
+        let writer =
+            ArrowWriter::try_new(Hashing::new(file), schema, Some(properties)).at(&path)?;
         Ok(PartWriter {
             path,
             kind,
@@ -166,7 +181,7 @@ pub struct PartWriter {
     path: PathBuf,
     kind: Kind,
     pending: Pending,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<Hashing<File>>,
     stale: Arc<Stale>,
     rows: u64,
 }
@@ -204,7 +219,7 @@ impl PartWriter {
             .at(&self.path)
     }
 
-    /// Completes the file and gives it its name.
+    /// Completes the file, and gives it and the record of what was written their names.
     pub fn finish(self) -> Result<()> {
         let Self {
             path,
@@ -215,8 +230,11 @@ impl PartWriter {
         } = self;
         // Not `into_inner`: it makes a text of an I/O error.
         writer.finish().map_err(storage_full).at(&path)?;
+        let written = writer.inner();
+        let seal = Seal::new(written.record(), pending.path())?;
         stale.remove()?;
-        pending.commit(writer.inner())
+        seal.write(&path)?;
+        pending.commit(written.inner())
     }
 
     /// Rows written so far.
@@ -246,6 +264,14 @@ fn properties(kind: Kind, footer: String) -> Result<WriterProperties> {
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_key_value_metadata(Some(vec![KeyValue::new(Footer::KEY.to_owned(), footer)]));
+    // The least and greatest of a page leave out what is no number, so that readers may take a column
+    // with one for constant: DataFusion does.
+    for field in kind.stored_schema().fields() {
+        if field.data_type().is_floating() {
+            let column = ColumnPath::new(vec![field.name().clone()]);
+            builder = builder.set_column_statistics_enabled(column, EnabledStatistics::None);
+        }
+    }
     for (column, encoding) in encodings(kind) {
         builder = builder
             .set_column_dictionary_enabled(column.clone(), false)

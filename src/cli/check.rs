@@ -7,11 +7,14 @@ use clap::Args;
 use fuselm::artifact::RunDir;
 use fuselm::error::{Error, Result};
 use fuselm::progress::note;
-use fuselm::query::{Level, Session, SessionOptions, run_checks};
+use fuselm::query::{Level, SessionOptions, check_run};
 
 use super::print;
 
-/// All data checks of a run; exit code 3 if one finds an error.
+/// All checks of a run; exit code 3 if one finds an error.
+///
+/// First that all files are there, and are what was written (every part and checkpoint is read and
+/// compared with its digest), then what the rows say.
 #[derive(Args)]
 #[command(after_help = "Example:\n  fuselm check runs/demo")]
 pub struct Command {
@@ -33,8 +36,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         sql_dir: command.sql_dir.clone(),
         ..SessionOptions::default()
     };
-    let session = Session::open(&RunDir::new(&command.run), &options)?;
-    let findings = run_checks(&session, command.limit)?;
+    let findings = check_run(&RunDir::open(&command.run)?, &options, command.limit)?;
     if command.json {
         let text = serde_json::to_string_pretty(&findings)
             .map_err(|error| Error::usage(error.to_string()))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use clap::Args;
-use fuselm::artifact::{Existing, Kind, check_name};
+use fuselm::artifact::{Existing, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
 use fuselm::model;
@@ -72,6 +72,9 @@ fn task(argument: &str) -> Result<Task> {
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
+    if let Some(run) = &command.run.run {
+        RunDir::open(run)?;
+    }
     let model = model::locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),

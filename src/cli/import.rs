@@ -1,13 +1,14 @@
 //! `fuselm import`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, check_name};
 use fuselm::error::{Error, Result};
-use fuselm::import::{self, Format, ImportInputs};
+use fuselm::import::{self, Format, ImportInputs, ImportSummary};
 use fuselm::model;
-use fuselm::progress::note;
+use fuselm::progress::{note, warn};
+use fuselm::text::read_json;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
 
@@ -16,8 +17,15 @@ use super::paths::RunArg;
 
 /// Distributions that another program stored, as `topk` and `sequence_metrics`.
 ///
-/// They must be of the samples of the corpus, in its order, and of the model's tokenizer; the
-/// token ids of every sample are compared.
+/// They must be of the samples of the corpus, all of them and no others, and of the model's
+/// tokenizer. Samples are found by their tokens, so their order does not matter. A file may lack
+/// the BOS that a sample begins with, and may have one end token (EOS, padding, the end of a turn)
+/// more or less.
+///
+/// Lists that are no distributions are errors: more than 1.02 of all probability, an id twice, a
+/// true token without probability or with more than the list leaves. Ids of the rows that fill up
+/// the model's head join the tail: those beyond the vocabulary, up to the next multiple of 1,024,
+/// `vocab_size` of its `config.json` or `d` of DistillKit's configuration.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  fuselm import --run runs/demo --name math --tokenizer models/math --format vllm --from math.jsonl"
@@ -28,14 +36,16 @@ pub struct Command {
     /// Name of the model in the run
     #[arg(long)]
     name: String,
-    /// Model folder or hub id whose tokenizer was used
+    /// Model folder or hub id whose tokenizer was used; its `config.json`, if it has one, says how
+    /// many rows the head has
     #[arg(long)]
     tokenizer: String,
     /// File or folder of the other program
     #[arg(long, value_name = "PATH")]
     from: PathBuf,
     /// Who wrote it: DistillKit's compressed Parquet, a data set saved by FuseLLM or FuseChat,
-    /// or JSONL of vLLM's `prompt_token_ids` and `prompt_logprobs`
+    /// or JSONL of vLLM's `prompt_token_ids` and `prompt_logprobs` (as its objects, its server's
+    /// answers or `run_batch` have them; also `.gz` and `.zst`)
     #[arg(long)]
     format: Format,
     /// DistillKit's configuration [default: compression_config.yaml beside its files]
@@ -89,6 +99,7 @@ pub fn run(command: &Command) -> Result<()> {
         from: command.from.clone(),
         format: command.format,
         config: command.config.clone(),
+        head: head_rows(&folder)?,
         tokens: at.artifact("tokens", &command.tokens, kind, &[&vocab, &template])?,
         transcripts: at.artifact(
             "transcripts",
@@ -112,15 +123,47 @@ pub fn run(command: &Command) -> Result<()> {
         note(format!("{} is up to date", inputs.topk.display()));
         return Ok(());
     }
+    tell(name, &summary);
+    Ok(())
+}
+
+/// Rows of the head of the model in `dir`, where its configuration says so.
+fn head_rows(dir: &Path) -> Result<Option<usize>> {
+    let Some(config) = read_json(&dir.join("config.json"))? else {
+        return Ok(None);
+    };
+    let sizes = [&config["vocab_size"], &config["text_config"]["vocab_size"]];
+    let size = sizes.into_iter().find_map(serde_json::Value::as_u64);
+    Ok(size.and_then(|size| usize::try_from(size).ok()))
+}
+
+fn tell(name: &str, summary: &ImportSummary) {
     note(format!(
         "{name}: {} samples, {} distributions",
         Count(summary.samples),
         Count(summary.rows)
     ));
+    if summary.reordered {
+        note(
+            "the samples are in another order than in the corpus: they were found by their tokens",
+        );
+    }
     for (count, what) in [
+        (
+            summary.end_more,
+            "samples have one end token more than in the corpus, which is left out",
+        ),
+        (
+            summary.end_less,
+            "samples have one end token less than in the corpus, which then has no distribution unless the file has one for what follows",
+        ),
         (
             summary.without,
             "first tokens have no distribution, there was no BOS before them",
+        ),
+        (
+            summary.padded,
+            "lists have ids of rows that fill up the model's head; their probability joined the tail",
         ),
         (
             summary.scaled,
@@ -135,5 +178,10 @@ pub fn run(command: &Command) -> Result<()> {
             note(format!("{} {what}", Count(count)));
         }
     }
-    Ok(())
+    if summary.mean_with_end > 0 {
+        warn(format!(
+            "{} samples have an end token more, and only the mean over all tokens: their nll counts it as one of theirs",
+            Count(summary.mean_with_end)
+        ));
+    }
 }

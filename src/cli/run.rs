@@ -1,14 +1,15 @@
 //! `fuselm run`.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
-use fuselm::artifact::RunDir;
+use fuselm::artifact::{RunDir, digest};
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::note;
 use fuselm::recipe::{self, Recipe};
-use fuselm::units::Elapsed;
+use fuselm::units::{Bytes, Elapsed};
 
 use super::{Global, print};
 
@@ -27,6 +28,10 @@ pub struct Command {
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
+    /// First read all that is there and compare it with what was written, and compute the digests of
+    /// inputs anew
+    #[arg(long)]
+    verify: bool,
     /// Only the steps of this stage
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
@@ -45,8 +50,20 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             ))
             .remedy("give one with `--run-dir`")
         })?;
+    if command.verify {
+        digest::recompute();
+    }
     let plan = recipe::plan(recipe, RunDir::new(dir), model::device(&global.device)?)?;
     let only = command.only.as_deref();
+    if command.verify {
+        let started = Instant::now();
+        let bytes = plan.verify()?;
+        note(format!(
+            "{} as written, verified in {}",
+            Bytes(bytes),
+            Elapsed(started.elapsed())
+        ));
+    }
     if command.dry_run {
         return print(&plan.describe(only)?);
     }

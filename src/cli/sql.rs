@@ -15,6 +15,9 @@ use super::{Global, print};
 
 /// SQL over a run; an interactive prompt when no query is given.
 ///
+/// Statements only read: SELECT, EXPLAIN, SHOW, DESCRIBE, SET, and views that last as long as the
+/// session. A result is written with `--output`.
+///
 /// Every artifact is a table; `--list` shows the named queries, views and checks.
 #[derive(Args)]
 #[command(
@@ -65,7 +68,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if let Some(engine) = command.setup {
         let catalogue = Catalogue::load(command.sql_dir.as_deref())?;
         return print(&query::setup(
-            &RunDir::new(&command.run),
+            &RunDir::open(&command.run)?,
             &catalogue,
             engine,
         )?);
@@ -75,7 +78,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         threads: global.threads.unwrap_or(0),
         ..SessionOptions::default()
     };
-    let session = Session::open(&RunDir::new(&command.run), &options)?;
+    let session = Session::open_whole(&RunDir::open(&command.run)?, &options)?;
     let mut params = Params::new();
     for param in &command.params {
         let (name, value) = param

@@ -60,7 +60,8 @@ pub enum Weights {
     /// softmax(−metric).
     #[default]
     Softmax,
-    /// softmax(exp(−metric)), as in the published code: nearly uniform.
+    /// softmax(exp(−metric)), as in FuseLLM's program. Where models are close, both are nearly
+    /// uniform.
     Published,
 }
 

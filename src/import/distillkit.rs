@@ -18,7 +18,7 @@
 //! as many bits as `d − 1` needs. Bits are packed most significant first.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
@@ -26,7 +26,9 @@ use half::{bf16, f16};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
 
-use super::{Found, FoundRow, Samples, columns, files};
+use super::columns::{Column, list_of};
+use super::files;
+use super::found::{Found, FoundRow, Opened, Samples, Values};
 use crate::error::{Context, Error, Result};
 
 /// Samples read at a time.
@@ -78,14 +80,16 @@ enum Function {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Bin {
     scale_dtype: Dtype,
     element_bits: usize,
     num_elements: usize,
 }
 
-/// `compression_config.yaml`. How values were rounded (`error_diffusion`) does not matter here.
+/// `compression_config.yaml`, with every key that DistillKit writes.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Config {
     d: usize,
     k: usize,
@@ -100,6 +104,9 @@ pub(super) struct Config {
     residual_bins: Vec<Bin>,
     #[serde(default = "yes")]
     delta_encoding: bool,
+    /// How values were rounded, which does not matter here.
+    #[serde(default, rename = "error_diffusion")]
+    _error_diffusion: bool,
     #[serde(default)]
     normalize_t: bool,
 }
@@ -117,26 +124,49 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::io(path, error).remedy("name DistillKit's configuration with `--config`")
         })?;
-        Self::parse(&text).map_err(|problem| Error::file(path, problem))
+        Self::parse(&text).map_err(|problem| {
+            Error::file(path, problem)
+                .remedy("expected what DistillKit's capture writes beside its files")
+        })
     }
 
     pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let text = text.trim_start_matches('\u{feff}');
         let config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-        let binned: usize = config
-            .residual_bins
-            .iter()
-            .map(|bin| bin.num_elements)
-            .sum();
-        let bits = config.residual_bins.iter().map(|bin| bin.element_bits);
-        let sane = (1..=MOST).contains(&config.k)
-            && config.exact_k <= config.k
-            && binned <= config.k - config.exact_k
-            && bits.clone().all(|bits| (1..=32).contains(&bits))
-            && (2..=1 << 31).contains(&config.d);
-        match sane {
-            true => Ok(config),
-            false => Err("`d`, `k`, `exact_k` and `residual_bins` do not fit together".to_owned()),
+        match config.problem() {
+            None => Ok(config),
+            Some(problem) => Err(problem.to_owned()),
         }
+    }
+
+    /// What does not fit together.
+    fn problem(&self) -> Option<&'static str> {
+        if !(1..=MOST).contains(&self.k) || self.exact_k > self.k {
+            return Some("`k` is not between `exact_k` and 65,536, or 0");
+        }
+        if !(2..=1 << 31).contains(&self.d) {
+            return Some("`d` is no size of a vocabulary");
+        }
+        let rest = self.k - self.exact_k;
+        let mut binned = 0usize;
+        for bin in &self.residual_bins {
+            binned = binned.saturating_add(bin.num_elements);
+            if bin.num_elements == 0 || !(1..=64).contains(&bin.element_bits) {
+                return Some(
+                    "`residual_bins` has a bin without elements, or whose elements have not 1 to 64 bits",
+                );
+            }
+        }
+        if binned > rest {
+            return Some("`residual_bins` has more elements than there are beyond `exact_k`");
+        }
+        let terms = self.polynomial_terms.as_deref().unwrap_or_default();
+        if rest > 0 && terms.is_empty() && self.residual_bins.is_empty() {
+            return Some(
+                "neither `polynomial_terms` nor `residual_bins` says what lies beyond `exact_k`",
+            );
+        }
+        None
     }
 
     fn id_bits(&self) -> usize {
@@ -237,41 +267,42 @@ impl Unpacker {
         ids: Vec<u32>,
         logprobs: &[Vec<u8>],
         packed: &[Vec<u8>],
-        place: String,
+        place: &str,
     ) -> Result<Found> {
         let wrong = |problem: String| {
-            Error::input(&place, problem)
+            Error::input(place, problem)
                 .remedy("the configuration must be the one that it was made with")
         };
         // The first token has no distribution.
         let first = ids.len().checked_sub(logprobs.len());
-        let first = first.filter(|first| *first <= 1 && packed.len() == logprobs.len());
-        let first = first.ok_or_else(|| {
-            wrong(format!(
+        if packed.len() != logprobs.len() || !matches!(first, Some(0 | 1)) {
+            return Err(wrong(format!(
                 "{} tokens with {} lists of log-probabilities and {} of ids",
                 ids.len(),
                 logprobs.len(),
                 packed.len()
-            ))
-        })?;
+            )));
+        }
+        // Where there are as many as tokens, the last is about what follows them.
         let rows = logprobs.iter().zip(packed).enumerate();
         let rows = rows.map(|(at, (logprobs, packed))| {
             Ok(FoundRow {
                 next: at + 1,
-                logprobs: self.logprobs(logprobs)?,
+                values: self.logprobs(logprobs)?,
                 ids: self.ids(packed)?,
-                approximate: true,
-                ..FoundRow::default()
+                are: match self.config.exact_k == self.config.k {
+                    true => Values::Logprobs(None),
+                    false => Values::Approximate(self.config.exact_k as u32),
+                },
             })
         });
-        // Where there are as many as tokens, the last is about what follows the text.
-        let count = (logprobs.len() + first).saturating_sub(1);
-        let rows: std::result::Result<Vec<FoundRow>, String> = rows.take(count).collect();
+        let rows: std::result::Result<Vec<FoundRow>, String> = rows.collect();
         Ok(Found {
             rows: rows.map_err(wrong)?,
-            place,
+            place: place.to_owned(),
             ids,
             ce: None,
+            repeated: false,
         })
     }
 
@@ -284,19 +315,19 @@ impl Unpacker {
             )
             .remedy("capture them again with a current DistillKit, or score the model here"));
         }
-        let bytes = columns::list_of(columns::list_of(DataType::UInt8));
-        let ids = columns::list_of(DataType::UInt32);
-        let ids = columns::required(batch, &place, "input_ids", &ids)?;
-        let logprobs = columns::required(batch, &place, "compressed_logprobs", &bytes)?;
-        let packed = columns::required(batch, &place, "bytepacked_indices", &bytes)?;
+        let required = |name, data_type| Column::required(batch, &place, name, &data_type);
+        let bytes = || list_of(list_of(DataType::UInt8));
+        let ids = required("input_ids", list_of(DataType::UInt32))?;
+        let logprobs = required("compressed_logprobs", bytes())?;
+        let packed = required("bytepacked_indices", bytes())?;
         let rows = 0..batch.num_rows();
         let samples = rows.map(|row| {
-            self.sample(
-                columns::values::<UInt32Type>(&ids, row),
-                &columns::inner::<UInt8Type>(&logprobs, row),
-                &columns::inner::<UInt8Type>(&packed, row),
-                format!("{place} row {}", first + row),
-            )
+            let place = format!("{place} row {}", first + row);
+            let null = |problem: String| Error::input(&place, problem);
+            let ids = ids.values::<UInt32Type>(row).map_err(null)?;
+            let logprobs = logprobs.inner::<UInt8Type>(row).map_err(null)?;
+            let packed = packed.inner::<UInt8Type>(row).map_err(null)?;
+            self.sample(ids, &logprobs, &packed, &place)
         });
         samples.collect()
     }
@@ -338,7 +369,7 @@ fn bits(bytes: &[u8], width: usize, count: usize) -> impl Iterator<Item = u64> {
 }
 
 /// The files read, and their samples.
-pub(super) fn open(from: &Path, config: Option<&Path>) -> Result<(Vec<PathBuf>, Samples)> {
+pub(super) fn open(from: &Path, config: Option<&Path>) -> Result<Opened> {
     let paths = files(from, ".parquet")?;
     let config = match (config, from.is_dir()) {
         (Some(path), _) => path.to_path_buf(),
@@ -346,13 +377,18 @@ pub(super) fn open(from: &Path, config: Option<&Path>) -> Result<(Vec<PathBuf>, 
         (None, false) => from.with_file_name("compression_config.yaml"),
     };
     let unpacker = std::sync::Arc::new(Unpacker::new(Config::read(&config)?));
+    let head = unpacker.config.d;
     let mut inputs = paths.clone();
     inputs.push(config);
     let samples = paths.into_iter().flat_map(move |path| {
         let unpacker = unpacker.clone();
         read(&path, unpacker).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
     });
-    Ok((inputs, Box::new(samples)))
+    Ok(Opened {
+        files: inputs,
+        samples: Box::new(samples),
+        head: Some(head),
+    })
 }
 
 fn read(path: &Path, unpacker: std::sync::Arc<Unpacker>) -> Result<Samples> {

@@ -2,29 +2,35 @@
 //! names its Arrow files (streams), or a folder of such folders, one a split, of which exactly
 //! one is read.
 //!
-//! A row is a sample: `input_ids`; for each token the k largest logits of what follows
-//! (`per_step_logits`, `per_step_indices`; the last, and any beyond the text, are not used);
-//! `metric_ce`, or `per_step_metric_ce` for each token but the first. Logits lack their normaliser:
+//! A row is a sample: `input_ids`, padded where `attention_mask` ends with zeros (FuseChat); for
+//! each token the k largest logits of what follows (`per_step_logits`, `per_step_indices`; the
+//! last, and any beyond the text, are not used); `metric_ce`, or `per_step_metric_ce` for each
+//! token but the first. Logits lack their normaliser:
 //!
 //! * with `per_step_metric_ce` it is known where the true token is listed; else the list gets all
 //!   probability but the true token's;
-//! * without, the list is taken for everything, as those programs do.
+//! * without, and at tokens whose `labels` are ignored, the list is taken for everything, as those programs do.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, UInt32Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt32Type};
 use arrow::ipc::reader::StreamReader;
 use arrow::record_batch::RecordBatch;
 
-use super::{Found, FoundRow, Samples, columns};
+use super::columns::{Column, list_of};
+use super::found::{Found, FoundRow, Opened, Samples, Values};
 use crate::error::{Context, Error, Result};
 use crate::text::read_json;
 
+/// The label of a token that is none, in PyTorch.
+const IGNORED: i64 = -100;
+/// How far below 0 a rounded mean of cross-entropies may be.
+const ROUNDED_ZERO: f64 = 0.01;
+
 /// The files read, and their samples.
-pub(super) fn open(from: &Path) -> Result<(Vec<PathBuf>, Samples)> {
+pub(super) fn open(from: &Path) -> Result<Opened> {
     let dir = split(from)?;
     let path = dir.join("state.json");
     let state = read_json(&path)?.unwrap_or_default();
@@ -35,6 +41,18 @@ pub(super) fn open(from: &Path) -> Result<(Vec<PathBuf>, Samples)> {
     let Some(Some(names)) = names else {
         return Err(Error::file(&path, "names no files in `_data_files`"));
     };
+    // Before it was written out, `datasets` keeps a selection or another order beside the rows.
+    let fields = state.as_object().into_iter().flatten();
+    let mut selections = fields.filter(|(key, value)| {
+        let nothing = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        key.starts_with("_indices") && !nothing
+    });
+    if let Some((key, _)) = selections.next() {
+        return Err(
+            Error::file(&path, format!("`{key}` selects rows, which is not read"))
+                .remedy("save the data set again after `flatten_indices()`"),
+        );
+    }
     if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
         return Err(Error::file(&path, format!("`{name}` is no file name")));
     }
@@ -43,7 +61,11 @@ pub(super) fn open(from: &Path) -> Result<(Vec<PathBuf>, Samples)> {
     let samples = paths
         .into_iter()
         .flat_map(|path| read(path).unwrap_or_else(|error| Box::new(std::iter::once(Err(error)))));
-    Ok((inputs, Box::new(samples)))
+    Ok(Opened {
+        files: inputs,
+        samples: Box::new(samples),
+        head: None,
+    })
 }
 
 /// The folder of the data set, or of its only split.
@@ -91,19 +113,31 @@ fn read(path: PathBuf) -> Result<Samples> {
     Ok(Box::new(samples))
 }
 
+/// The columns of a batch.
+struct Columns<'a> {
+    ids: Column<'a>,
+    mask: Option<Column<'a>>,
+    logits: Column<'a>,
+    listed: Column<'a>,
+    ce: Option<Column<'a>>,
+    steps: Option<Column<'a>>,
+    labels: Option<Column<'a>>,
+}
+
 fn samples(batch: &RecordBatch, path: &Path, first: usize) -> Result<Vec<Found>> {
     let place = path.display().to_string();
-    let nested = |element| columns::list_of(columns::list_of(element));
-    let ids = columns::list_of(DataType::UInt32);
-    let ids = columns::required(batch, &place, "input_ids", &ids)?;
-    let logits = nested(DataType::Float32);
-    let logits = columns::required(batch, &place, "per_step_logits", &logits)?;
-    let listed = nested(DataType::UInt32);
-    let listed = columns::required(batch, &place, "per_step_indices", &listed)?;
-    let ce = columns::optional(batch, &place, "metric_ce", &DataType::Float64)?;
-    let steps = columns::list_of(DataType::Float32);
-    let steps = columns::optional(batch, &place, "per_step_metric_ce", &steps)?;
-    if ce.is_none() && steps.is_none() {
+    let required = |name, data_type| Column::required(batch, &place, name, &data_type);
+    let optional = |name, data_type| Column::optional(batch, &place, name, &data_type);
+    let columns = Columns {
+        ids: required("input_ids", list_of(DataType::UInt32))?,
+        mask: optional("attention_mask", list_of(DataType::Int64))?,
+        logits: required("per_step_logits", list_of(list_of(DataType::Float32)))?,
+        listed: required("per_step_indices", list_of(list_of(DataType::UInt32)))?,
+        ce: optional("metric_ce", DataType::Float64)?,
+        steps: optional("per_step_metric_ce", list_of(DataType::Float32))?,
+        labels: optional("labels", list_of(DataType::Int64))?,
+    };
+    if columns.ce.is_none() && columns.steps.is_none() {
         return Err(Error::file(
             path,
             "has neither `metric_ce` nor `per_step_metric_ce`",
@@ -111,58 +145,74 @@ fn samples(batch: &RecordBatch, path: &Path, first: usize) -> Result<Vec<Found>>
     }
     let rows = (0..batch.num_rows()).map(|row| {
         let place = format!("{place} row {}", first + row);
-        let ids = columns::values::<UInt32Type>(&ids, row);
-        let logits = columns::inner::<Float32Type>(&logits, row);
-        let listed = columns::inner::<UInt32Type>(&listed, row);
-        let steps = steps
-            .as_ref()
-            .map(|c| columns::values::<Float32Type>(c, row));
-        let wanted = ids.len().saturating_sub(1);
-        let enough = logits.len() >= wanted && listed.len() >= wanted;
-        if !enough || steps.as_ref().is_some_and(|steps| steps.len() < wanted) {
-            let problem = format!("{} tokens with {} lists", ids.len(), logits.len());
-            return Err(Error::input(place, problem));
-        }
-        let rows = (0..wanted).map(|at| {
-            let own = steps.as_ref().map(|steps| steps[at]);
-            distribution(at + 1, ids[at + 1], &logits[at], &listed[at], own)
-        });
-        let ce = ce.as_ref().filter(|c| steps.is_none() && c.is_valid(row));
-        Ok(Found {
-            rows: rows.collect(),
-            place,
-            ids,
-            ce: ce.map(|c| c.as_primitive::<Float64Type>().value(row)),
-        })
+        columns
+            .sample(row, &place)
+            .map_err(|problem| Error::input(&place, problem))
     });
     rows.collect()
 }
 
-/// Log-probabilities of logits; `nll` is that of the token that follows.
-fn distribution(
-    next: usize,
-    target: u32,
-    logits: &[f32],
-    ids: &[u32],
-    nll: Option<f32>,
-) -> FoundRow {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
-    let all = largest + sum.ln() as f32;
-    let place = ids.iter().position(|id| *id == target);
-    let own = place.and_then(|at| logits.get(at));
-    let (normaliser, tail) = match (nll, own) {
-        // A normaliser below the list's own sum would be due to rounding.
-        (Some(nll), Some(own)) => ((own + nll).max(all), None),
-        (Some(nll), None) => (all - (-(-nll).exp()).ln_1p(), Some(-nll)),
-        (None, _) => (all, Some(f32::NEG_INFINITY)),
-    };
-    FoundRow {
-        next,
-        ids: ids.to_vec(),
-        logprobs: logits.iter().map(|x| x - normaliser).collect(),
-        tail_logprob: tail,
-        target_logprob: nll.map(|nll| -nll),
-        approximate: false,
+impl Columns<'_> {
+    fn sample(&self, row: usize, place: &str) -> std::result::Result<Found, String> {
+        let ids = self.text(row)?;
+        let logits = self.logits.inner::<Float32Type>(row)?;
+        let listed = self.listed.inner::<UInt32Type>(row)?;
+        let steps = self.steps.as_ref().map(|c| c.values::<Float32Type>(row));
+        let steps = steps.transpose()?;
+        let labels = self.labels.as_ref().map(|c| c.values::<Int64Type>(row));
+        let labels = labels.transpose()?;
+        // A cross-entropy of 0 stands for none at tokens that are no labels.
+        let is_label = |at: usize| { labels.as_ref() }.is_none_or(|l| l.get(at) != Some(&IGNORED));
+        let wanted = ids.len().saturating_sub(1);
+        let lists = [logits.len(), listed.len()].into_iter();
+        if let Some(few) = { lists }.chain(steps.as_ref().map(Vec::len)).min()
+            && few < wanted
+        {
+            return Err(format!("{} tokens with {few} lists", ids.len()));
+        }
+        let ce = match (&steps, &self.ce) {
+            (None, Some(ce)) => Some(ce.value::<Float64Type>(row)?),
+            _ => None,
+        };
+        if let Some(ce) = ce.filter(|ce| !ce.is_finite() || *ce < -ROUNDED_ZERO) {
+            return Err(format!("`metric_ce` is {ce}, which is no cross-entropy"));
+        }
+        let lists = logits.into_iter().zip(listed).take(wanted).enumerate();
+        let rows = lists.map(|(at, (values, ids))| FoundRow {
+            next: at + 1,
+            ids,
+            values,
+            are: Values::Logits(
+                { steps.as_ref() }
+                    .filter(|_| is_label(at + 1))
+                    .map(|steps| steps[at]),
+            ),
+        });
+        Ok(Found {
+            rows: rows.collect(),
+            place: place.to_owned(),
+            ids,
+            ce: ce.map(|ce| ce.max(0.0)),
+            repeated: false,
+        })
+    }
+
+    /// The tokens, without the padding that FuseChat's program stores with them.
+    fn text(&self, row: usize) -> std::result::Result<Vec<u32>, String> {
+        let mut ids = self.ids.values::<UInt32Type>(row)?;
+        let Some(mask) = &self.mask else {
+            return Ok(ids);
+        };
+        let mask = mask.values::<Int64Type>(row)?;
+        if mask.len() != ids.len() {
+            return Err(format!(
+                "{} tokens with an `attention_mask` of {}",
+                ids.len(),
+                mask.len()
+            ));
+        }
+        let padding = mask.iter().rev().take_while(|seen| **seen == 0).count();
+        ids.truncate(ids.len() - padding);
+        Ok(ids)
     }
 }

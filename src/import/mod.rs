@@ -1,8 +1,9 @@
 //! Import: distributions that other programs stored become `topk` and `sequence_metrics`.
 //!
-//! The samples of the file are those of `tokens`, in its order, in the model's vocabulary; the
-//! token ids of each are compared, and the first difference is an error. A file without the BOS
-//! that `tokens` begins with is understood: its first token then has no distribution.
+//! The samples of the file are those of `tokens`, in the model's vocabulary and in any order: each
+//! is known by its tokens (`samples`). One that is missing or superfluous is an error. A file may
+//! lack the BOS that a sample begins with (its first token then has no distribution), and may have
+//! one end token more or less.
 //!
 //! | format | is | what it does not say, and what is taken |
 //! |---|---|---|
@@ -12,10 +13,19 @@
 //!
 //! Metrics are computed from the true tokens' log-probabilities, for `fuseai` without
 //! `per_step_metric_ce` from `metric_ce`.
+//!
+//! What cannot be a distribution is an error that names sample and token (`rows`): lists of more
+//! than all probability, ids that come twice, a true token that is more probable than the rest
+//! allows. Ids beyond the vocabulary, but not beyond the rows that the model's head may have, stand
+//! for nothing and join the tail.
 
 mod columns;
 mod distillkit;
+mod found;
 mod fuseai;
+mod rows;
+mod samples;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod vllm;
@@ -29,13 +39,17 @@ use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::text;
-use crate::units::TokenId;
 use crate::vocab::Vocabulary;
+use rows::Limits;
+use samples::{Arrival, End, Lookup};
+use spool::Spool;
 
 /// Rows collected before they are handed to the file.
 const FLUSH_ROWS: usize = 8192;
-/// A list may hold this much more than all probability before it is scaled.
-const SLACK: f64 = 1e-3;
+
+/// Heads are filled up to a multiple of 64, 128 or more rows, whatever their configuration says of
+/// it; of no more than this.
+const FILLED: usize = 1024;
 
 /// Who wrote the distributions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -46,6 +60,13 @@ pub enum Format {
     Fuseai,
     /// JSONL of vLLM's prompt log-probabilities.
     Vllm,
+}
+
+impl Format {
+    /// Whether the probability of the true token is in the file where it is not among the best.
+    fn has_exact_targets(self) -> bool {
+        self == Format::Vllm
+    }
 }
 
 /// What is imported, and where it goes.
@@ -59,6 +80,8 @@ pub struct ImportInputs {
     pub format: Format,
     /// DistillKit's configuration, if it is not beside its files.
     pub config: Option<PathBuf>,
+    /// Rows of the model's head, if known: there may be more than tokens.
+    pub head: Option<usize>,
     /// `tokens` in the model's vocabulary.
     pub tokens: PathBuf,
     /// `transcripts` that the tokens were made from.
@@ -84,52 +107,34 @@ pub struct ImportSummary {
     pub scaled: u64,
     /// Rows whose list lacks the true token and whose program does not say how probable it is.
     pub bounded: u64,
+    /// Rows with ids beyond the vocabulary, whose probability joined the tail.
+    pub padded: u64,
+    /// Samples that have one end token more than in the corpus.
+    pub end_more: u64,
+    /// Samples that have one less.
+    pub end_less: u64,
+    /// Samples with an end token more whose program stores the mean over all tokens alone.
+    pub mean_with_end: u64,
+    /// Whether the samples are in another order than in the corpus.
+    pub reordered: bool,
 }
-
-/// One sample as the other program stored it.
-#[derive(Debug)]
-struct Found {
-    /// File and row, for messages.
-    place: String,
-    ids: Vec<TokenId>,
-    /// By rising `next`.
-    rows: Vec<FoundRow>,
-    /// Mean negative log-likelihood of its tokens, where it is stored instead of theirs.
-    ce: Option<f64>,
-}
-
-/// One distribution.
-#[derive(Debug, Default)]
-struct FoundRow {
-    /// Index of the token that it is about.
-    next: usize,
-    ids: Vec<TokenId>,
-    logprobs: Vec<f32>,
-    /// Log of the probability outside the list, where the program says so.
-    tail_logprob: Option<f32>,
-    /// Log-probability of the token, where the program says so.
-    target_logprob: Option<f32>,
-    /// Whether the log-probabilities are approximations, which may be above 0.
-    approximate: bool,
-}
-
-type Samples = Box<dyn Iterator<Item = Result<Found>>>;
 
 /// Imports the distributions of one model, part by part.
 ///
 /// # Errors
 /// Files that are damaged or of another format; samples that are not those of `tokens`, with the
-/// first difference; ids beyond the vocabulary; log-probabilities that are none.
+/// first difference; ids beyond the model's head; lists that are no distributions.
 ///
 /// # Memory
-/// The tokens and transcripts of one part, a batch of the file, and 8,192 rows of output.
+/// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 150 bytes for
+/// each sample, and 200 for each that comes before its turn, whose rows are kept on disk.
 pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
     let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
     let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
     tokens.check_same_samples(&transcripts)?;
     let vocabulary = Vocabulary::read(&inputs.vocab)?;
     tokens.check_vocabulary(&vocabulary.digest)?;
-    let (files, mut samples) = match inputs.format {
+    let opened = match inputs.format {
         Format::Distillkit => distillkit::open(&inputs.from, inputs.config.as_deref())?,
         Format::Fuseai => fuseai::open(&inputs.from)?,
         Format::Vllm => vllm::open(&inputs.from)?,
@@ -139,8 +144,12 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
             .vocabulary(&vocabulary.digest)
             .input("tokens", tokens.identity())
             .input("transcripts", transcripts.identity());
-        for (index, file) in files.iter().enumerate() {
+        for (index, file) in opened.files.iter().enumerate() {
             provenance = provenance.input(format!("import {index}"), digest::file(file)?);
+        }
+        if !inputs.format.has_exact_targets() {
+            // Then a true token that is not listed has a bound, not a probability.
+            provenance = provenance.options(serde_json::json!({ "exact_target": false }));
         }
         Ok(provenance)
     };
@@ -151,41 +160,34 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
     if topk.is_complete() && metrics.is_complete() {
         return Ok(summary);
     }
+    let filled = (vocabulary.len() / FILLED + 1) * FILLED;
+    let known = [inputs.head, opened.head];
+    let limits = Limits {
+        vocabulary: vocabulary.len(),
+        head: known.into_iter().flatten().fold(filled, usize::max),
+    };
+    let (from, spool) = (inputs.from.clone(), Spool::new(&inputs.topk));
+    let mut lookup = Lookup::new(from, &tokens, &vocabulary, opened.samples, spool)?;
     let bar = Bar::new(
         format!("import {}", inputs.name),
         tokens.samples(),
         "samples",
     );
-    for (index, part) in tokens.parts().iter().enumerate() {
-        let transcripts = text::read_transcripts(&transcripts.parts()[index])?;
+    let mut index = 0..;
+    for (at, part) in tokens.parts().iter().enumerate() {
+        let transcripts = text::read_transcripts(&transcripts.parts()[at])?;
         let mut out = topk.part(part.info())?;
         let mut rows = DistributionBuilder::topk();
         let mut columns = SequenceMetrics::default();
-        for (sample, transcript) in read_part(part)?.iter().zip(&transcripts) {
+        for ((sample, transcript), index) in
+            read_part(part)?.iter().zip(&transcripts).zip(&mut index)
+        {
             check_interrupt()?;
-            let found = samples.next().ok_or_else(|| {
-                Error::file(
-                    &inputs.from,
-                    format!(
-                        "has {} samples, `{}` has {}",
-                        summary.samples,
-                        inputs.tokens.display(),
-                        tokens.samples()
-                    ),
-                )
-                .remedy("import what was made from the same corpus, in its order")
-            })??;
             let bytes = u32::try_from(transcript.transcript.content_bytes())
                 .map_err(|_| Error::file(&inputs.transcripts, "a text is larger than 4 GiB"))?;
             let content = transcript.transcript.content_tokens(&sample.byte_end);
-            let taken = take(
-                &vocabulary,
-                sample,
-                &content,
-                found,
-                &mut rows,
-                &mut summary,
-            )?;
+            let arrival = lookup.take(index, sample)?;
+            let taken = take(limits, sample, &content, arrival, &mut rows, &mut summary)?;
             columns.push(sample.sample_id, taken, bytes);
             if rows.rows() >= FLUSH_ROWS {
                 out.write(&rows.finish()?)?;
@@ -196,41 +198,37 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
         summary.rows += out.rows();
         let mut metrics = metrics.part(part.info())?;
         metrics.write(&columns.finish()?)?;
-        // Both or, after an interruption, neither: a part is done when both are there.
-        if part.info().last && samples.next().is_some() {
-            return Err(Error::file(
-                &inputs.from,
-                format!(
-                    "has more than the {} samples of `{}`",
-                    tokens.samples(),
-                    inputs.tokens.display()
-                ),
-            )
-            .remedy("import what was made from the same corpus, in its order"));
+        if part.info().last {
+            lookup.finish()?;
         }
+        // Both or, after an interruption, neither: a part is done when both are there.
         out.finish()?;
         metrics.finish()?;
     }
+    summary.reordered = lookup.reordered();
     Ok(summary)
 }
 
 /// Adds the rows of one sample, of whose tokens some are `content`; returns its negative
 /// log-likelihood and content tokens.
 fn take(
-    vocabulary: &Vocabulary,
+    limits: Limits,
     sample: &SampleTokens,
     content: &[bool],
-    found: Found,
+    arrival: Arrival,
     rows: &mut DistributionBuilder,
     summary: &mut ImportSummary,
 ) -> Result<(f64, u32)> {
-    let shift = shift(vocabulary, sample, &found)?;
+    let Arrival { shift, end, .. } = arrival;
     summary.samples += 1;
+    summary.end_more += u64::from(end == End::More);
+    summary.end_less += u64::from(end == End::Less);
     let (mut nll, mut tokens) = (0.0, 0);
-    let mut given = found.rows.into_iter().peekable();
+    let mut given = arrival.rows.into_iter().peekable();
     for pos in sample.predicted() {
         let wrong = |problem: String| {
-            let place = format!("{} token {}", found.place, pos + 1 - shift);
+            let (token, id) = (pos + 1 - shift, sample.sample_id);
+            let place = format!("{} token {token} (sample {id})", arrival.place);
             Error::input(place, problem)
         };
         // BOS is nobody's next token, so `pos + 1` is at least 1.
@@ -240,13 +238,16 @@ fn take(
                 summary.without += 1;
                 continue;
             }
+            // The end token that the file lacks.
+            if end == End::Less && pos + 2 == sample.ids.len() {
+                continue;
+            }
             return Err(wrong("has no distribution".to_owned()));
         };
         let target_id = sample.ids[pos + 1];
-        let row = complete(row, target_id, vocabulary.len(), summary).map_err(wrong)?;
-        let target_logprob = row.target_logprob.unwrap_or(f32::NEG_INFINITY);
+        let row = rows::complete(row, target_id, limits, summary).map_err(wrong)?;
         if content.get(pos + 1) == Some(&true) {
-            nll -= f64::from(target_logprob);
+            nll -= f64::from(row.target_logprob);
             tokens += 1;
         }
         rows.push(
@@ -254,108 +255,24 @@ fn take(
             Distribution {
                 pos: pos as u32,
                 target_id,
-                target_logprob,
-                tail_logprob: row.tail_logprob.unwrap_or(f32::NEG_INFINITY),
+                target_logprob: row.target_logprob,
+                tail_logprob: row.tail_logprob,
                 ids: &row.ids,
                 logprobs: &row.logprobs,
             },
         );
     }
-    if let Some(ce) = found.ce {
+    if let Some(ce) = arrival.ce {
         nll = ce * f64::from(tokens);
+        summary.mean_with_end += u64::from(end == End::More);
     }
     if nll.is_finite() {
         return Ok((nll, tokens));
     }
     Err(Error::input(
-        found.place,
+        format!("{} (sample {})", arrival.place, sample.sample_id),
         "its log-likelihood is not a number",
     ))
-}
-
-/// How many tokens the file lacks at the beginning: none, or BOS.
-fn shift(vocabulary: &Vocabulary, sample: &SampleTokens, found: &Found) -> Result<usize> {
-    let zero_width = sample.byte_end.first() == Some(&0);
-    if found.ids == sample.ids {
-        return Ok(0);
-    }
-    if zero_width && Some(found.ids.as_slice()) == sample.ids.get(1..) {
-        return Ok(1);
-    }
-    let without_bos = zero_width && found.ids.first() != sample.ids.first();
-    let shift = usize::from(without_bos);
-    let ours = sample.ids.get(shift..).unwrap_or_default();
-    let at = (0..)
-        .zip(&found.ids)
-        .find(|(at, id)| ours.get(*at) != Some(*id))
-        .map_or(found.ids.len(), |(at, _)| at);
-    let show = |id: Option<&TokenId>| match id {
-        None => "nothing more".to_owned(),
-        Some(id) => match vocabulary.token(*id) {
-            Some(token) => format!("{id} (`{}`)", token.display),
-            None => format!("{id}, which the vocabulary lacks"),
-        },
-    };
-    Err(Error::input(
-        &found.place,
-        format!(
-            "its tokens are not those of sample {}: token {at} is {}, expected {}",
-            sample.sample_id,
-            show(found.ids.get(at)),
-            show(ours.get(at)),
-        ),
-    )
-    .remedy("it was made with another tokenizer, chat template or order of the corpus"))
-}
-
-/// Fills in what the file does not say, and checks the rest.
-fn complete(
-    mut row: FoundRow,
-    target_id: TokenId,
-    vocabulary: usize,
-    summary: &mut ImportSummary,
-) -> std::result::Result<FoundRow, String> {
-    if row.ids.len() != row.logprobs.len() {
-        let (ids, logprobs) = (row.ids.len(), row.logprobs.len());
-        return Err(format!("{ids} ids for {logprobs} log-probabilities"));
-    }
-    if let Some(id) = row.ids.iter().find(|id| **id as usize >= vocabulary) {
-        return Err(format!(
-            "id {id} is beyond the vocabulary of {vocabulary} tokens"
-        ));
-    }
-    let most = if row.approximate { f32::MAX } else { 0.01 };
-    let bad = |x: &&f32| x.is_nan() || **x > most;
-    if let Some(bad) = row.logprobs.iter().chain(&row.target_logprob).find(bad) {
-        return Err(format!("{bad} is no log-probability"));
-    }
-    // Places that were not filled.
-    let filled = row.logprobs.iter().map(|x| *x > f32::NEG_INFINITY);
-    let filled: Vec<bool> = filled.collect();
-    let mut keep = filled.iter();
-    row.ids.retain(|_| *keep.next().unwrap_or(&true));
-    row.logprobs.retain(|x| *x > f32::NEG_INFINITY);
-    let listed: f64 = row.logprobs.iter().map(|x| f64::from(*x).exp()).sum();
-    if listed > 1.0 + SLACK {
-        summary.scaled += 1;
-        let log = listed.ln() as f32;
-        row.logprobs.iter_mut().for_each(|x| *x -= log);
-    }
-    let tail = *row
-        .tail_logprob
-        .get_or_insert((1.0 - listed).max(0.0).ln() as f32);
-    let place = row.ids.iter().position(|id| *id == target_id);
-    let own = place.map(|at| row.logprobs[at]);
-    let target = row.target_logprob.or(own).unwrap_or_else(|| {
-        summary.bounded += 1;
-        let least = row.logprobs.iter().copied().fold(0.0, f32::min);
-        match tail > f32::NEG_INFINITY {
-            true => tail.min(least),
-            false => least,
-        }
-    });
-    row.target_logprob = Some(target);
-    Ok(row)
 }
 
 /// The files in `dir` whose names end with `suffix`, by the numbers and letters of their names;

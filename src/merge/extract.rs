@@ -17,6 +17,7 @@ use super::inputs::existing_ancestor;
 use super::low_rank::LowRank;
 use super::vector::{add, dot, subtract};
 use crate::error::{Context, Error, Result};
+use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
 use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Elements, Layout, TensorSpec, View};
 
@@ -115,10 +116,15 @@ pub fn extract(
         });
         bar.advance(1);
     }
+    let mut record = FolderRecord::default();
+    for (name, written) in writer.records()? {
+        record.insert(name, written);
+    }
     writer.finish(out)?;
     let path = out.join(CONFIG);
     let config = settings(base, options, &modules);
     std::fs::write(&path, format!("{config:#}\n")).at(&path)?;
+    record.write(out, &[])?;
     Ok(report)
 }
 

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use super::inputs::Model;
 use super::plan::Plan;
 use crate::error::{Context, Error, Result};
+use crate::integrity::Stamp;
 
-/// A digest of configuration, inputs (by path, size and times), vocabulary and layout, with the
+/// A digest of configuration, inputs (by path and [`Stamp`]), vocabulary and layout, with the
 /// files as they are now.
 pub(super) fn fingerprint(plan: &Plan) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
@@ -40,8 +41,7 @@ pub(super) fn fingerprint(plan: &Plan) -> Result<String> {
         for file in model.files() {
             let meta = std::fs::metadata(file).at(file)?;
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
-            let (length, times) = (meta.len(), times(&meta));
-            add(&format!("{} {length} {times:?}", file.display()));
+            add(&format!("{} {}", file.display(), Stamp::of(&meta)));
         }
     }
     for tensor in plan.layout.tensors() {
@@ -54,23 +54,6 @@ pub(super) fn fingerprint(plan: &Plan) -> Result<String> {
         add(file);
     }
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// When a file was last written, and when anything about it last changed, which no program can
-/// set back: in nanoseconds.
-#[cfg(unix)]
-fn times(meta: &std::fs::Metadata) -> [i128; 2] {
-    use std::os::unix::fs::MetadataExt;
-    let whole = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    [
-        whole(meta.mtime(), meta.mtime_nsec()),
-        whole(meta.ctime(), meta.ctime_nsec()),
-    ]
-}
-
-#[cfg(not(unix))]
-fn times(meta: &std::fs::Metadata) -> Option<SystemTime> {
-    meta.modified().ok()
 }
 
 /// Sizes of the inputs' files and when each was last written.

@@ -2,7 +2,7 @@
 //!
 //! The first line names the plan and the boot of the machine (after a power failure finished
 //! tensors may not have reached the disk, so a journal of another boot is not trusted); every
-//! further line is a tensor that is written completely, with its outcome.
+//! further line is a tensor that is written completely, with its digest and its outcome.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -22,12 +22,14 @@ struct Head {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Line {
     tensor: usize,
+    digest: String,
     shares: Vec<[u64; 4]>,
     remarks: Vec<Remark>,
 }
 
 impl Line {
-    fn new(tensor: usize, outcome: &Outcome) -> Self {
+    fn new(tensor: usize, done: &Done) -> Self {
+        let outcome = &done.outcome;
         let bits = |share: &Share| {
             [
                 share.coefficient,
@@ -39,12 +41,14 @@ impl Line {
         };
         Self {
             tensor,
+            digest: done.digest.to_hex().to_string(),
             shares: outcome.shares.iter().map(bits).collect(),
             remarks: outcome.remarks.clone(),
         }
     }
 
-    fn outcome(self) -> Outcome {
+    /// `None` if its digest is none.
+    fn done(self) -> Option<Done> {
         let share = |bits: &[u64; 4]| {
             let [coefficient, selected_fraction, kept_fraction, delta_norm] =
                 bits.map(f64::from_bits);
@@ -55,12 +59,23 @@ impl Line {
                 delta_norm,
             }
         };
-        Outcome {
-            shares: self.shares.iter().map(share).collect(),
-            remarks: self.remarks,
-            finite: true,
-        }
+        Some(Done {
+            digest: blake3::Hash::from_hex(&self.digest).ok()?,
+            outcome: Outcome {
+                shares: self.shares.iter().map(share).collect(),
+                remarks: self.remarks,
+                finite: true,
+            },
+        })
     }
+}
+
+/// A tensor that is written completely.
+#[derive(Clone)]
+pub(super) struct Done {
+    /// The digest of its bytes.
+    pub digest: blake3::Hash,
+    pub outcome: Outcome,
 }
 
 /// The open (and locked) journal of a merge.
@@ -73,7 +88,7 @@ pub(super) struct Journal {
 pub(super) const JOURNAL: &str = "merge-journal.jsonl";
 
 impl Journal {
-    /// Opens the journal in `dir` and returns the outcomes of finished tensors. What another plan
+    /// Opens the journal in `dir` and returns what is known of finished tensors. What another plan
     /// left in `dir` is removed.
     ///
     /// # Errors
@@ -83,7 +98,7 @@ impl Journal {
         dir: &Path,
         fingerprint: &str,
         tensors: usize,
-    ) -> Result<(Self, Vec<Option<Outcome>>)> {
+    ) -> Result<(Self, Vec<Option<Done>>)> {
         let path = dir.join(JOURNAL);
         let mut file = OpenOptions::new()
             .read(true)
@@ -108,7 +123,7 @@ impl Journal {
             fingerprint: fingerprint.to_owned(),
             boot: boot(),
         };
-        let mut done: Vec<Option<Outcome>> = vec![None; tensors];
+        let mut done: Vec<Option<Done>> = vec![None; tensors];
         let mut good = 0;
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
         let same = lines.next().is_some_and(|line| {
@@ -120,11 +135,11 @@ impl Journal {
                 // A line that was cut off, and all after it, are as if not written.
                 let parsed = serde_json::from_slice::<Line>(line).ok();
                 let parsed = parsed.filter(|l| line.ends_with(b"\n") && l.tensor < tensors);
-                let Some(parsed) = parsed else {
+                let Some((tensor, parsed)) = parsed.and_then(|l| Some((l.tensor, l.done()?)))
+                else {
                     break;
                 };
-                let tensor = parsed.tensor;
-                done[tensor] = Some(parsed.outcome());
+                done[tensor] = Some(parsed);
                 good += line.len();
             }
             file.set_len(good as u64).at(&path)?;
@@ -150,8 +165,8 @@ impl Journal {
     /// # Errors
     ///
     /// A failed write.
-    pub fn done(&mut self, tensor: usize, outcome: &Outcome) -> Result<()> {
-        let line = serde_json::to_string(&Line::new(tensor, outcome))
+    pub fn done(&mut self, tensor: usize, done: &Done) -> Result<()> {
+        let line = serde_json::to_string(&Line::new(tensor, done))
             .during(|| "writing the journal".into())?;
         self.file
             .write_all(format!("{line}\n").as_bytes())

@@ -8,13 +8,14 @@ use rayon::prelude::*;
 use super::blocks::{Inputs, Output, Walk};
 use super::fingerprint::check_unchanged;
 use super::inputs::{Input, Pages};
-use super::journal::{JOURNAL, Journal};
+use super::journal::{Done, JOURNAL, Journal};
 use super::kernels::{self, Job, Outcome, Remark, Share};
 use super::matching::TensorPlan;
 use super::output::write_companions;
 use super::plan::Plan;
 use super::vocabulary::Gathered;
 use crate::error::{Context, Error, Result};
+use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
 use crate::tensors::{CheckpointWriter, Elements};
 
@@ -97,18 +98,21 @@ pub fn run_observed(
     plan.check_space()?;
     let workplace = plan.workplace();
     std::fs::create_dir_all(&workplace).at(&workplace)?;
-    let (journal, outcomes) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
-    let resumed = outcomes.iter().flatten().count();
+    let (journal, done) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
+    let resumed = done.iter().flatten().count();
     let writer = CheckpointWriter::open(&workplace, plan.layout.clone())?;
     let tensors = &plan.matched.tensors;
     let bar = Bar::new("merging", plan.bytes_in(), "bytes");
     let open: Vec<usize> = (0..tensors.len())
-        .filter(|at| outcomes[*at].is_none())
+        .filter(|at| done[*at].is_none())
         .collect();
-    for at in (0..tensors.len()).filter(|at| outcomes[*at].is_some()) {
-        bar.advance(plan.tensor_bytes(&tensors[at]));
+    for (at, known) in done.iter().enumerate() {
+        if let Some(known) = known {
+            writer.restore(at, known.digest);
+            bar.advance(plan.tensor_bytes(&tensors[at]));
+        }
     }
-    let progress = Mutex::new((journal, outcomes, observer));
+    let progress = Mutex::new((journal, done, observer));
     let poisoned = || Error::usage("another thread failed");
 
     let merge = |place: usize| -> Result<()> {
@@ -121,13 +125,14 @@ pub fn run_observed(
         if !outcome.finite {
             return Err(not_finite(plan, &tensors[at]));
         }
-        writer.complete(at);
+        let digest = writer.complete(at)?;
         plan.advise(&tensors[at], plan.pages);
         bar.advance(plan.tensor_bytes(&tensors[at]));
         let mut progress = progress.lock().map_err(|_| poisoned())?;
-        let (journal, outcomes, observer) = &mut *progress;
-        journal.done(at, &outcome)?;
-        outcomes[at] = Some(outcome);
+        let (journal, done, observer) = &mut *progress;
+        let now = Done { digest, outcome };
+        journal.done(at, &now)?;
+        done[at] = Some(now);
         observer(at, &tensors[at].name)
     };
     // Small tensors are shared out whole, so that no thread waits at the end of each; large ones
@@ -141,14 +146,23 @@ pub fn run_observed(
             .try_for_each(|place| merge(*place))?;
     }
 
-    let (journal, outcomes, _) = progress.into_inner().map_err(|_| poisoned())?;
+    let (journal, done, _) = progress.into_inner().map_err(|_| poisoned())?;
     check_unchanged(plan)?;
+    let mut record = FolderRecord::default();
+    for (name, written) in writer.records()? {
+        record.insert(name, written);
+    }
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
+    record.write(&workplace, &[JOURNAL])?;
     drop(journal);
     publish(&workplace, &plan.out)?;
 
-    let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
+    let outcomes: Vec<Outcome> = done
+        .into_iter()
+        .flatten()
+        .map(|done| done.outcome)
+        .collect();
     let mut warnings = warnings(plan, &outcomes);
     warnings.extend(plan.warnings.iter().cloned());
     Ok(MergeSummary {

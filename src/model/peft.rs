@@ -17,6 +17,7 @@ use super::lora::{Adapters, Lora, Module, modules, names};
 use super::save::write_tensors;
 use super::weights::{Shard, wide_float};
 use crate::error::{Context, Error, Result};
+use crate::integrity::FolderRecord;
 
 /// The settings of an adapter.
 pub(crate) const CONFIG: &str = "adapter_config.json";
@@ -39,8 +40,9 @@ impl Decoder {
     }
 }
 
-/// Writes the adapters to the folder `dir`; `base` is where the base model is, for PEFT.
-pub(super) fn write(adapters: &Adapters, dir: &Path, base: &Path) -> Result<()> {
+/// Writes the adapters to the folder `dir`, and returns what was written; `base` is where the base
+/// model is, for PEFT.
+pub(super) fn write(adapters: &Adapters, dir: &Path, base: &Path) -> Result<FolderRecord> {
     let lora = adapters.lora();
     let alpha = match lora.alpha {
         whole if whole.fract() == 0.0 && whole.abs() < 1e15 => json!(whole as i64),
@@ -69,13 +71,16 @@ pub(super) fn write(adapters: &Adapters, dir: &Path, base: &Path) -> Result<()> 
         .iter()
         .map(|(name, var)| (format!("{PREFIX}{name}"), var.dims().to_vec()))
         .collect();
-    write_tensors(&dir.join(WEIGHTS), &tensors, DType::F32, |name| {
+    let weights = write_tensors(&dir.join(WEIGHTS), &tensors, DType::F32, |name| {
         let var = name
             .strip_prefix(PREFIX)
             .and_then(|name| adapters.params().get(name));
         var.map(Var::as_detached_tensor)
             .ok_or_else(|| Error::usage(format!("the adapter lacks tensor `{name}`")))
-    })
+    })?;
+    let mut record = FolderRecord::default();
+    record.insert(WEIGHTS, weights);
+    Ok(record)
 }
 
 /// Reads the adapters in `dir` for a model of shape `config`.

@@ -12,6 +12,7 @@ use super::lora::LoraSave;
 use super::peft;
 use super::weights::SINGLE;
 use crate::error::{Context, Error, Result};
+use crate::integrity::{FileRecord, FolderRecord, cells};
 
 /// Files that belong to a model but not to its weights: what is made from it gets copies.
 pub const COMPANIONS: [&str; 12] = [
@@ -62,22 +63,26 @@ impl Decoder {
         replace(dir, |dir| match what {
             LoraSave::Merged => self.write_model(dir, base_dir, dtype),
             LoraSave::Adapter => {
-                write_adapter(dir)?;
-                copy_companions(base_dir, dir)
+                let record = write_adapter(dir)?;
+                copy_companions(base_dir, dir)?;
+                Ok(record)
             }
             LoraSave::Both => {
                 let inner = dir.join("adapter");
                 std::fs::create_dir(&inner).at(&inner)?;
-                write_adapter(&inner)?;
-                self.write_model(dir, base_dir, dtype)
+                let mut record = write_adapter(&inner)?.within("adapter");
+                record.extend(self.write_model(dir, base_dir, dtype)?);
+                Ok(record)
             }
         })
     }
 
-    fn write_model(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<()> {
-        self.write_weights(&dir.join(SINGLE), dtype)?;
+    fn write_model(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<FolderRecord> {
+        let mut record = FolderRecord::default();
+        record.insert(SINGLE, self.write_weights(&dir.join(SINGLE), dtype)?);
         self.write_config(&dir.join("config.json"), dtype)?;
-        copy_companions(base_dir, dir)
+        copy_companions(base_dir, dir)?;
+        Ok(record)
     }
 
     fn write_config(&self, path: &Path, dtype: DType) -> Result<()> {
@@ -95,7 +100,7 @@ impl Decoder {
         std::fs::write(path, text + "\n").at(path)
     }
 
-    fn write_weights(&self, path: &Path, dtype: DType) -> Result<()> {
+    fn write_weights(&self, path: &Path, dtype: DType) -> Result<FileRecord> {
         let specs = self.config().tensors();
         let tensors: Vec<(String, Vec<usize>)> = specs
             .into_iter()
@@ -119,8 +124,9 @@ impl Decoder {
     }
 }
 
-/// Fills a folder beside `dir` with `write`, then puts it in the place of `dir`.
-fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Fills a folder beside `dir` with `write`, which returns what it wrote, adds the record of its
+/// files, then puts it in the place of `dir`.
+fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<FolderRecord>) -> Result<()> {
     let name = dir
         .file_name()
         .and_then(|name| name.to_str())
@@ -133,7 +139,8 @@ fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let partial = parent.join(format!(".{name}.partial"));
     remove(&partial)?;
     std::fs::create_dir(&partial).at(&partial)?;
-    if let Err(error) = write(&partial) {
+    let written = write(&partial).and_then(|record| record.write(&partial, &[]));
+    if let Err(error) = written {
         // The first failure is the one to report.
         let _ = remove(&partial);
         return Err(error);
@@ -148,13 +155,13 @@ fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
 }
 
 /// Writes a safetensors file of `tensors` (names and shapes) in `dtype`, asking `get` for one
-/// after the other.
+/// after the other; returns what was written.
 pub(super) fn write_tensors(
     path: &Path,
     tensors: &[(String, Vec<usize>)],
     dtype: DType,
     mut get: impl FnMut(&str) -> Result<Tensor>,
-) -> Result<()> {
+) -> Result<FileRecord> {
     let dtype_name = dtype_names(dtype)?.0;
     let mut header = Map::new();
     // transformers refuses files that do not say this.
@@ -179,14 +186,16 @@ pub(super) fn write_tensors(
 
     let file = File::create(path).at(path)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(&(header.len() as u64).to_le_bytes())
-        .at(path)?;
+    header.splice(..0, (header.len() as u64).to_le_bytes());
     out.write_all(&header).at(path)?;
+    let mut written = Vec::with_capacity(tensors.len());
     for (name, _) in tensors {
         let bytes = bytes(&get(name)?, dtype).during(|| format!("reading tensor `{name}`"))?;
         out.write_all(&bytes).at(path)?;
+        written.push((bytes.len() as u64, cells::of_tensor(&bytes)));
     }
-    out.flush().at(path)
+    out.flush().at(path)?;
+    Ok(cells::of_file(&header, written))
 }
 
 /// Names of a dtype in safetensors and in `config.json`.

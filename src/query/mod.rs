@@ -11,9 +11,11 @@
 //! | `embedded`, `catalogue` | the files of `sql/`, their headers, replacements from a folder |
 //! | `session` | tables and views of a run, statements and parameters |
 //! | `division` | `/` between whole numbers |
+//! | `permit` | which statements are run: those that only read |
 //! | `stream` | batches as they come, interruptible |
 //! | `format` | results as a table, CSV, JSON or Parquet |
 //! | `check` | all data checks of a run |
+//! | `files` | whether the files of a run are all there, and what was written |
 //! | `inspect` | what an artifact, a checkpoint or a run folder is |
 //! | `transform` | statements whose result is an artifact |
 //! | `variants` | the results of a run's variants beside its own |
@@ -25,8 +27,10 @@ mod check;
 mod complete;
 mod division;
 mod embedded;
+mod files;
 mod format;
 mod inspect;
+mod permit;
 mod repl;
 mod session;
 mod setup;
@@ -35,7 +39,8 @@ mod transform;
 mod variants;
 
 pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
-pub use check::{Finding, Level, run_checks};
+pub use check::{Finding, Level, check_run, run_checks};
+pub use files::RunFiles;
 pub use format::{Format, print, save_parquet};
 pub use inspect::{ArtifactReport, CheckpointReport, Inspection, Origin, RunReport, inspect};
 pub use repl::repl;

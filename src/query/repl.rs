@@ -262,6 +262,22 @@ mod tests {
         assert!(say("\\?").1.contains("leave"));
         assert!(say("\\x").0.is_err());
         assert!(say("SELEC 1;").0.is_err());
+        // A view lasts as long as the session; nothing else is changed.
+        say("CREATE VIEW seven AS SELECT 7 AS x;").0.unwrap();
+        assert_eq!(say("SELECT * FROM seven;").1, "x\n-\n7\n(1 row)\n");
+        say("DROP VIEW seven;").0.unwrap();
+        for refused in [
+            "INSERT INTO steps SELECT * FROM steps;",
+            "DROP TABLE steps;",
+        ] {
+            assert!(
+                say(refused)
+                    .0
+                    .unwrap_err()
+                    .to_string()
+                    .contains("only read")
+            );
+        }
         assert_eq!(say("\\q").0.unwrap(), Then::Leave);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::MemorySchemaProvider;
 use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{
@@ -24,6 +26,8 @@ use tokio::runtime::Runtime;
 
 use super::catalogue::{Catalogue, Group, Param, Script};
 use super::division::Division;
+use super::files::RunFiles;
+use super::permit::permit;
 use super::stream::Batches;
 use crate::artifact::{Kind, RunDir};
 use crate::error::{Context, Error, Result, did_you_mean};
@@ -83,6 +87,8 @@ impl SessionOptions {
 pub struct Session {
     context: SessionContext,
     catalogue: Catalogue,
+    /// Kinds that no statement must read, and why.
+    unusable: BTreeMap<Kind, String>,
     runtime: Option<Runtime>,
 }
 
@@ -109,6 +115,22 @@ impl Session {
                     Error::usage(format!("view `{}` does not fit: {error}", view.name))
                 })?;
         }
+        Ok(session)
+    }
+
+    /// [`Session::open`], for a run of which nothing must be missing: it looks at the footers of
+    /// all parts.
+    ///
+    /// # Errors
+    /// Also if a file of the run is missing or was changed. An artifact that is still being written,
+    /// or was when its stage was stopped, is an error of the statements that read it.
+    pub fn open_whole(run: &RunDir, options: &SessionOptions) -> Result<Self> {
+        let unusable = RunFiles::of(run)?.unusable()?;
+        let mut session = Self::open(run, options)?;
+        session.unusable = unusable
+            .into_iter()
+            .map(|(kind, why)| (kind, why.to_string()))
+            .collect();
         Ok(session)
     }
 
@@ -144,6 +166,7 @@ impl Session {
         Ok(Self {
             context,
             catalogue: Catalogue::load(options.sql_dir.as_deref())?,
+            unusable: BTreeMap::new(),
             runtime: Some(runtime),
         })
     }
@@ -239,15 +262,43 @@ impl Session {
             }
         }
         let context = &self.context;
-        self.runtime()?
+        let runtime = self.runtime()?;
+        let state = context.state();
+        let plan = runtime
+            .block_on(state.create_logical_plan(sql))
+            .map_err(|error| self.statement_error(error))?;
+        permit(&plan)?;
+        self.check_usable(&plan)?;
+        runtime
             .block_on(async move {
-                let frame = context.sql(sql).await?;
+                let frame = context.execute_logical_plan(plan).await?;
                 match values.is_empty() {
                     true => Ok(frame),
                     false => frame.with_param_values(values),
                 }
             })
             .map_err(|error| self.statement_error(error))
+    }
+
+    /// Fails if a statement reads an artifact that is not whole.
+    fn check_usable(&self, plan: &LogicalPlan) -> Result<()> {
+        let mut found = None;
+        let read = |node: &LogicalPlan| {
+            if let LogicalPlan::TableScan(scan) = node {
+                let table = scan.table_name.table();
+                let kind = table.strip_suffix("_stored").unwrap_or(table);
+                found = found.or(self.unusable.iter().find(|(known, _)| known.name() == kind));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        };
+        plan.apply_with_subqueries(read).map_err(sql_error)?;
+        match found {
+            None => Ok(()),
+            Some((kind, why)) => Err(Error::input(
+                format!("`{kind}`"),
+                format!("this statement reads it, and it is not whole: {why}"),
+            )),
+        }
     }
 
     fn runtime(&self) -> Result<&Runtime> {
@@ -280,6 +331,15 @@ impl Session {
                 Error::usage(format!("no table or view is called `{name}`")).remedy(remedy)
             }
         }
+    }
+
+    /// Adds an empty schema.
+    pub(super) fn create_schema(&self, name: &str) -> Result<()> {
+        let catalog = self.context.catalog("datafusion");
+        let catalog = catalog.ok_or_else(|| Error::usage("this SQL session has no catalogue"))?;
+        let schema = Arc::new(MemorySchemaProvider::new());
+        catalog.register_schema(name, schema).map_err(sql_error)?;
+        Ok(())
     }
 
     /// Registers the table of an artifact kind over the run folder `root` as `name`.
@@ -322,8 +382,7 @@ impl Session {
     }
 
     /// The statement is taken apart here, not executed, because a location in SQL cannot be a
-    /// folder with `*` in its name, and only `*.parquet` must be listed: half-written parts lie
-    /// beside them.
+    /// folder with `*` in its name, and only parts must be listed: other files lie beside them.
     fn register(&self, statement: &CreateExternalTable, name: &str, dir: &Path) -> Result<()> {
         let is_partition = |name: &str| statement.table_partition_cols.iter().any(|p| p == name);
         let (partitions, columns): (Vec<_>, Vec<_>) = statement
@@ -349,7 +408,10 @@ impl Session {
         let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
             .with_file_extension(".parquet")
             .with_table_partition_cols(partitions);
-        let url = ListingTableUrl::parse(folder_url(dir)?).map_err(sql_error)?;
+        // Parts only: nothing that is hidden, and no file of another program.
+        let url = ListingTableUrl::parse(folder_url(dir)?)
+            .and_then(|url| url.with_glob("part-*.parquet"))
+            .map_err(sql_error)?;
         let config = ListingTableConfig::new(url)
             .with_listing_options(options)
             .with_schema(columns);

@@ -37,10 +37,7 @@ impl Session {
         let names = names(&run)?;
         let mut union = "SELECT '' AS run, * FROM eval_items".to_owned();
         if !names.is_empty() {
-            self.query(
-                &format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"),
-                &Params::new(),
-            )?;
+            self.create_schema(SCHEMA)?;
         }
         for name in names {
             let table = format!("{SCHEMA}.\"{}\"", name.replace('"', "\"\""));

@@ -26,9 +26,10 @@ pub use schema::{Baseline, Dtype, ModelSpec, Recipe, Reused, Variant};
 pub use scoreboard::{comparison, scoreboard};
 pub use step::{Item, Record, Status, Step};
 
-use crate::artifact::{Kind, RunDir, atomic};
+use crate::artifact::{Kind, OWNER, RunDir, atomic};
 use crate::error::{Context, Error, Result};
 use crate::progress::{check_interrupt, note, warn};
+use crate::query::RunFiles;
 use crate::text;
 use crate::units::{Bytes, Count, Elapsed};
 
@@ -162,9 +163,6 @@ fn check_tasks(run: &Run) -> Result<()> {
     }
     Ok(())
 }
-
-/// The file that says whose run a folder is.
-const OWNER: &str = "run.json";
 
 /// Fails if `dir` is the run of another recipe, or something else.
 fn check_folder(recipe: &Recipe, dir: &RunDir) -> Result<()> {
@@ -323,6 +321,17 @@ impl Plan {
             let _ = writeln!(text, "  {:width$}  {word}", step.name());
         }
         Ok(ahead)
+    }
+
+    /// Reads all files of the run, its variants included, and compares them with what was written to
+    /// them; returns how many bytes these are.
+    ///
+    /// # Errors
+    /// Files that are damaged; those that are missing are not: [`Plan::run`] writes them.
+    pub fn verify(&self) -> Result<u64> {
+        let files = RunFiles::of(self.dir())?;
+        files.check_written()?;
+        Ok(files.bytes())
     }
 
     /// Does the steps that are not up to date, in order, variant after variant.

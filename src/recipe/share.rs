@@ -7,34 +7,38 @@ use std::fs;
 use std::path::Path;
 
 use super::step::Item;
+use crate::artifact::{digest, is_part, is_seal};
 use crate::error::{Context, Result};
 
-/// Puts the parts of the artifact in `from` into `to`, in the place of what is there.
+/// Puts the parts of the artifact in `from`, and what was recorded of them, into `to`, in the place of what is there.
 pub(super) fn artifact(from: &Path, to: &Path) -> Result<()> {
-    files(from, to, |name| {
-        name.starts_with("part-") && name.ends_with(".parquet")
-    })
+    files(from, to, &|name| is_part(name) || is_seal(name))
 }
 
 /// Puts what a step has written in another run in the place of what it would write here.
 pub(super) fn item(from: &Item, to: &Item) -> Result<()> {
     match from {
         Item::Artifact(..) => artifact(from.path(), to.path()),
-        _ => files(from.path(), to.path(), |name| !name.starts_with('.')),
+        _ => files(from.path(), to.path(), &|name| !name.starts_with('.')),
     }
 }
 
-fn files(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    remove_files(to, |_| true)?;
-    fs::create_dir_all(to).at(to)?;
+fn files(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+    match fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).at(to),
+        _ => fs::create_dir_all(to).at(to)?,
+    }
     for entry in fs::read_dir(from).at(from)? {
         let entry = entry.at(from)?;
         let name = entry.file_name();
-        if !entry.file_type().at(from)?.is_file() || !wanted(&name.to_string_lossy()) {
+        if !wanted(&name.to_string_lossy()) {
             continue;
         }
         let (source, target) = (entry.path(), to.join(&name));
-        if fs::hard_link(&source, &target).is_err() {
+        // An adapter lies in a folder of its checkpoint.
+        if entry.file_type().at(from)?.is_dir() {
+            files(&source, &target, wanted)?;
+        } else if digest::link(&source, &target).is_err() {
             fs::copy(&source, &target).at(&target)?;
         }
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::share;
-use crate::artifact::{Artifact, Kind, RunDir, atomic, digest};
+use crate::artifact::{self, Artifact, Kind, RunDir, atomic, digest};
 use crate::error::{Context, Error, Result};
 use crate::model::{COMPANIONS, gguf_files, is_gguf};
 use crate::progress::note;
@@ -49,9 +49,12 @@ impl Item {
     /// Digest of what it is, or `None` if it is not there (or not whole).
     pub fn identity(&self) -> Result<Option<String>> {
         match self {
-            Item::Artifact(kind, dir) => Ok(Artifact::open(dir, *kind)
-                .ok()
-                .map(|a| a.identity().to_owned())),
+            Item::Artifact(kind, dir) => {
+                // Damage is made good, what others put there is not removed.
+                artifact::check_files(dir)?;
+                let artifact = Artifact::open(dir, *kind).ok();
+                Ok(artifact.map(|artifact| artifact.identity().to_owned()))
+            }
             Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
             Item::Model(dir) => digest::model(dir).map(Some),
             Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES).map(Some),
@@ -194,7 +197,12 @@ impl Step {
             return Ok(Status::Ready);
         };
         for (index, item) in self.outputs.iter().enumerate() {
-            if item.identity()?.as_ref() != record.outputs.get(index) {
+            // A folder of ours without weights is one to be written again.
+            let found = match item {
+                Item::Model(dir) => digest::model(dir).ok(),
+                _ => item.identity()?,
+            };
+            if found.as_ref() != record.outputs.get(index) {
                 return Ok(Status::Ready);
             }
         }

@@ -126,6 +126,15 @@ impl Header {
     /// cannot be shown, offsets that overflow, overlap, leave a gap, disagree with shape and
     /// dtype, or do not end with the file.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::parse_start(file, bytes, bytes.len() as u64)
+    }
+
+    /// The same for a file of `total` bytes whose first ones, with the whole header, are `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Header::parse`].
+    pub(crate) fn parse_start(file: &Path, bytes: &[u8], total: u64) -> Result<Self> {
         let bad = |problem: String| {
             Error::file(file, problem).remedy("the file is damaged or incomplete; copy it again")
         };
@@ -135,6 +144,7 @@ impl Header {
                 bytes.len()
             )));
         };
+        let after = usize::try_from(total).unwrap_or(usize::MAX) - 8;
         let length = u64::from_le_bytes(*length);
         if length > MAX_HEADER_BYTES {
             return Err(bad(format!(
@@ -144,12 +154,11 @@ impl Header {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let Some(json) = rest.get(..length) else {
             return Err(bad(format!(
-                "the header claims {length} bytes, the file has {} after its length field",
-                rest.len()
+                "the header claims {length} bytes, the file has {after} after its length field"
             )));
         };
         let data_start = 8 + length;
-        let data_len = rest.len() - length;
+        let data_len = after - length;
         let raw: RawHeader = serde_json::from_slice(json)
             .map_err(|error| bad(format!("the header is not what it should be: {error}")))?;
 
@@ -229,10 +238,11 @@ impl Header {
             }
             covered = tensor.end;
         }
-        if covered != bytes.len() {
+        let end = data_start + data_len;
+        if covered != end {
             return Err(bad(format!(
                 "{} bytes after the last tensor belong to none",
-                bytes.len() - covered
+                end - covered
             )));
         }
         Ok(header)

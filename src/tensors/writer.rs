@@ -3,9 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::integrity::FileRecord;
+use crate::integrity::cells::{self, Cells};
 
 /// A tensor that will be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +187,10 @@ fn header<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> (Vec<u8>, u64) {
 pub struct CheckpointWriter {
     layout: Layout,
     files: Vec<(PathBuf, File)>,
+    /// What has been written of each tensor.
+    cells: Vec<Cells>,
+    /// The digests of tensors that are complete.
+    digests: Vec<OnceLock<blake3::Hash>>,
 }
 
 impl CheckpointWriter {
@@ -209,7 +216,13 @@ impl CheckpointWriter {
                 .at(&path)?;
             files.push((path, file));
         }
-        Ok(Self { layout, files })
+        let tensors = &layout.tensors;
+        Ok(Self {
+            cells: tensors.iter().map(|t| Cells::new(t.bytes())).collect(),
+            digests: tensors.iter().map(|_| OnceLock::new()).collect(),
+            layout,
+            files,
+        })
     }
 
     /// The layout.
@@ -226,12 +239,57 @@ impl CheckpointWriter {
         let (shard, begin) = self.layout.places[tensor];
         let (path, file) = &self.files[shard];
         debug_assert!(offset + bytes.len() as u64 <= self.layout.tensors[tensor].bytes());
-        write_at(file, bytes, begin + offset).at(path)
+        write_at(file, bytes, begin + offset).at(path)?;
+        self.cells[tensor].add(offset, bytes);
+        Ok(())
     }
 
-    /// Says that a tensor is complete: the system begins to store it, so that
-    /// [`CheckpointWriter::finish`] has less to wait for.
-    pub fn complete(&self, tensor: usize) {
+    /// Says that an interrupted run has completed a tensor, and what its digest was.
+    pub fn restore(&self, tensor: usize, digest: blake3::Hash) {
+        // One that is there already is the same.
+        let _ = self.digests[tensor].set(digest);
+    }
+
+    /// Says that a tensor is complete, and returns its digest: the system begins to store it, so
+    /// that [`CheckpointWriter::finish`] has less to wait for.
+    ///
+    /// # Errors
+    ///
+    /// A failed read of what was not written in one go.
+    pub fn complete(&self, tensor: usize) -> Result<blake3::Hash> {
+        self.start_storing(tensor);
+        if let Some(digest) = self.digests[tensor].get() {
+            return Ok(*digest);
+        }
+        let digest = match self.cells[tensor].digest() {
+            Some(digest) => digest,
+            None => {
+                let (shard, begin) = self.layout.places[tensor];
+                let bytes = self.layout.tensors[tensor].bytes();
+                cells::in_file(&self.files[shard].0, begin..begin + bytes)?
+            }
+        };
+        Ok(*self.digests[tensor].get_or_init(|| digest))
+    }
+
+    /// What was written to each file, by its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`CheckpointWriter::complete`].
+    pub fn records(&self) -> Result<Vec<(String, FileRecord)>> {
+        let mut tensors: Vec<Vec<(u64, blake3::Hash)>> = vec![Vec::new(); self.files.len()];
+        for (at, (shard, _)) in self.layout.places.iter().enumerate() {
+            let bytes = self.layout.tensors[at].bytes();
+            tensors[*shard].push((bytes, self.complete(at)?));
+        }
+        let shards = self.layout.shards.iter().zip(tensors);
+        Ok(shards
+            .map(|(shard, tensors)| (shard.file.clone(), cells::of_file(&shard.header, tensors)))
+            .collect())
+    }
+
+    fn start_storing(&self, tensor: usize) {
         #[cfg(target_os = "linux")]
         {
             use std::os::fd::AsRawFd;

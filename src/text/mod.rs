@@ -12,6 +12,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod transcript;
+mod values;
 
 pub use formats::{Format, Message, Record, Records, read};
 pub use json::read_json;
@@ -19,3 +20,4 @@ pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcript, transcript};
+pub use values::{Numbers, Values, values};

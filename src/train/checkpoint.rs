@@ -11,7 +11,8 @@
 //!   weights/<parameter>    f32                 master weights of what is trained
 //! ```
 //!
-//! Each file is written beside its name and renamed, so that it is there whole or not at all.
+//! Each file is written beside its name and renamed, so that it is there whole or not at all, and
+//! knows its own digest.
 //! There is no random state: shuffles are drawn from (seed, epoch, part). Which step was the best
 //! follows from the log; the weights of the best step of a saved state are kept until a state
 //! that knows a better one is saved.
@@ -131,6 +132,7 @@ impl Checkpoint {
             };
             optimiser.restore(index, var, saved)?;
         }
+        reader.check_read()?;
         optimiser.set_steps(header.optimiser_steps);
         Ok(Some(Progress {
             position: header.position,
@@ -173,7 +175,7 @@ impl Checkpoint {
                 .and_then(|weights| var.set(&weights.to_dtype(var.dtype())?))
                 .during(|| format!("restoring the best `{name}`"))?;
         }
-        Ok(())
+        reader.check_read()
     }
 
     /// Fails unless the weights of `step` are there and this training's.

@@ -9,6 +9,7 @@
 
 pub(crate) mod edits;
 pub(crate) mod merges;
+mod normal;
 mod pieces;
 mod roles;
 mod spans;
@@ -17,12 +18,14 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod trace;
 mod transcripts;
 
 pub use edits::distance;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -140,6 +143,9 @@ pub struct Vocabulary {
     /// interchangeable.
     pub digest: String,
     roles: HashMap<Role, u32>,
+    /// Whether a token that is decoded alone loses the blank that it begins with
+    /// (SentencePiece's added prefix); `vocab` artifacts from before do not say.
+    drops_blank: Option<bool>,
 }
 
 impl Vocabulary {
@@ -160,7 +166,15 @@ impl Vocabulary {
             tokens,
             digest,
             roles: by_role,
+            drops_blank: None,
         }
+    }
+
+    /// Says whether a token that is decoded alone loses the blank that it begins with.
+    #[must_use]
+    fn dropping_blanks(mut self, drops: Option<bool>) -> Self {
+        self.drops_blank = drops;
+        self
     }
 
     /// The number of ids, holes included: one more than the highest id.
@@ -185,6 +199,21 @@ impl Vocabulary {
         self.tokens
             .get(id as usize)
             .map_or(&[], |token| &token.bytes)
+    }
+
+    /// What the tokenizer's decoder makes of a token alone; bytes that are no whole character
+    /// become U+FFFD. None where that is not known.
+    pub fn decoded(&self, id: u32) -> Option<Cow<'_, str>> {
+        let token = self.tokens.get(id as usize)?;
+        let text = String::from_utf8_lossy(&token.bytes);
+        if token.kind == Kind::Added || !text.starts_with(' ') {
+            return Some(text);
+        }
+        Some(match (self.drops_blank?, text) {
+            (false, text) => text,
+            (true, Cow::Borrowed(text)) => Cow::Borrowed(&text[1..]),
+            (true, Cow::Owned(text)) => Cow::Owned(text[1..].to_owned()),
+        })
     }
 
     /// The id of the token with this role.

@@ -71,6 +71,8 @@ pub(super) enum Prefix {
 #[derive(Clone, Debug)]
 pub(super) struct Scheme {
     pub(super) byte_level: bool,
+    /// The pre-tokenizer spells bytes as characters (not the normaliser, before it).
+    late_bytes: bool,
     pub(super) byte_fallback: bool,
     pub(super) prefix: Prefix,
     space: Option<String>,
@@ -99,7 +101,8 @@ impl Scheme {
             .find(|part| is(part, "Metaspace"))
             .map(|part| text(part, "replacement").unwrap_or_else(|| "▁".to_owned()));
         let replaced = normalizers.iter().find_map(|part| {
-            let pattern = part.get("pattern")?.get("String")?.as_str()?;
+            let pattern = part.get("pattern")?;
+            let pattern = pattern.get("String").or_else(|| pattern.get("Regex"))?;
             (is(part, "Replace") && pattern == " ").then(|| text(part, "content"))?
         });
         let restored = decoders.iter().find_map(|part| {
@@ -131,7 +134,12 @@ impl Scheme {
         };
 
         Self {
-            byte_level: all().any(|part| is(part, "ByteLevel")),
+            // What a decoder says is of no account: the model sees what comes before it.
+            byte_level: normalizers
+                .iter()
+                .chain(&pre)
+                .any(|part| is(part, "ByteLevel")),
+            late_bytes: pre.iter().any(|part| is(part, "ByteLevel")),
             byte_fallback: yes(model, "byte_fallback")
                 || decoders.iter().any(|part| is(part, "ByteFallback")),
             prefix,
@@ -141,44 +149,97 @@ impl Scheme {
         }
     }
 
-    /// Normalised text with the marks for spaces turned back into spaces. (A byte-level
-    /// pre-tokenizer spells bytes only after normalisation.)
-    pub(super) fn unspell(&self, text: &str) -> String {
+    /// Whether the pre-tokenizer's words are spelled byte by byte.
+    pub(super) fn spells_bytes(&self) -> bool {
+        self.late_bytes
+    }
+
+    /// The byte that a character of a byte-level spelling stands for.
+    pub(super) fn byte_of(&self, char: char) -> Option<u8> {
+        BYTE_OF_CHAR.get(&char).copied()
+    }
+
+    /// Whether a character of a word (as the pre-tokenizer leaves it) is a space.
+    pub(super) fn is_space(&self, char: char) -> bool {
+        match self.late_bytes {
+            true => self.byte_of(char) == Some(b' '),
+            false => {
+                char == ' '
+                    || self
+                        .space
+                        .as_deref()
+                        .is_some_and(|space| space.chars().eq([char]))
+            }
+        }
+    }
+
+    /// A piece without the marks that tell its place in a word.
+    pub(super) fn bare<'a>(&self, piece: &'a str) -> &'a str {
+        // A piece that is nothing but the mark stands for itself.
+        let cut = |cut: Option<&'a str>, whole: &'a str| match cut {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => whole,
+        };
+        let prefix = self.continuing.as_deref();
+        let piece = cut(prefix.and_then(|prefix| piece.strip_prefix(prefix)), piece);
+        let suffix = self.word_end.as_deref();
+        cut(suffix.and_then(|suffix| piece.strip_suffix(suffix)), piece)
+    }
+
+    /// The bytes that a part of a word (as the pre-tokenizer leaves it) stands for.
+    pub(super) fn bytes_of_text(&self, text: &str) -> Vec<u8> {
+        if self.byte_level {
+            let bytes: Option<Vec<u8>> = text.chars().map(|char| self.byte_of(char)).collect();
+            return bytes.unwrap_or_else(|| text.as_bytes().to_vec());
+        }
         match &self.space {
-            Some(space) => text.replace(space.as_str(), " "),
-            None => text.to_owned(),
+            Some(space) => text.replace(space.as_str(), " ").into_bytes(),
+            None => text.as_bytes().to_vec(),
         }
     }
 
     /// The bytes that a piece of the model stands for, and its kind.
     pub(super) fn bytes(&self, piece: &str) -> (Vec<u8>, Kind) {
-        if self.byte_level {
-            let bytes: Option<Vec<u8>> = piece
-                .chars()
-                .map(|char| BYTE_OF_CHAR.get(&char).copied())
-                .collect();
-            return (
-                bytes.unwrap_or_else(|| piece.as_bytes().to_vec()),
-                Kind::Ordinary,
-            );
-        }
         if self.byte_fallback
+            && !self.byte_level
             && let Some(byte) = byte_token(piece)
         {
             return (vec![byte], Kind::Byte);
         }
-        let mut piece = piece;
-        if let Some(prefix) = &self.continuing {
-            piece = piece.strip_prefix(prefix.as_str()).unwrap_or(piece);
-        }
-        if let Some(suffix) = &self.word_end {
-            piece = piece.strip_suffix(suffix.as_str()).unwrap_or(piece);
-        }
-        let text = match &self.space {
-            Some(space) => piece.replace(space.as_str(), " "),
-            None => piece.to_owned(),
-        };
-        (text.into_bytes(), Kind::Ordinary)
+        (self.bytes_of_text(self.bare(piece)), Kind::Ordinary)
+    }
+}
+
+/// In which texts a normaliser can make several bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    None,
+    BeyondAscii,
+    Any,
+}
+
+impl Growth {
+    pub(super) fn of(spec: &Value, is_piece: &dyn Fn(&str) -> bool) -> Self {
+        let parts = flatten(spec.get("normalizer").unwrap_or(&Value::Null));
+        let growth = parts.into_iter().map(|part| {
+            let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+            match text(&part["type"]).as_str() {
+                "Prepend" | "Strip" | "StripAccents" => Self::None,
+                "Replace" if part["pattern"]["String"] == " " => {
+                    match is_piece(&text(&part["content"])) {
+                        true => Self::None,
+                        false => Self::Any,
+                    }
+                }
+                "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Lowercase" | "BertNormalizer" => {
+                    Self::BeyondAscii
+                }
+                _ => Self::Any,
+            }
+        });
+        growth
+            .max_by_key(|growth| *growth as u8)
+            .unwrap_or(Self::None)
     }
 }
 
@@ -222,6 +283,11 @@ pub(super) fn vocabulary(
     }
     for (id, token) in added {
         if let Some(slot) = tokens.get_mut(id as usize) {
+            // The model makes a piece of many texts (Gemma's `▁▁` of two blanks); that its
+            // spelling is taken out of a text as well is the exception.
+            if slot.kind != Kind::Hole && slot.display == token.content && !token.special {
+                continue;
+            }
             *slot = Token {
                 bytes: token.content.clone().into_bytes(),
                 display: token.content,
@@ -246,7 +312,21 @@ pub(super) fn vocabulary(
         }
     }
     let digest = digest(spec, &tokens, roles);
+    let drops_blank = drops_blank(&tokens, tokenizer);
     Vocabulary::new(tokens, digest, roles.iter().map(|(role, id)| (*role, *id)))
+        .dropping_blanks(Some(drops_blank))
+}
+
+/// Whether the decoder drops the blank that a token alone begins with, told from a token that has
+/// one and text after it.
+fn drops_blank(tokens: &[Token], tokenizer: &tokenizers::Tokenizer) -> bool {
+    let word = (0u32..).zip(tokens).find(|(_, token)| {
+        let text = std::str::from_utf8(&token.bytes).ok();
+        let word = text.and_then(|text| text.strip_prefix(' '));
+        token.kind == Kind::Ordinary && word.is_some_and(|word| !word.trim_start().is_empty())
+    });
+    let alone = word.and_then(|(id, _)| tokenizer.decode(&[id], false).ok());
+    alone.is_some_and(|text| !text.starts_with(' '))
 }
 
 /// BLAKE3 over every token and over the parts of the file that determine tokenisation.

@@ -6,6 +6,7 @@
 
 use super::Tokenizer;
 use crate::error::Result;
+use crate::progress::check_interrupt;
 use crate::text::Transcript;
 
 /// How far back a paragraph, line or word border may lie, as a share of the piece.
@@ -25,8 +26,10 @@ impl Tokenizer {
         max_tokens: usize,
         whole_turns: bool,
     ) -> Result<Option<Vec<Transcript>>> {
-        // A token has a byte at least, but for BOS and an added prefix.
-        if transcript.text.len() + 2 <= max_tokens {
+        // A token has a byte at least, but for BOS and an added prefix, where no step makes more
+        // of the text.
+        let text = &transcript.text;
+        if text.len() + 2 <= max_tokens && self.has_bytes_for_all(text) {
             return Ok(Some(vec![transcript.clone()]));
         }
         split(transcript, self, max_tokens, whole_turns)
@@ -45,6 +48,7 @@ fn split(
     let mut pieces = Vec::new();
     let mut start = 0;
     while start < text.len() {
+        check_interrupt()?;
         let Some(limit) = reach(text, start, most, tokenizer)? else {
             pieces.push(transcript.slice(start, text.len()));
             break;

@@ -1,7 +1,8 @@
 //! The `vocab` artifact.
 //!
 //! The footer's options carry what the columns do not: every role of a token that has several,
-//! and which tokens were added beside the model without being special.
+//! which tokens were added beside the model without being special, and whether a token alone
+//! decodes without its leading blank.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ impl Vocabulary {
                 "roles": roles,
                 "added": of_kind(Kind::Added),
                 "byte": of_kind(Kind::Byte),
+                "drops_blank": self.drops_blank,
             }));
         let writer = Writer::create(dir, provenance, existing)?;
         if writer.is_complete() {
@@ -115,7 +117,11 @@ impl Vocabulary {
                 Ok((role.parse().at(dir)?, id))
             })
             .collect::<Result<Vec<(Role, u32)>>>()?;
-        Ok(Self::new(tokens, digest, roles))
+        let drops_blank = provenance
+            .options
+            .get("drops_blank")
+            .and_then(Value::as_bool);
+        Ok(Self::new(tokens, digest, roles).dropping_blanks(drops_blank))
     }
 }
 

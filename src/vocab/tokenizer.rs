@@ -1,7 +1,7 @@
 //! The tokenizer of a model folder.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{
@@ -9,7 +9,9 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
 };
 
-use super::pieces::{self, Scheme};
+use super::normal::{self, Stretch};
+use super::pieces::{self, Growth, Scheme};
+use super::trace::{Trace, Tracer};
 use super::{Kind, Role, Vocabulary, merges, roles, spans};
 use crate::error::{Context, Error, Result};
 use crate::model::{check_tokens, tokenizer_dir};
@@ -21,7 +23,8 @@ pub struct Encoded {
     /// The tokens, without any that are added around a text (no BOS).
     pub ids: Vec<u32>,
     /// The byte of the text at which each token ends: never decreasing, the last is the text's
-    /// length. A token of zero width stands for nothing in the text (an added prefix).
+    /// length. A token of zero width stands for nothing in the text (an added prefix), or for a
+    /// part of what the normaliser changed, which a later token completes.
     pub byte_end: Vec<u32>,
 }
 
@@ -29,17 +32,22 @@ pub struct Encoded {
 ///
 /// Memory: the tokenizer's own tables and one [`super::Token`] for each id.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// Its `tokenizer.json`, for errors.
+    path: PathBuf,
+    pub(super) inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     template: Option<ChatTemplate>,
     scheme: Scheme,
     /// What the normaliser and pre-tokenizer do in mid-text, without adding a prefix.
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
+    growth: Growth,
     /// Whether an id is an added token that is taken out of the text before normalisation.
     separates: Vec<bool>,
-    /// The model's id for what it does not know.
+    /// The id for what is not known: the model's, or what the configuration names.
     unknown: Option<u32>,
+    /// The model's own.
+    unknown_piece: Option<u32>,
     /// Added tokens that are not special, the longest first.
     added_text: Vec<(String, u32)>,
     by_bytes: HashMap<Vec<u8>, u32>,
@@ -138,6 +146,10 @@ impl Tokenizer {
             .transpose()
             .at(path)?;
 
+        let growth = Growth::of(spec, &|piece| {
+            inner.get_model().token_to_id(piece).is_some()
+        });
+
         let mut separates = vec![false; vocabulary.len()];
         let mut added_text = Vec::new();
         for (id, token) in inner.get_added_tokens_decoder() {
@@ -166,6 +178,8 @@ impl Tokenizer {
                 .or_insert(id);
         }
         Ok(Self {
+            path: path.to_owned(),
+            unknown_piece: unknown_piece(spec, &inner),
             unknown: vocabulary.id_with_role(Role::Unk),
             inner,
             vocabulary,
@@ -173,6 +187,7 @@ impl Tokenizer {
             scheme,
             normalizer,
             pre_tokenizer,
+            growth,
             separates,
             added_text,
             by_bytes,
@@ -213,7 +228,8 @@ impl Tokenizer {
     /// spells out become those tokens.
     ///
     /// # Errors
-    /// A text of 4 GiB or more; a failure of the tokenizer.
+    /// A text of 4 GiB or more; a failure of the tokenizer; a tokenizer that does not tell which
+    /// bytes of the text its tokens stand for; the user's wish to stop.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
         if u32::try_from(text.len()).is_err() {
             return Err(Error::input("text", "4 GiB or more in one sample")
@@ -225,29 +241,95 @@ impl Tokenizer {
             .during(|| "tokenising a text".to_owned())?
             .get_ids()
             .to_vec();
-        let byte_end = spans::ends(
-            text,
-            &self.pieces(text, &ids),
-            self.scheme.prefix,
-            &|fragment| self.normalize(fragment),
-        );
+        let byte_end = match spans::walk(text, &self.pieces(&ids), self.scheme.prefix) {
+            Some(ends) => ends,
+            None => self.ends_by_steps(text, &ids)?,
+        };
         Ok(Encoded { ids, byte_end })
     }
 
-    fn pieces<'a>(&'a self, text: &str, ids: &[u32]) -> Vec<spans::Piece<'a>> {
-        // A text that spells out the unknown token is the only one in which it means itself.
-        let literal = self.unknown.is_some_and(|id| {
-            self.separates.get(id as usize) == Some(&true)
-                && std::str::from_utf8(self.vocabulary.bytes(id))
-                    .is_ok_and(|spelling| text.contains(spelling))
-        });
+    fn pieces<'a>(&'a self, ids: &[u32]) -> Vec<spans::Piece<'a>> {
         ids.iter()
             .map(|id| spans::Piece {
                 bytes: self.vocabulary.bytes(*id),
-                unknown: Some(*id) == self.unknown && !literal && !self.is_text(*id),
                 separates: self.separates.get(*id as usize) == Some(&true),
             })
             .collect()
+    }
+
+    /// Whether a text has no more tokens than bytes, an added prefix aside.
+    pub(super) fn has_bytes_for_all(&self, text: &str) -> bool {
+        match self.growth {
+            Growth::None => true,
+            Growth::BeyondAscii => text.is_ascii(),
+            Growth::Any => false,
+        }
+    }
+
+    /// The ends of tokens whose bytes are not simply the text.
+    fn ends_by_steps(&self, text: &str, ids: &[u32]) -> Result<Vec<u32>> {
+        let tracer = Tracer {
+            path: &self.path,
+            inner: &self.inner,
+            vocabulary: &self.vocabulary,
+            scheme: &self.scheme,
+            separates: &self.separates,
+            unknown: self.unknown_piece,
+        };
+        let trace = tracer.trace(text)?;
+        if !trace
+            .tokens
+            .iter()
+            .map(|token| token.id)
+            .eq(ids.iter().copied())
+        {
+            return Err(self.not_local("pre-tokenizer"));
+        }
+        let stretches = self.stretches(text, &trace)?;
+        Ok(spans::ends(text.len(), &trace.tokens, &stretches))
+    }
+
+    /// The stretches of a text with their normal forms.
+    fn stretches(&self, text: &str, trace: &Trace) -> Result<Vec<Stretch>> {
+        let blank = |char: char| char.is_whitespace() || self.scheme.is_space(char);
+        let mut all = Vec::new();
+        for fragment in &trace.fragments {
+            let part = text.get(fragment.text.clone()).unwrap_or_default();
+            let made = trace
+                .normal
+                .get(fragment.normal.clone())
+                .unwrap_or_default();
+            if fragment.added || part == made {
+                let whole = Stretch {
+                    text_end: fragment.text.end,
+                    normal_end: fragment.normal.end,
+                    same: part == made,
+                };
+                normal::push(&mut all, whole);
+                continue;
+            }
+            let normalize = |part: &str| self.normalize(part);
+            let found = normal::fragment(part, made, &normalize, &blank)?
+                .ok_or_else(|| self.not_local("normaliser"))?;
+            for stretch in found {
+                let moved = Stretch {
+                    text_end: stretch.text_end + fragment.text.start,
+                    normal_end: stretch.normal_end + fragment.normal.start,
+                    same: stretch.same,
+                };
+                normal::push(&mut all, moved);
+            }
+        }
+        Ok(all)
+    }
+
+    fn not_local(&self, step: &str) -> Error {
+        let problem = format!(
+            "its {step} does not say which bytes of a text a token stands for: it makes something \
+             else of a part of the text than of all of it"
+        );
+        Error::file(&self.path, problem)
+            .remedy("leave this model out, or convert its tokenizer to one without such a step")
     }
 
     /// Whether the unknown token is a token of the text as well (GPT-2's `<|endoftext|>`): its
@@ -320,15 +402,15 @@ impl Tokenizer {
             .find_map(|length| self.id_with_bytes(bytes.get(..length)?))
     }
 
-    /// What the tokenizer's normaliser makes of a fragment of text, as bytes of tokens.
-    fn normalize(&self, fragment: &str) -> String {
-        let mut normalized = NormalizedString::from(fragment);
-        if let Some(normalizer) = &self.normalizer
-            && normalizer.normalize(&mut normalized).is_err()
-        {
-            return fragment.to_owned();
+    /// What the tokenizer's normaliser makes of a part of a text.
+    fn normalize(&self, part: &str) -> String {
+        let mut normalized = NormalizedString::from(part);
+        match &self.normalizer {
+            Some(normalizer) if normalizer.normalize(&mut normalized).is_ok() => {
+                normalized.get().to_owned()
+            }
+            _ => part.to_owned(),
         }
-        self.scheme.unspell(normalized.get())
     }
 
     /// Checks that a model has a row for each token.
@@ -354,6 +436,15 @@ impl Tokenizer {
         )
         .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
     }
+}
+
+/// The id that the model gives to what it does not know.
+fn unknown_piece(spec: &Value, inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let model = spec.get("model")?;
+    let by_name = model.get("unk_token").and_then(Value::as_str);
+    by_name
+        .and_then(|name| inner.get_model().token_to_id(name))
+        .or_else(|| u32::try_from(model.get("unk_id")?.as_u64()?).ok())
 }
 
 /// A normaliser or pre-tokenizer that adds nothing before a text and strips nothing off its ends.

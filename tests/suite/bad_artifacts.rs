@@ -39,7 +39,8 @@ const SCORE: &str = "score --name market --model models/market --topk x --sequen
 const TOKENS: &str = "tokens/vocab=market/template=pivot";
 const PIVOT_TOKENS: &str = "tokens/vocab=pivot/template=pivot";
 
-/// Replaces the rows of a part, and leaves what its footer says.
+/// Replaces the rows of a part, and leaves what its footer says; it then has no record of what was
+/// written, like parts from before that was kept.
 fn rewrite(part: &Path, change: impl FnOnce(RecordBatch) -> RecordBatch) {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(part).unwrap()).unwrap();
     let metadata = builder.metadata().file_metadata().key_value_metadata();
@@ -53,6 +54,8 @@ fn rewrite(part: &Path, change: impl FnOnce(RecordBatch) -> RecordBatch) {
     let mut writer = ArrowWriter::try_new(out, rows.schema(), Some(properties.build())).unwrap();
     writer.write(&rows).unwrap();
     writer.close().unwrap();
+    let name = part.file_stem().unwrap().to_string_lossy();
+    let _ = fs::remove_file(part.with_file_name(format!("_{name}.json")));
 }
 
 /// The rows at these places.
@@ -119,7 +122,9 @@ fn refused_with(
 #[track_caller]
 fn leave_nothing(workshop: &Workshop) {
     for out in ["x", "y", "run/targets/fusion=x"] {
-        if let Ok(parts) = fs::read_dir(workshop.path(out)) {
+        if let Ok(files) = fs::read_dir(workshop.path(out)) {
+            let is_part = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("part-");
+            let parts = files.flatten().filter(|entry| is_part(&entry.file_name()));
             assert!(parts.count() < 3, "{out} is complete");
             fs::remove_dir_all(workshop.path(out)).unwrap();
         }
@@ -174,19 +179,19 @@ fn damaged_artifacts() {
     let words = ["topk/teacher=market/part-00001.parquet"];
     for bytes in [&whole[..whole.len() / 2], &footer, &[]] {
         fs::write(workshop.path(part), bytes).unwrap();
-        refused(&workshop, &project, 1, &words);
+        refused(&workshop, &project, 3, &words);
         assert!(!workshop.path("x").exists());
     }
     // Pages are only read when their turn comes.
     fs::write(workshop.path(part), &pages).unwrap();
-    refused(&workshop, &project, 1, &words);
+    refused(&workshop, &project, 3, &words);
     assert!(!workshop.path("x/part-00001.parquet").exists());
     fs::remove_dir_all(workshop.path("x")).unwrap();
     fs::write(workshop.path(part), &whole[..100]).unwrap();
     refused(
         &workshop,
         "inspect run/topk/teacher=market",
-        1,
+        3,
         &["part-00001.parquet"],
     );
     // A part of another artifact under the name of this one.
@@ -195,12 +200,14 @@ fn damaged_artifacts() {
         workshop.path(part),
     )
     .unwrap();
-    refused(
-        &workshop,
-        &project,
-        1,
-        &["part-00001.parquet", "another result"],
-    );
+    refused(&workshop, &project, 3, &["part-00001.parquet", "written"]);
+    // The same with its record.
+    for name in ["part-00001.parquet", "_part-00001.json"] {
+        let from = workshop.path("run/topk/teacher=atlas").join(name);
+        fs::copy(from, workshop.path("run/topk/teacher=market").join(name)).unwrap();
+    }
+    let words = ["part-00001.parquet", "another result"];
+    refused(&workshop, &project, 1, &words);
     fs::remove_file(workshop.path(part)).unwrap();
     refused(
         &workshop,

@@ -172,6 +172,7 @@ fn a_reader_that_goes_away_is_no_error() {
         assert_eq!(piped(command).trim(), "0", "{command}");
     }
     // Far more than the buffer of a pipe.
+    std::fs::create_dir(dir.join("stages")).unwrap();
     let many = "SELECT a.value, b.value FROM range(1000) a, range(1000) b";
     let command = format!("\"$FUSELM\" -q sql --format csv '{many}'");
     assert_eq!(piped(&command).trim(), "0");

@@ -81,8 +81,13 @@ fn what_is_exported_can_be_imported() {
         .fuselm(&format!("{import} market.jsonl"))
         .exits(0)
         .says(&["24 samples"]);
-    let before = files(&workshop.path("run/topk/teacher=market"));
-    let after = files(&workshop.path("run/topk/teacher=again"));
+    let parts = |name: &str| -> Vec<_> {
+        let files = files(&workshop.path("run/topk").join(name));
+        let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "parquet");
+        files.into_iter().filter(is_part).collect()
+    };
+    let before = parts("teacher=market");
+    let after = parts("teacher=again");
     assert_eq!((before.len(), after.len()), (3, 3));
     for (before, after) in before.iter().zip(&after) {
         let (before, after) = (all_rows(before), all_rows(after));
@@ -93,7 +98,24 @@ fn what_is_exported_can_be_imported() {
     }
     workshop.fuselm("check run").exits(0);
 
-    // Another tokenizer, another order, one sample less: nothing is written.
+    // In another order the samples are the same.
+    let mut swapped = lines.clone();
+    swapped.swap(20, 21);
+    swapped.swap(0, 23);
+    workshop.write("swapped.jsonl", &swapped.join("\n"));
+    workshop
+        .fuselm("import --run run --name swapped --tokenizer models/market --format vllm --from swapped.jsonl")
+        .exits(0)
+        .says(&["24 samples", "another order"]);
+    workshop.has_no_leftovers();
+    let again = files(&workshop.path("run/topk/teacher=swapped"));
+    assert_eq!(again.len(), after.len());
+    for (a, b) in again.iter().zip(&after) {
+        assert!(all_rows(a) == all_rows(b), "{} differs", a.display());
+    }
+    workshop.fuselm("check run").exits(0);
+
+    // Another tokenizer, a sample less or more: the last part is not written.
     let import = "import --run run --name other --tokenizer models/market --format vllm --from";
     let refused = |lines: &[String], words: &[&str]| {
         workshop.write("bad.jsonl", &lines.join("\n"));
@@ -108,10 +130,16 @@ fn what_is_exported_can_be_imported() {
                 .exists()
         );
     };
-    let mut swapped = lines.clone();
-    swapped.swap(20, 21);
-    refused(&swapped, &["bad.jsonl line 21", "sample 20", "expected"]);
-    refused(&lines[..23], &["bad.jsonl: has 23 samples", "has 24"]);
+    refused(
+        &lines[..23],
+        &[
+            "bad.jsonl: has 23 samples",
+            "has 24: none has the tokens of sample 23",
+        ],
+    );
+    let mut more = lines.clone();
+    more.insert(3, lines[7].clone());
+    refused(&more, &["bad.jsonl line 9", "more often than the corpus"]);
     let twin = import.replace("models/market", "models/twin");
     workshop
         .fuselm(&format!("{twin} market.jsonl --force"))

@@ -14,7 +14,16 @@ const LAYERS: [&[&str]; 5] = [
     ],
     &["query"],
     &[
-        "artifact", "text", "vocab", "tensors", "model", "error", "memory", "progress", "units",
+        "artifact",
+        "integrity",
+        "text",
+        "vocab",
+        "tensors",
+        "model",
+        "error",
+        "memory",
+        "progress",
+        "units",
     ],
 ];
 

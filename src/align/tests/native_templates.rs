@@ -187,7 +187,7 @@ fn real_templates_and_tokenizers() {
             spans: Spans::Dtw,
             ..AlignOptions::default()
         };
-        let mut warp = Warp::new(qwen.0.vocabulary(), llama.0.vocabulary(), &options);
+        let mut warp = Warp::new(qwen.0.vocabulary(), llama.0.vocabulary(), &options).unwrap();
         let warped = links_of(&pivot, &source, &found, |a, b| warp.links(a, b));
         let links = links_of(&pivot, &source, &found, by_offsets);
         for (pos, (link, warped)) in links.iter().zip(&warped).enumerate() {

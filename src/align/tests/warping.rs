@@ -11,6 +11,7 @@ fn options(dtw_ties: DtwTies, dtw_band: Option<u32>) -> AlignOptions {
         spans: Spans::Dtw,
         dtw_ties,
         dtw_band,
+        ..AlignOptions::default()
     }
 }
 
@@ -69,15 +70,27 @@ fn by_hand_in_both_orders() {
     assert_eq!(chat, [vec![0], vec![0], vec![1, 2]]);
 }
 
-/// The definition: the whole table, then the path from its end.
+/// The definition, for pieces.
 fn simple(pivot: &[&str], source: &[&str], ties: DtwTies) -> (Vec<Vec<u32>>, u32) {
-    let plain = |piece: &str| match piece.replace(['▁', 'Ġ'], "") {
-        rest if rest.is_empty() => " ".to_owned(),
-        rest => rest,
+    let plain = |pieces: &[&str]| -> Vec<String> {
+        let plain = pieces.iter().map(|piece| piece.replace(['▁', 'Ġ'], ""));
+        plain
+            .map(|rest| {
+                if rest.is_empty() {
+                    " ".to_owned()
+                } else {
+                    rest
+                }
+            })
+            .collect()
     };
-    let cost = |i: usize, j: usize| {
-        crate::vocab::distance(plain(pivot[i]).as_bytes(), plain(source[j]).as_bytes())
-    };
+    definition(&plain(pivot), &plain(source), ties)
+}
+
+/// The whole table, then the path from its end.
+fn definition(pivot: &[String], source: &[String], ties: DtwTies) -> (Vec<Vec<u32>>, u32) {
+    let cost =
+        |i: usize, j: usize| crate::vocab::distance(pivot[i].as_bytes(), source[j].as_bytes());
     let beyond = u32::MAX / 2;
     let (n, m) = (pivot.len(), source.len());
     let mut table = vec![vec![beyond; m + 1]; n + 1];
@@ -172,7 +185,7 @@ fn special_tokens_match_by_role_not_by_spelling() {
         ("<|im_end|>", None),
         ("hi", None),
     ]);
-    let mut warp = Warp::new(&pivot, &source, &options(DtwTies::default(), None));
+    let mut warp = Warp::new(&pivot, &source, &options(DtwTies::default(), None)).unwrap();
     let sample = |ids: &'static [u32], ends: &'static [u32]| Sample {
         ids,
         ends,
@@ -190,6 +203,133 @@ fn special_tokens_match_by_role_not_by_spelling() {
         &sample(&[0, 3, 2], &[0, 2, 12]),
     );
     assert_eq!(cost, 10);
+}
+
+/// A vocabulary of pieces and what they stand for.
+fn spelled(tokens: &[(&str, &str)]) -> Vocabulary {
+    let token = |(display, text): &(&str, &str)| Token {
+        display: (*display).to_owned(),
+        bytes: text.as_bytes().to_vec(),
+        special: false,
+        role: None,
+        kind: TokenKind::Ordinary,
+    };
+    Vocabulary::new(tokens.iter().map(token).collect(), "v".to_owned(), [])
+}
+
+#[test]
+fn texts_are_compared_and_pieces_where_asked() {
+    let pivot = spelled(&[("你", "你"), ("好", "好"), ("吗", "吗")]);
+    // As GPT-2's alphabet spells the same bytes.
+    let source = spelled(&[("ä½łå¥½", "你好"), ("åĲĹ", "吗")]);
+    let path = |dtw_text: DtwText| {
+        let options = AlignOptions {
+            spans: Spans::Dtw,
+            dtw_text,
+            ..AlignOptions::default()
+        };
+        let mut warp = Warp::new(&pivot, &source, &options).unwrap();
+        let sample = |ids: &'static [u32], ends: &'static [u32]| Sample {
+            ids,
+            ends,
+            begins: false,
+        };
+        warp.path(&sample(&[0, 1, 2], &[3, 6, 9]), &sample(&[0, 1], &[6, 9]))
+    };
+    assert_eq!(AlignOptions::default().dtw_text, DtwText::Decoded);
+    // One character is missing in `你好`, twice.
+    assert_eq!(path(DtwText::Decoded), (vec![(0, 1), (0, 1), (1, 2)], 2));
+    // No letter is the same: the shortest piece is the nearest to everything.
+    assert_eq!(path(DtwText::Pieces), (vec![(0, 1), (1, 2), (1, 2)], 12));
+}
+
+#[test]
+fn the_text_is_part_of_the_result() {
+    let options = |text: &str| -> AlignOptions {
+        serde_json::from_value(serde_json::json!({ "spans": "dtw", "dtw_text": text })).unwrap()
+    };
+    assert_ne!(options("decoded").changing(), options("pieces").changing());
+    // By bytes it changes nothing.
+    let offsets = AlignOptions {
+        dtw_text: DtwText::Pieces,
+        ..AlignOptions::default()
+    };
+    assert_eq!(offsets.changing(), AlignOptions::default().changing());
+}
+
+#[test]
+fn a_vocabulary_that_does_not_say_how_it_decodes() {
+    let (plain, blank) = (spelled(&[("a", "a")]), spelled(&[("▁a", " a")]));
+    let decoded = options(DtwTies::default(), None);
+    let error = Warp::new(&plain, &blank, &decoded).unwrap_err();
+    assert!(error.to_string().contains("dtw_text: pieces"), "{error}");
+    let pieces = AlignOptions {
+        dtw_text: DtwText::Pieces,
+        ..decoded
+    };
+    Warp::new(&plain, &blank, &pieces).unwrap();
+}
+
+/// Russian, Chinese and other texts under real tokenizers, against the definition over what their
+/// own decoders make of each token.
+#[test]
+fn real_texts_as_they_decode() {
+    let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());
+    let root = Path::new(&shared).join("assets/tokenizers");
+    if !root.is_dir() {
+        eprintln!("skipped: no {}", root.display());
+        return;
+    }
+    let texts = [
+        "Быстрая лиса прыгает через ленивую собаку, а потом засыпает.",
+        "敏捷的棕色狐狸跳过了懒狗。今天天气很好,我们去公园吧!",
+        "The self outweighs the costs  of altruism;\n\tnaïve façade — 12 345 🙂.",
+    ];
+    let load = |name: &str| {
+        let dir = root.join(name);
+        let ours = crate::vocab::Tokenizer::load(&dir).unwrap();
+        let theirs = tokenizers::Tokenizer::from_file(dir.join("tokenizer.json")).unwrap();
+        (ours, theirs)
+    };
+    let pairs = [("mistral-v1", "qwen2"), ("llama-3", "internlm2")];
+    let mut differ = 0;
+    for (pivot, source) in pairs {
+        let (pivot, source) = (load(pivot), load(source));
+        for text in texts {
+            let row = |tokenizer: &crate::vocab::Tokenizer| tokenizer.encode(text).unwrap();
+            let (ours, theirs) = (row(&pivot.0), row(&source.0));
+            let alone = |tokenizer: &tokenizers::Tokenizer, ids: &[u32]| -> Vec<String> {
+                let text = ids.iter().map(|id| tokenizer.decode(&[*id], false));
+                text.map(Result::unwrap).collect()
+            };
+            let [a, b] = [alone(&pivot.1, &ours.ids), alone(&source.1, &theirs.ids)];
+            for ties in [DtwTies::Fusechat, DtwTies::Fusellm] {
+                let expected = definition(&a, &b, ties);
+                let path = |dtw_text: DtwText| {
+                    let options = AlignOptions {
+                        dtw_text,
+                        ..options(ties, None)
+                    };
+                    let vocabularies = (pivot.0.vocabulary(), source.0.vocabulary());
+                    let mut warp = Warp::new(vocabularies.0, vocabularies.1, &options).unwrap();
+                    let sample = |ids, ends| Sample {
+                        ids,
+                        ends,
+                        begins: false,
+                    };
+                    let (path, cost) = warp.path(
+                        &sample(&ours.ids, &ours.byte_end),
+                        &sample(&theirs.ids, &theirs.byte_end),
+                    );
+                    let path = path.iter().map(|(from, to)| (*from..*to).collect());
+                    (path.collect::<Vec<Vec<u32>>>(), cost)
+                };
+                assert_eq!(path(DtwText::Decoded), expected, "{text}");
+                differ += usize::from(path(DtwText::Pieces).0 != expected.0);
+            }
+        }
+    }
+    assert!(differ > 2, "{differ}");
 }
 
 #[test]
@@ -234,7 +374,8 @@ fn a_table_that_is_too_large_is_refused() {
     band.check_size(1 << 20, 1 << 20).unwrap();
 }
 
-/// Full-table maps of real text pairs, by a program of its own that follows the published code.
+/// Full-table maps of real text pairs, made of pieces by a program of its own that follows the
+/// published code.
 #[test]
 fn real_texts_as_published() {
     let shared = std::env::var("FUSELM_TEST_SHARED").unwrap_or_else(|_| "../shared".to_owned());

@@ -149,7 +149,7 @@ fn kind_of(path: &Path) -> Result<Kind> {
     let file = File::open(path).at(path)?;
     let metadata = ParquetMetaDataReader::new()
         .parse_and_finish(&file)
-        .map_err(|e| Error::file(path, format!("not a complete Parquet file: {e}")))?;
+        .map_err(|e| Error::damaged(path, format!("not a complete Parquet file: {e}")))?;
     let pairs = metadata.file_metadata().key_value_metadata();
     let footer = pairs
         .and_then(|pairs| pairs.iter().find(|pair| pair.key == "fuselm"))
@@ -161,7 +161,7 @@ fn kind_of(path: &Path) -> Result<Kind> {
             )
         })?;
     let footer: serde_json::Value = serde_json::from_str(footer)
-        .map_err(|e| Error::file(path, format!("footer key `fuselm` is damaged: {e}")))?;
+        .map_err(|e| Error::damaged(path, format!("footer key `fuselm` is damaged: {e}")))?;
     let kind = footer
         .pointer("/provenance/kind")
         .cloned()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::artifact::{Artifact, Kind, RunDir};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::units::{Bytes, Count};
 
 /// One artifact of a run.
@@ -23,6 +23,18 @@ pub struct RunEntry {
     pub bytes: u64,
     /// Why it cannot be used, if it cannot.
     pub problem: Option<String>,
+}
+
+impl RunEntry {
+    fn unusable(artifact: String, why: &Error) -> Self {
+        Self {
+            artifact,
+            parts: 0,
+            rows: 0,
+            bytes: 0,
+            problem: Some(why.to_string()),
+        }
+    }
 }
 
 /// What a run folder holds.
@@ -75,6 +87,9 @@ pub(super) fn of_folder(path: &Path) -> Result<RunReport> {
     let run = RunDir::new(path);
     let mut artifacts = Vec::new();
     for kind in Kind::ALL {
+        if let Err(error) = run.check_folders(kind) {
+            artifacts.push(RunEntry::unusable(kind.name().to_owned(), &error));
+        }
         for values in run.list(kind)? {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             let dir = run.artifact(kind, &values);
@@ -87,13 +102,7 @@ pub(super) fn of_folder(path: &Path) -> Result<RunReport> {
                     bytes: artifact.bytes(),
                     problem: None,
                 },
-                Err(error) => RunEntry {
-                    artifact: name,
-                    parts: 0,
-                    rows: 0,
-                    bytes: 0,
-                    problem: Some(error.to_string()),
-                },
+                Err(error) => RunEntry::unusable(name, &error),
             });
         }
     }

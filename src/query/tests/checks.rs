@@ -1,5 +1,7 @@
 use super::fixture::*;
 use super::*;
+use arrow::array::ArrayRef;
+
 use crate::artifact::Kind;
 
 /// What the checks find in the fixture after `damage`, as `check: artifact [sample]`.
@@ -8,7 +10,7 @@ fn found(damage: impl FnOnce(&RunDir)) -> Vec<String> {
     let run = RunDir::new(dir.path());
     write_run(&run);
     damage(&run);
-    run_checks(&session(dir.path()), 0)
+    check_run(&run, &options(), 0)
         .unwrap()
         .iter()
         .map(|f| {
@@ -45,7 +47,7 @@ fn lists_with_a_token_twice_and_unparallel_lists() {
     assert_eq!(with([&[1, 1], &[0]], levels), [""; 0]);
     let error = |sample| [format!("error topk_sorted: targets/fusion=s-p {sample}")];
     assert_eq!(with([&[1, 0], &[0]], levels), error(0));
-    assert_eq!(with([&[1, 1], &[1, 5]], levels), error(1));
+    assert_eq!(with([&[1, 1], &[1, 1]], levels), error(1));
 }
 
 #[test]
@@ -122,7 +124,11 @@ fn merge_weights_that_do_not_sum_to_one() {
     // One tensor of three is wrong; all zero is the base.
     let error = [format!("error {found}")];
     assert_eq!(with([0.0, 0.0, 0.25, 0.75, 0.75, 0.2]), error);
-    assert_eq!(with([0.5, 0.5, 0.25, f64::NAN, 0.75, 0.25]), error);
+    let nan = with([0.5, 0.5, 0.25, f64::NAN, 0.75, 0.25]);
+    assert_eq!(
+        nan,
+        ["error figures_finite: merge_stats/merge=m", &error[0]]
+    );
     // Every tensor has free weights.
     assert_eq!(with([1.0; 6]), [format!("warning {found}")]);
     assert_eq!(with([0.0; 6]), [""; 0]);
@@ -139,7 +145,7 @@ fn tokens_and_alignments_that_contradict_themselves() {
             vec![
                 u64s(&[0, 1]),
                 lists_u32(&[&[0, 1], &[0, 1]]),
-                lists_u32(&[&[0, 1], &[3, 1]]),
+                lists_u32(&[&[0, 3], &[3, 1]]),
                 lists_bool(&[&[true][..], &[true, true]]),
             ],
         );
@@ -200,4 +206,293 @@ fn checks_of_ones_own_must_return_the_columns() {
         error.contains("check `mine`") && error.contains("`check`"),
         "{error}"
     );
+}
+
+#[test]
+fn ids_beyond_a_vocabulary_in_every_kind_that_has_ids() {
+    let one = |kind: Kind, values: &'static [&'static str], samples, columns: Vec<_>| {
+        found(move |run| write(run, kind, values, samples, columns))
+    };
+    let mut columns = alignment();
+    columns[2] = u32s(&[0, 1, 4, 3, 0]);
+    let beyond = "error ids_in_vocab: alignment/teacher=s";
+    assert_eq!(
+        one(Kind::Alignment, &["s"], 2, columns),
+        [format!("{beyond} 0")]
+    );
+    let mut columns = alignment();
+    columns[5] = lists_u32(&[&[0], &[1], &[1], &[], &[3]]);
+    assert_eq!(
+        one(Kind::Alignment, &["s"], 2, columns),
+        [format!("{beyond} 1")]
+    );
+    for (source, pivot) in [([0, 1, 1, 3], [0, 1, 2, 2]), ([0, 1, 1, 2], [0, 1, 4, 2])] {
+        let columns = vec![
+            u32s(&source),
+            u32s(&pivot),
+            u64s(&[2, 6, 2, 1]),
+            f32s(&[1.0, 0.75, 0.25, 1.0]),
+            u16s(&[0, 1, 1, 0]),
+            texts(&["special", "counted", "counted", "exact"]),
+            u16s(&[1, 1, 2, 1]),
+        ];
+        let found = one(Kind::TokenMap, &["s"], 0, columns);
+        assert_eq!(found, ["error ids_in_vocab: token_map/teacher=s"]);
+    }
+    let tokens = vec![
+        u64s(&[0, 1]),
+        lists_u32(&[&[0, 1, 2, 3], &[0, 4]]),
+        lists_u32(&[&[0, 1, 3, 3], &[0, 1]]),
+        lists_bool(&[&[false, true, true, true], &[false, true]]),
+    ];
+    let found = one(Kind::Tokens, &["pv", "pivot"], 2, tokens);
+    assert_eq!(
+        found,
+        ["error ids_in_vocab: tokens/vocab=pv/template=pivot 1"]
+    );
+    let mut columns = projected();
+    columns[5] = lists_u32(&[&[1, 2], &[1, 4], &[1]]);
+    let found = one(Kind::Projected, &["s"], 2, columns);
+    assert_eq!(found, ["error ids_in_vocab: projected/teacher=s 0"]);
+    let mut columns = targets();
+    columns[2] = lists_u32(&[&[1, 2], &[1], &[4]]);
+    let found = one(Kind::Targets, &["s-p"], 2, columns);
+    assert_eq!(found, ["error ids_in_vocab: targets/fusion=s-p 1"]);
+}
+
+#[test]
+fn ids_of_an_unknown_vocabulary_are_not_passed_in_silence() {
+    let found = found(|run| std::fs::remove_dir_all(run.root().join("models")).unwrap());
+    let unknown = |check: &str, artifact: &str| format!("warning {check}: {artifact}");
+    for (check, artifact) in [
+        ("topk_ids_in_vocab", "topk/teacher=s"),
+        ("ids_in_vocab", "targets/fusion=s-p"),
+        ("ids_in_vocab", "projected/teacher=s"),
+        ("ids_in_vocab", "alignment/teacher=s"),
+        ("ids_in_vocab", "token_map/teacher=s"),
+    ] {
+        let line = unknown(check, artifact);
+        assert_eq!(
+            found.iter().filter(|f| **f == line).count(),
+            1,
+            "{line}: {found:?}"
+        );
+    }
+    // Tokens name their vocabulary themselves.
+    assert!(
+        !found.iter().any(|line| line.contains("tokens/")),
+        "{found:?}"
+    );
+}
+
+/// Supervised spans of text: begins and ends in bytes.
+fn bare_spans(lists: &[&[(u32, u32)]]) -> ArrayRef {
+    let whole = |(begin, end): &(u32, u32)| ("text", *begin, *end, true);
+    let lists: Vec<_> = lists
+        .iter()
+        .map(|list| list.iter().map(whole).collect())
+        .collect();
+    spans(&lists)
+}
+
+#[test]
+fn spans_that_do_not_tile_and_tokens_that_end_elsewhere() {
+    let with = |lists: [&'static [(u32, u32)]; 2]| {
+        found(move |run| {
+            let columns = vec![u64s(&[0, 1]), texts(&["abc", "a"]), bare_spans(&lists)];
+            write(run, Kind::Transcripts, &["pivot"], 2, columns);
+        })
+    };
+    assert_eq!(with([&[(0, 3)], &[(0, 1)]]), [""; 0]);
+    assert_eq!(with([&[(0, 1), (1, 2), (2, 3)], &[(0, 1)]]), [""; 0]);
+    for wrong in [
+        &[(0, 2)][..],
+        &[(1, 3)],
+        &[(0, 1), (2, 3)],
+        &[(0, 2), (1, 3)],
+        &[(0, 3), (3, 3)],
+        &[(2, 3), (0, 2)],
+        &[(0, 4)],
+        &[(2, 1), (1, 3)],
+        &[],
+    ] {
+        let found = with([wrong, &[(0, 1)]]);
+        assert_eq!(
+            found,
+            ["error spans_tile: transcripts/template=pivot 0"],
+            "{wrong:?}"
+        );
+    }
+    for last in [2, 4] {
+        let found = found(|run| {
+            let tokens = vec![
+                u64s(&[0, 1]),
+                lists_u32(&[&[0, 1, 2, 3], &[0, 1]]),
+                lists_u32(&[&[0, 1, 2, last], &[0, 1]]),
+                lists_bool(&[&[false, true, true, true], &[false, true]]),
+            ];
+            write(run, Kind::Tokens, &["pv", "pivot"], 2, tokens);
+        });
+        assert_eq!(
+            found,
+            ["error spans_tile: tokens/vocab=pv/template=pivot 0"]
+        );
+    }
+}
+
+#[test]
+fn samples_and_rows_that_come_twice_or_are_missing() {
+    // Within a part rows are out of order then; this is over two parts.
+    let two_parts = |run: &RunDir| {
+        let schema = Kind::SequenceMetrics.schema();
+        let provenance = crate::artifact::Provenance::new(Kind::SequenceMetrics);
+        let dir = run.artifact(Kind::SequenceMetrics, &["s"]);
+        let existing = crate::artifact::Existing::Replace;
+        let writer = crate::artifact::Writer::create(&dir, provenance, existing).unwrap();
+        for index in 0..2 {
+            let columns = vec![u64s(&[1]), f64s(&[0.5]), u32s(&[1]), u32s(&[1])];
+            let batch = arrow::record_batch::RecordBatch::try_new(schema.clone(), columns);
+            let info = crate::artifact::PartInfo {
+                index,
+                first_sample: u64::from(index),
+                samples: 1,
+                last: index == 1,
+            };
+            let mut part = writer.part(info).unwrap();
+            part.write(&batch.unwrap()).unwrap();
+            part.finish().unwrap();
+        }
+    };
+    let twice = found(two_parts);
+    let place = "sequence_metrics/teacher=s/part-00000.parquet sample 1";
+    assert_eq!(twice, [format!("error rows_in_order: {place}")]);
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    two_parts(&run);
+    let named = session(dir.path())
+        .named("keys_unique", &Params::new())
+        .unwrap();
+    assert_eq!(named.iter().map(|batch| batch.num_rows()).sum::<usize>(), 1);
+
+    for (kind, values) in [(Kind::Topk, ["p"]), (Kind::Projected, ["s"])] {
+        let found = found(|run| {
+            let (mut columns, rows) = match kind {
+                Kind::Topk => (topk_of_pivot(), vec![0, 0, 2, 0]),
+                _ => (projected(), vec![1, 1, 0]),
+            };
+            columns[1] = u32s(&rows);
+            write(run, kind, &values, 2, columns);
+        });
+        let [error] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(
+            error.starts_with(&format!("error rows_in_order: {kind}/")),
+            "{error}"
+        );
+        assert!(error.contains("sample 0 position"), "{error}");
+    }
+    let missing = found(|run| {
+        let columns = vec![
+            u64s(&[1]),
+            texts(&["a"]),
+            spans(&[vec![("text", 0, 1, true)]]),
+        ];
+        write(run, Kind::Transcripts, &["pivot"], 2, columns);
+    });
+    let part = "transcripts/template=pivot/part-00000.parquet";
+    assert_eq!(missing, [format!("error rows_in_order: {part}")]);
+    // Kinds that are not of samples.
+    let found = found(|run| {
+        let mut columns = steps();
+        columns[0] = u64s(&[1, 2, 2, 4]);
+        write(run, Kind::Steps, &["t"], 0, columns);
+    });
+    assert_eq!(found, ["error keys_unique: steps/target=t"]);
+}
+
+#[test]
+fn figures_that_are_no_numbers_are_errors() {
+    for bad in [f64::NAN, f64::INFINITY] {
+        let metrics = found(|run| {
+            let columns = vec![
+                u64s(&[0, 1]),
+                f64s(&[bad, 2.07944]),
+                u32s(&[1, 1]),
+                u32s(&[3, 1]),
+            ];
+            write(run, Kind::SequenceMetrics, &["s"], 2, columns);
+        });
+        let errors: Vec<_> = metrics
+            .iter()
+            .filter(|line| line.starts_with("error"))
+            .collect();
+        assert_eq!(
+            errors,
+            ["error figures_finite: sequence_metrics/teacher=s 0"]
+        );
+        let stats = found(|run| {
+            let mut columns = merge_stats();
+            columns[2] = f64s(&[bad; 6]);
+            write(run, Kind::MergeStats, &["m"], 0, columns);
+        });
+        assert!(
+            stats
+                .iter()
+                .filter(|line| line.starts_with("error figures_finite"))
+                .count()
+                == 6
+        );
+        let items = found(|run| {
+            let columns = vec![
+                texts(&["t1"; 3]),
+                u64s(&[0; 3]),
+                texts(&["nll", "tokens", "bytes"]),
+                f64s(&[bad, 1.0, 1.0]),
+                nulls(&arrow::datatypes::DataType::Float64, 3),
+                nulls(&arrow::datatypes::DataType::Utf8, 3),
+            ];
+            write(run, Kind::EvalItems, &["b"], 0, columns);
+        });
+        assert_eq!(items, ["error figures_finite: eval_items/model=b"]);
+    }
+}
+
+#[test]
+fn parts_that_are_missing_empty_or_unknown() {
+    let part = |run: &RunDir| run.root().join("topk/teacher=p/part-00000.parquet");
+    let all = |seen: &[String]| seen.join("\n");
+    let seen = found(|run| std::fs::remove_file(part(run)).unwrap());
+    assert_eq!(seen, ["error files: topk/teacher=p"], "{}", all(&seen));
+    let seen = found(|run| std::fs::write(part(run), "").unwrap());
+    assert_eq!(seen, ["error files: topk/teacher=p/part-00000.parquet"]);
+    let seen = found(|run| {
+        std::fs::copy(part(run), part(run).with_file_name("x.parquet")).unwrap();
+    });
+    assert_eq!(seen, ["error files: topk/teacher=p/x.parquet"]);
+    let seen = found(|run| {
+        std::fs::copy(part(run), run.root().join("topk/part-00000.parquet")).unwrap();
+    });
+    assert_eq!(seen, ["error files: topk/part-00000.parquet"]);
+    let record = |run: &RunDir, path: &str| {
+        std::fs::create_dir_all(run.stages()).unwrap();
+        let text = format!(r#"{{"step": "score x", "paths": ["{path}"]}}"#);
+        std::fs::write(run.stages().join("score-x.json"), text).unwrap();
+    };
+    let seen = found(|run| record(run, "topk/teacher=x"));
+    assert_eq!(seen, ["error files: topk/teacher=x"]);
+    let seen = found(|run| record(run, "checkpoints/x"));
+    assert_eq!(seen, ["error files: checkpoints/x"]);
+    let seen = found(|run| {
+        record(run, "topk/teacher=p");
+        std::fs::write(run.stages().join("score-y.json"), "{").unwrap();
+    });
+    assert_eq!(seen, ["error files: stages/score-y.json"]);
+    // From before there were records: said, not refused.
+    let seen = found(|run| {
+        let seal = part(run).with_file_name("_part-00000.json");
+        std::fs::remove_file(seal).unwrap();
+    });
+    assert_eq!(seen, ["warning files: topk/teacher=p/part-00000.parquet"]);
 }

@@ -142,16 +142,6 @@ fn empty_lists(kind: Kind, name: &str, rows: usize) -> ArrayRef {
     Arc::new(ListArray::new(element.clone(), offsets, values, None))
 }
 
-/// Transcripts that are one supervised span of so many bytes.
-fn whole_spans(ends: &[u32]) -> ArrayRef {
-    spans(
-        &ends
-            .iter()
-            .map(|end| vec![("text", 0, *end, true)])
-            .collect::<Vec<_>>(),
-    )
-}
-
 /// Transcripts with these spans: role, first byte, byte after the last, supervised.
 pub fn spans(transcripts: &[Vec<(&str, u32, u32, bool)>]) -> ArrayRef {
     let schema = Kind::Transcripts.schema();
@@ -222,7 +212,14 @@ pub fn write_run(run: &RunDir) {
         Kind::Transcripts,
         &["pivot"],
         2,
-        vec![u64s(&[0, 1]), texts(&["abc", "a"]), whole_spans(&[3, 1])],
+        vec![
+            u64s(&[0, 1]),
+            texts(&["abc", "a"]),
+            spans(&[
+                vec![("text", 0, 2, true), ("text", 2, 3, true)],
+                vec![("text", 0, 1, true)],
+            ]),
+        ],
     );
     let pivot: [&[u8]; 4] = [b"", b"a", b"b", b""];
     write_vocab(run, "pv", &["<s>", "a", "b", "</s>"], &pivot);

@@ -55,7 +55,7 @@ fn artifacts_parts_and_runs() {
         .iter()
         .find(|a| a.artifact == "steps/target=t")
         .unwrap();
-    assert!(damaged.problem.as_ref().unwrap().contains("Parquet"));
+    assert!(damaged.problem.as_ref().unwrap().contains("were written"));
     assert!(inspection.to_string().contains("topk/teacher=p"));
     assert!(
         serde_json::to_string(&inspection)

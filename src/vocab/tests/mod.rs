@@ -1,3 +1,8 @@
+mod made;
+mod normal;
+mod reader;
+mod spans;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -101,6 +106,18 @@ const TEXTS: [&str; 32] = [
     "ĠĊ Ġthe âĢĻ",
     "I'll we've they're 'tis O'Neil",
 ];
+
+/// The bytes that a byte-level spelling stands for.
+fn bytes_of_spelling(text: &str) -> Vec<u8> {
+    let spelled: Vec<String> = (0..=255u8)
+        .map(|byte| pieces::byte_level_spelling(&[byte]))
+        .collect();
+    let byte = |char: char| {
+        let place = spelled.iter().position(|one| one.chars().eq([char]));
+        place.unwrap() as u8
+    };
+    text.chars().map(byte).collect()
+}
 
 /// What must hold of the spans of any text.
 fn check(name: &str, tokenizer: &Tokenizer, text: &str) {
@@ -484,4 +501,33 @@ fn the_artifact_keeps_everything() {
         }
         assert_eq!(read.digest, tokenizer.vocabulary().digest);
     }
+}
+
+/// A token alone is what the decoder of its tokenizer makes of it, after it was stored too.
+#[test]
+fn tokens_decode_as_their_decoder_does() {
+    let sets = [tokenizers("assets/tokenizers"), tokenizers("assets/models")];
+    let (mut dropped, mut kept) = (0, 0);
+    for (name, tokenizer) in sets.into_iter().flatten().chain(&samples()) {
+        let dir = tempfile::tempdir().unwrap();
+        let refuse = crate::artifact::Existing::Refuse;
+        tokenizer.vocabulary().write(dir.path(), refuse).unwrap();
+        let stored = Vocabulary::read(dir.path()).unwrap();
+        for (id, token) in (0u32..).zip(&tokenizer.vocabulary().tokens) {
+            if token.kind == Kind::Hole {
+                continue;
+            }
+            let alone = tokenizer.inner.decode(&[id], false).unwrap();
+            let text = tokenizer.vocabulary().decoded(id);
+            assert_eq!(text.as_deref(), Some(&*alone), "{name} {id} {token:?}");
+            assert_eq!(stored.decoded(id), text, "{name} {id}");
+            let blank = token.bytes.starts_with(b" ") && token.kind == Kind::Ordinary;
+            *(if alone.starts_with(' ') {
+                &mut kept
+            } else {
+                &mut dropped
+            }) += u32::from(blank);
+        }
+    }
+    assert!(shared("assets/tokenizers").is_none() || (dropped > 10_000 && kept > 10_000));
 }

@@ -1,0 +1,64 @@
+//! Files as they were written: lengths and digests that are taken while the bytes go by, and
+//! compared with the files later.
+//!
+//! Two kinds of results carry such records. Each part of an artifact has a side file of its own
+//! ([`artifact`](crate::artifact) says more); a checkpoint folder has one file,
+//! `fuselm-digests.json`, with an entry for each of its other files. Damage that no format would
+//! notice, a flipped bit in a page of numbers or in a weight, is then found by reading the files
+//! once, at about the speed of the disk: `fuselm check RUN` and `fuselm run RECIPE --verify`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
+//! | `cells` | digests of tensors, whose bytes are written in any order |
+//! | `folder` | the record of a checkpoint folder |
+//! | `verify` | many files compared with their records, in parallel |
+//! | `stamp` | whether a file can have changed since it was last read, without reading it |
+
+pub(crate) mod cells;
+mod folder;
+mod hashing;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use serde::{Deserialize, Serialize};
+
+pub use folder::{FolderRecord, RECORD};
+pub(crate) use hashing::{Hashing, digest_of_file, hex};
+pub use stamp::Stamp;
+pub(crate) use verify::check_length;
+pub use verify::{Claim, verify};
+
+/// What was written to a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// Its length.
+    pub bytes: u64,
+    /// Its digest: 32 hexadecimal digits.
+    pub digest: String,
+    /// What the digest is of.
+    #[serde(default, skip_serializing_if = "Of::is_bytes")]
+    pub of: Of,
+}
+
+/// What a digest is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// The file's bytes, from front to back.
+    #[default]
+    Bytes,
+    /// The header and the tensors of a safetensors file ([`cells`] says how).
+    Tensors,
+}
+
+impl Of {
+    // What serde asks for takes a reference.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_bytes(&self) -> bool {
+        *self == Of::Bytes
+    }
+}

@@ -6,12 +6,12 @@ use super::index_of;
 use super::projector::Projected;
 use crate::artifact::distribution::Projection;
 
-/// The least probability that a true token outside the list counts with, as in the SQL query
-/// `projection_quality`.
+/// The probability that a true token outside the list counts with, as in the SQL query
+/// `projection_quality`: training on the list gives it none.
 const LEAST: f64 = 1e-6;
 
 /// Figures of the rows of one projection case. Sums are in nats; a true token outside the list
-/// counts with all the probability there, an upper bound, and at least 1e-6.
+/// counts with 1e-6.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Quality {
     /// Rows.
@@ -87,6 +87,7 @@ impl Summary {
     pub fn cross_entropies(&self) -> Option<(f64, f64)> {
         let cases = [
             Projection::SameEnd,
+            Projection::Followed,
             Projection::Conditioned,
             Projection::Averaged,
         ];

@@ -33,7 +33,7 @@ mod vllm;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
-use crate::artifact::sequence_metrics::SequenceMetrics;
+use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
@@ -139,6 +139,9 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
             .input("transcripts", transcripts.identity());
         for (index, file) in opened.files.iter().enumerate() {
             provenance = provenance.input(format!("import {index}"), digest::file(file)?);
+        }
+        if kind == Kind::SequenceMetrics {
+            provenance = provenance.options(serde_json::json!({ "counts": COUNTS }));
         }
         Ok(provenance)
     };

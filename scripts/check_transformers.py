@@ -63,10 +63,11 @@ def decoded(row):
 
 
 def content(sample, spans):
-    """For each token, whether it covers a supervised byte that is content: what metrics count."""
+    """For each token, whether it covers a supervised byte that is content, or is a prefix without width within it:
+    what metrics count."""
     wanted = [span for span in spans if span["supervised"] and span["role"] != "turn_end"]
     starts = [0, *sample["byte_end"][:-1]]
-    return [any(start < end and start < span["byte_end"] and end > span["byte_start"] for span in wanted)
+    return [any(start < span["byte_end"] and max(end, start + 1) > span["byte_start"] for span in wanted)
             for start, end in zip(starts, sample["byte_end"])]
 
 

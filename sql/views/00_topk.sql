@@ -14,7 +14,9 @@ SELECT
     CAST(CASE WHEN target_place > 0
         THEN array_position(array_sort(levels, 'DESC'), levels[target_place])
     END AS BIGINT) AS target_rank,
-    CAST(target_nll / -1024.0 AS FLOAT) AS target_logprob,
+    CASE WHEN target_nll = 4294967295 THEN CAST('-Infinity' AS FLOAT)
+        ELSE CAST(target_nll / -1024.0 AS FLOAT)
+    END AS target_logprob,
     CAST(4.0 * ln(tail_level / 432.0) AS FLOAT) AS tail_logprob,
     flatten(array_transform(
         array_transform(

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 
 /// A file that appears under its final name only when [`Pending::commit`] is called; dropped
-/// before that, it leaves nothing behind.
+/// before that, it leaves nothing behind, nor a folder that was made for it.
 #[derive(Debug)]
 pub struct Pending {
     temporary: PathBuf,
     destination: PathBuf,
     committed: bool,
+    /// Whether the folder was made for the file.
+    made_folder: bool,
 }
 
 impl Pending {
@@ -24,6 +26,7 @@ impl Pending {
                 destination.display()
             )));
         };
+        let made_folder = !dir.exists();
         fs::create_dir_all(dir).at(dir)?;
         let name = name.to_string_lossy();
         remove_leftovers(dir, &name);
@@ -33,6 +36,7 @@ impl Pending {
             temporary,
             destination: destination.to_path_buf(),
             committed: false,
+            made_folder,
         };
         Ok((pending, file))
     }
@@ -55,6 +59,10 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if !self.committed {
             let _ = fs::remove_file(&self.temporary);
+            // Empty, it would look like a result that was lost.
+            if let (true, Some(dir)) = (self.made_folder, self.temporary.parent()) {
+                let _ = fs::remove_dir(dir);
+            }
         }
     }
 }

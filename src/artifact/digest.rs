@@ -122,6 +122,16 @@ pub fn model(dir: &Path) -> Result<String> {
     Ok(text(&all))
 }
 
+/// Whether there are weights to take a digest of.
+pub fn has_weights(dir: &Path) -> bool {
+    let is_weights = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_string_lossy().ends_with(".safetensors")
+    };
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    is_gguf(dir) || entries.any(is_weights)
+}
+
 /// Digest of a text.
 pub fn text(text: &str) -> String {
     hex(&blake3::hash(text.as_bytes()))

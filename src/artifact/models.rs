@@ -110,11 +110,12 @@ pub fn read(dir: &Path) -> Result<Vec<ModelRow>> {
 }
 
 /// Adds models to the artifact, or replaces those of the same name: what single commands do, which
-/// see one model after the other. A name keeps its role.
+/// see one model after the other. Where they know which one is the `pivot`, no other is; else a
+/// name keeps its role.
 ///
 /// # Errors
 /// An artifact that cannot be read or written.
-pub fn register(dir: &Path, new: Vec<ModelRow>) -> Result<()> {
+pub fn register(dir: &Path, new: Vec<ModelRow>, pivot: Option<&str>) -> Result<()> {
     fs::create_dir_all(dir).at(dir)?;
     // Commands that run side by side add their models one after the other.
     let path = dir.join(".lock");
@@ -134,6 +135,10 @@ pub fn register(dir: &Path, new: Vec<ModelRow>) -> Result<()> {
             }
             None => rows.push(model),
         }
+    }
+    if let Some(pivot) = pivot {
+        rows.iter_mut()
+            .for_each(|row| row.is_pivot = row.name == pivot);
     }
     if rows == before {
         return Ok(());
@@ -161,18 +166,15 @@ mod tests {
     fn models_are_added_and_keep_their_roles() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("models");
-        register(
-            &dir,
-            vec![model("pivot", true, ""), model("math", false, "")],
-        )
-        .unwrap();
+        let both = vec![model("pivot", true, ""), model("math", false, "")];
+        register(&dir, both.clone(), Some("pivot")).unwrap();
         assert_eq!(
             read(&dir).unwrap(),
             [model("math", false, ""), model("pivot", true, "")]
         );
         // Scored later, when the weights are known.
-        register(&dir, vec![model("pivot", false, "abc")]).unwrap();
-        register(&dir, vec![model("code", false, "def")]).unwrap();
+        register(&dir, vec![model("pivot", false, "abc")], None).unwrap();
+        register(&dir, vec![model("code", false, "def")], None).unwrap();
         assert_eq!(
             read(&dir).unwrap(),
             [
@@ -181,6 +183,10 @@ mod tests {
                 model("pivot", true, "abc")
             ]
         );
+        // A corpus for another pivot.
+        register(&dir, both, Some("math")).unwrap();
+        let pivots = read(&dir).unwrap().into_iter().filter(|row| row.is_pivot);
+        assert_eq!(pivots.map(|row| row.name).collect::<Vec<_>>(), ["math"]);
     }
 
     #[test]
@@ -189,7 +195,7 @@ mod tests {
         let names = ["a", "b", "c", "d", "e", "f"];
         std::thread::scope(|scope| {
             for name in names {
-                scope.spawn(|| register(dir.path(), vec![model(name, false, "")]).unwrap());
+                scope.spawn(|| register(dir.path(), vec![model(name, false, "")], None).unwrap());
             }
         });
         let found = read(dir.path()).unwrap();

@@ -9,6 +9,10 @@ use super::Kind;
 use crate::error::{Context, Result};
 use crate::units::SampleId;
 
+/// Which tokens metrics count: those that cover supervised content. Before, special tokens were left
+/// out, whose bytes counted; the word in an artifact's options tells the two apart.
+pub const COUNTS: &str = "content";
+
 /// Columns of `sequence_metrics`, row by row.
 #[derive(Debug, Default)]
 pub struct SequenceMetrics {

@@ -123,7 +123,8 @@ fn register(run: &RunDir, opened: &[Opened], models: &[corpus::Model<'_>]) -> Re
         model_row(&model.name, index == 0, vocabulary, &model.dir)
     });
     let rows = rows.collect::<Result<_>>()?;
-    models::register(&run.artifact(Kind::Models, &[]), rows)
+    let pivot = opened.first().map(|model| model.name.as_str());
+    models::register(&run.artifact(Kind::Models, &[]), rows, pivot)
 }
 
 /// The first model with this vocabulary, whose name the run knows it by.

@@ -90,20 +90,24 @@ impl RunArg {
         // Where no corpus has noted the pivot, it is the one whose template all models read.
         let is_pivot = run.list(Kind::Transcripts)? == [[name]];
         let row = model_row(name, is_pivot, vocabulary, model)?;
-        models::register(&run.artifact(Kind::Models, &[]), vec![row])
+        models::register(&run.artifact(Kind::Models, &[]), vec![row], None)
     }
 }
 
-/// The row of a model, or of a folder that holds only its tokenizer.
+/// The row of a model, or of a folder that holds only its tokenizer. What such a folder says of an
+/// architecture that is not known here is left out.
 pub fn model_row(name: &str, is_pivot: bool, vocabulary: &str, model: &Path) -> Result<ModelRow> {
-    let has_config = model.is_file() || model.join("config.json").is_file();
-    let config = has_config.then(|| Config::load(model)).transpose()?;
+    let config = Config::load(model).ok();
+    let digest = match digest::has_weights(model) {
+        true => digest::model(model)?,
+        false => String::new(),
+    };
     Ok(ModelRow {
         name: name.to_owned(),
         is_pivot,
         vocabulary: vocabulary.to_owned(),
         location: model.display().to_string(),
-        digest: digest::model(model).unwrap_or_default(),
+        digest,
         architecture: config
             .as_ref()
             .map_or_else(String::new, |config| config.architecture.name().to_owned()),

@@ -21,7 +21,7 @@ mod tokenise;
 use std::path::PathBuf;
 
 pub use options::{CorpusOptions, TemplateMode, TooLong};
-pub use tokenise::{TokenSummary, tokenise, transcribe};
+pub use tokenise::{TokenSummary, tokenise, tokens_changing, transcribe};
 
 use crate::artifact::{
     Artifact, Existing, Kind, PartInfo, Provenance, RunDir, Writer, digest, tokens,
@@ -131,9 +131,7 @@ pub fn run(
     }
     let samples = samples_provenance(options, pivot, others)?;
     let transcripts = Provenance::new(Kind::Transcripts).input("samples", samples.identity());
-    let tokens = Provenance::new(Kind::Tokens)
-        .vocabulary(&pivot.tokenizer.vocabulary().digest)
-        .input("transcripts", transcripts.identity());
+    let tokens = tokenise::provenance(&transcripts.identity(), pivot.tokenizer, None);
     let writers = Writers {
         samples: Writer::create(&outputs.samples, samples, existing)?,
         transcripts: Writer::create(&outputs.transcripts, transcripts, existing)?,

@@ -32,13 +32,24 @@ pub struct TokenSummary {
     pub up_to_date: bool,
 }
 
+/// What changes rows of `tokens` besides their inputs. Those of before have other ends, with some
+/// tokenizers, and prefixes that are not supervised.
+pub fn tokens_changing() -> serde_json::Value {
+    serde_json::json!({ "spans": 2 })
+}
+
 /// What determines the `tokens` of a tokenizer: the transcripts, the tokenizer, and the
 /// tokenizer whose template made the transcripts, where it is another one.
-fn provenance(transcripts: &str, tokenizer: &Tokenizer, pivot: Option<&Tokenizer>) -> Provenance {
+pub(super) fn provenance(
+    transcripts: &str,
+    tokenizer: &Tokenizer,
+    pivot: Option<&Tokenizer>,
+) -> Provenance {
     let own = &tokenizer.vocabulary().digest;
     let pivot = pivot.map(|pivot| &pivot.vocabulary().digest);
     let provenance = Provenance::new(Kind::Tokens)
         .vocabulary(own)
+        .options(tokens_changing())
         .input("transcripts", transcripts);
     match pivot.filter(|pivot| *pivot != own) {
         Some(pivot) => provenance.input("pivot_vocabulary", pivot),

@@ -18,6 +18,7 @@ use candle_core::{DType, Device};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
@@ -132,7 +133,7 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
         .model(digest::model(&inputs.model)?)
         .vocabulary(&tokenizer.vocabulary().digest)
         .options(serde_json::json!({
-            "dtype": inputs.dtype.as_str(),
+            "figures": changing(inputs.dtype),
             "date": inputs.date.map(|date| date.to_string()),
             "template": template.as_ref().map(ChatTemplate::digest),
             "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
@@ -184,6 +185,13 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     }
     writer.write_only(&rows.finish()?)?;
     Ok(results)
+}
+
+/// What changes figures besides what they are about: the type of the weights, and which tokens count.
+pub fn changing(dtype: DType) -> serde_json::Value {
+    // Logits of narrow weights are not rounded any more.
+    let logits = (dtype != DType::F32).then_some("f32");
+    serde_json::json!({ "dtype": dtype.as_str(), "counts": COUNTS, "logits": logits })
 }
 
 fn check_tasks(tasks: &[Task]) -> Result<()> {

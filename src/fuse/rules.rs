@@ -191,8 +191,9 @@ impl<'a> Fuser<'a> {
             }
         }
         if let Some(mass) = unlisted {
-            self.ids.push(row.target_id);
-            self.probs.push(mass as f32);
+            let place = self.probs.partition_point(|p| f64::from(*p) >= mass);
+            self.ids.insert(place, row.target_id);
+            self.probs.insert(place, mass as f32);
             tail = (tail - mass).max(0.0);
         }
         Ok((tail as f32, draws))

@@ -33,7 +33,7 @@ mod vllm;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
-use crate::artifact::sequence_metrics::SequenceMetrics;
+use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
@@ -147,10 +147,15 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
         for (index, file) in opened.files.iter().enumerate() {
             provenance = provenance.input(format!("import {index}"), digest::file(file)?);
         }
+        let mut used = serde_json::json!({});
+        if kind == Kind::SequenceMetrics {
+            used["counts"] = COUNTS.into();
+        }
         if !inputs.format.has_exact_targets() {
             // Then a true token that is not listed has a bound, not a probability.
-            provenance = provenance.options(serde_json::json!({ "exact_target": false }));
+            used["exact_target"] = false.into();
         }
+        provenance = provenance.options(used);
         Ok(provenance)
     };
     let topk = Writer::create(&inputs.topk, provenance(Kind::Topk)?, existing)?;

@@ -57,8 +57,7 @@ pub(super) fn complete(
     let mut list = checked(row, target)?;
     check_ids(&list.ids, limits.head)?;
     let place = list.ids.iter().position(|id| *id == target);
-    let own = place.map(|at| list.logprobs[at]);
-    let unlisted = list.target.filter(|_| own.is_none());
+    let unlisted = list.target.filter(|_| place.is_none());
     let mass: f64 = list.logprobs.iter().map(|x| prob(*x)).sum();
     let all = mass + unlisted.map_or(0.0, prob);
     if all > list.most {
@@ -69,18 +68,20 @@ pub(super) fn complete(
             ),
         });
     }
+    let outside = match (list.everything, unlisted) {
+        (true, Some(own)) => prob(own),
+        (true, None) => 0.0,
+        (false, _) => (1.0 - mass).max(0.0),
+    };
     if mass > 1.0 + SLACK {
         summary.scaled += 1;
         let log = mass.ln() as f32;
         list.logprobs.iter_mut().for_each(|x| *x -= log);
+        // A listed token is scaled with the others.
+        list.target = unlisted;
     }
-    let scale = if mass > 1.0 + SLACK { mass } else { 1.0 };
-    let outside = match (list.everything, unlisted) {
-        (true, Some(own)) => prob(own),
-        (true, None) => 0.0,
-        (false, _) => (1.0 - mass / scale).max(0.0),
-    };
-    let padded = drop_padded(&mut list, limits.vocabulary) / scale;
+    let own = place.map(|at| list.logprobs[at]);
+    let padded = drop_padded(&mut list, limits.vocabulary);
     summary.padded += u64::from(padded > 0.0);
     let tail = (outside + padded).ln() as f32;
     let target_logprob = list.target.or(own).unwrap_or_else(|| {

@@ -115,7 +115,7 @@ impl<'a> Projector<'a> {
                 continue;
             }
             let found = match &mut self.warped {
-                None if !has_width => Found::Nothing,
+                _ if !has_width => Found::Nothing,
                 Some(warped) => match warped.position(sample, pos, &mut self.out)? {
                     Ok((projection, source_nll)) => {
                         let origin = Origin {

@@ -197,10 +197,10 @@ impl Step {
             return Ok(Status::Ready);
         };
         for (index, item) in self.outputs.iter().enumerate() {
-            // A folder of ours without weights is one to be written again.
-            let found = match item {
-                Item::Model(dir) => digest::model(dir).ok(),
-                _ => item.identity()?,
+            let found = match (item, item.identity()) {
+                // A folder of ours without weights is one to be written again.
+                (Item::Model(_), Err(Error::Input { .. } | Error::Damaged { .. })) => None,
+                (_, found) => found?,
             };
             if found.as_ref() != record.outputs.get(index) {
                 return Ok(Status::Ready);

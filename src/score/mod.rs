@@ -15,7 +15,7 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
-use crate::artifact::sequence_metrics::SequenceMetrics;
+use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
 use crate::error::{Error, Result};
@@ -136,16 +136,18 @@ impl ScoreOptions {
 
     /// The options that change rows of `topk`; those that are not in use are left out.
     pub fn changing(&self, dtype: DType) -> serde_json::Value {
-        let dtype = dtype.as_str();
-        match (self.mode, self.top_p) {
-            (Keep::Top, None) => serde_json::json!({ "dtype": dtype, "top_k": self.top_k }),
+        let name = dtype.as_str();
+        let mut used = match (self.mode, self.top_p) {
+            (Keep::Top, None) => serde_json::json!({ "dtype": name, "top_k": self.top_k }),
             (Keep::Top, Some(top_p)) => {
-                serde_json::json!({ "dtype": dtype, "top_k": self.top_k, "top_p": top_p })
+                serde_json::json!({ "dtype": name, "top_k": self.top_k, "top_p": top_p })
             }
             (Keep::Sampled, _) => serde_json::json!({
-                "dtype": dtype, "mode": self.mode, "samples": self.samples, "seed": self.seed
+                "dtype": name, "mode": self.mode, "samples": self.samples, "seed": self.seed
             }),
-        }
+        };
+        mark_logits(&mut used, dtype);
+        used
     }
 
     fn draws(&self) -> Option<Draws> {
@@ -153,6 +155,20 @@ impl ScoreOptions {
             count: self.samples.into(),
             seed: self.seed,
         })
+    }
+}
+
+/// What changes rows of `sequence_metrics`.
+pub fn metrics_changing(dtype: DType) -> serde_json::Value {
+    let mut used = serde_json::json!({ "dtype": dtype.as_str(), "counts": COUNTS });
+    mark_logits(&mut used, dtype);
+    used
+}
+
+/// Logits of narrow weights were rounded before they were f32: those are other rows.
+fn mark_logits(used: &mut serde_json::Value, dtype: DType) {
+    if dtype != DType::F32 {
+        used["logits"] = "f32".into();
     }
 }
 
@@ -251,7 +267,7 @@ pub fn run(
     let changing = options.changing(inputs.dtype);
     let topk = opened.provenance(Kind::Topk, inputs, changing)?;
     let topk = Writer::create(&inputs.topk, topk, existing)?;
-    let changing = serde_json::json!({ "dtype": inputs.dtype.as_str() });
+    let changing = metrics_changing(inputs.dtype);
     let metrics = opened.provenance(Kind::SequenceMetrics, inputs, changing)?;
     let metrics = Writer::create(&inputs.sequence_metrics, metrics, existing)?;
     let Opened {

@@ -108,7 +108,7 @@ fn what_is_exported_can_be_imported() {
         .exits(0)
         .says(&["24 samples", "another order"]);
     workshop.has_no_leftovers();
-    let again = files(&workshop.path("run/topk/teacher=swapped"));
+    let again = parts("teacher=swapped");
     assert_eq!(again.len(), after.len());
     for (a, b) in again.iter().zip(&after) {
         assert!(all_rows(a) == all_rows(b), "{} differs", a.display());

@@ -128,6 +128,7 @@ fn cases() -> Vec<Case> {
         ),
         ("align.spans", "", "dtw", all(&ALIGNED), Differ),
         ("align.dtw_ties", DTW, "fusellm", all(&ALIGNED), May),
+        ("align.dtw_text", DTW, "pieces", all(&ALIGNED), May),
         ("align.dtw_band", DTW, "1", all(&ALIGNED), Differ),
         ("map.method", "", "em", all(&MAPPED), Differ),
         ("map.width", "", "3", all(&MAPPED), Differ),

@@ -104,7 +104,7 @@ fn the_stage_reads_and_writes_artifacts() {
     write(&at("topk"), topk().input("x", "bad"), &bad);
     let error = go("out3").unwrap_err().to_string();
     assert!(error.contains("sample 0 position 1"), "{error}");
-    assert_eq!(std::fs::read_dir(at("out3")).unwrap().count(), 0);
+    assert!(!at("out3").exists());
 
     write(&at("topk"), topk().vocabulary("other"), &case.rows);
     let error = go("out4").unwrap_err().to_string();

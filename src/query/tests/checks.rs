@@ -316,7 +316,9 @@ fn spans_that_do_not_tile_and_tokens_that_end_elsewhere() {
         &[(2, 1), (1, 3)],
         &[],
     ] {
-        let found = with([wrong, &[(0, 1)]]);
+        // Other content makes the metrics look wrong, too.
+        let mut found = with([wrong, &[(0, 1)]]);
+        found.retain(|line| !line.starts_with("warning sequence_metrics_agree"));
         assert_eq!(
             found,
             ["error spans_tile: transcripts/template=pivot 0"],

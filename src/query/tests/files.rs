@@ -83,7 +83,7 @@ fn tables_declare_the_columns_of_their_kind() {
     /// are unsigned, a table has the signed ones that hold them.
     fn shape(data_type: &DataType) -> String {
         match data_type {
-            DataType::UInt16 => DataType::Int32.to_string(),
+            DataType::UInt8 | DataType::UInt16 => DataType::Int32.to_string(),
             DataType::UInt32 | DataType::UInt64 => DataType::Int64.to_string(),
             DataType::Dictionary(_, values) => shape(values),
             DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => "text".into(),

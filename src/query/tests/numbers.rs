@@ -63,7 +63,7 @@ fn differences_may_be_negative() {
         assert_eq!(sql(s, ends, &[]), ["-2"]);
         let spans = "SELECT spans[1]['byte_start'] - spans[1]['byte_end'] FROM transcripts \
                      ORDER BY sample_id";
-        assert_eq!(sql(s, spans, &[]), ["-3", "-1"]);
+        assert_eq!(sql(s, spans, &[]), ["-2", "-1"]);
         let ids = "SELECT ids[1] - ids[2], -target_id FROM topk WHERE teacher = 's' ORDER BY pos";
         assert_eq!(sql(s, ids, &[])[0], "-1 -1");
         let stored = "SELECT -target_nll, levels[2] - levels[1], -tail_level FROM topk_stored \

@@ -79,8 +79,8 @@ fn queries_over_the_fixture() {
         assert_eq!(
             named(s, "projection_quality", &[]),
             [
-                "s true same_end 2 0.666667 0.5 0.5 0.837402 1.04004 0.202637",
-                "s false one_hot 1 0.333333 1 1 0 1.38672 1.38672",
+                "s true same_end 2 0.666667 0.5 0.5 0.624186 NULL NULL NULL 0.837402 1.04004 0.202637",
+                "s false one_hot 1 0.333333 1 1 1 NULL NULL NULL 0 1.38672 1.38672",
             ]
         );
         let mappings = ["s 1 ab 1 a 6 0.75 counted", "s 2 c 2 b 1 1 exact"];

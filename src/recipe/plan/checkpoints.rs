@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use candle_core::DType;
 use serde_json::{Value, json};
 
 use super::inputs::valid_dir;
@@ -154,7 +153,7 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
         subject: name.clone(),
         inputs,
         outputs: vec![Item::Artifact(Kind::EvalItems, out.clone())],
-        options: json!([tasks, run.recipe.corpus.date, DType::from(dtype).as_str()]),
+        options: json!([tasks, run.recipe.corpus.date, eval::changing(dtype.into())]),
         action: action(run, move |run| {
             let inputs = EvalInputs {
                 name: name.clone(),

@@ -50,7 +50,10 @@ pub(super) fn score_step(run: &Rc<Run>, index: usize) -> Step {
             Item::Artifact(Kind::Topk, inputs.topk.clone()),
             Item::Artifact(Kind::SequenceMetrics, inputs.sequence_metrics.clone()),
         ],
-        options: run.recipe.score.changing(inputs.dtype),
+        options: json!([
+            run.recipe.score.changing(inputs.dtype),
+            score::metrics_changing(inputs.dtype),
+        ]),
         action: action(run, move |run| {
             let summary = score::run(&inputs, &run.recipe.score, Existing::Replace)?;
             if summary.samples == 0 {

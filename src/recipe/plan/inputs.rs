@@ -86,7 +86,9 @@ fn corpus_like(
         .iter()
         .map(|model| model.config.max_position_embeddings)
         .collect();
-    let mut recorded = json!({ "corpus": options, "contexts": contexts });
+    let mut recorded = json!({
+        "corpus": options, "contexts": contexts, "tokens": corpus::tokens_changing()
+    });
     recorded["corpus"]["inputs"] = Value::Null;
     let options = options.clone();
     Step {
@@ -193,7 +195,7 @@ fn tokens_step(run: &Rc<Run>, index: usize, native: bool) -> Step {
         subject: format!("tokens {}", model.name()),
         inputs,
         outputs: vec![run.tokens(index)],
-        options: Value::Null,
+        options: corpus::tokens_changing(),
         action: action(run, move |run| {
             let made_by = (!native).then_some(&*run.pivot().tokenizer);
             let summary = corpus::tokenise(

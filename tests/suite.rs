@@ -29,6 +29,7 @@ mod suite {
     pub mod pipeline;
     pub mod program;
     pub mod readable;
+    pub mod readings;
     pub mod readme;
     pub mod rows;
     pub mod sampled;

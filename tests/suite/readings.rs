@@ -221,10 +221,14 @@ fn project(pivot: &Tokenizer, source: &Tokenizer, name: &str, random: &mut Rando
     for batch in artifact.parts()[0].batches().unwrap() {
         let batch = batch.unwrap();
         let rows = Distributions::new(&batch).unwrap();
-        let (mut owed, mut sum, mut n) = (0.0, 0.0, 0);
+        let (mut owed, mut sums) = (0.0, vec![(0.0, 0); TEXTS.len()]);
         for row in 0..rows.len() {
             let origin = rows.origin(row).unwrap();
             let stored = rows.row(row);
+            let sample = rows.sample_id(row) as usize;
+            if stored.pos == 0 {
+                owed = 0.0;
+            }
             counts.positions += 1;
             let Some(named) = origin.named else {
                 owed = 0.0;
@@ -234,15 +238,26 @@ fn project(pivot: &Tokenizer, source: &Tokenizer, name: &str, random: &mut Rando
             counts.named += usize::from(named);
             assert!(stored.ids.contains(&stored.target_id), "{name}");
             assert!(stored.ids.len() <= 11, "{name}: {}", stored.ids.len());
-            sum +=
-                f64::from(-stored.target_logprob - origin.source_nll.unwrap() - owed + origin.owed);
+            let nll = origin.source_nll.unwrap();
+            let kept = f64::from(-stored.target_logprob - nll - owed + origin.owed);
+            assert!(
+                kept.abs() < 2.5 / 1024.0,
+                "{name}, sample {} position {} ({:?}): {kept}, {stored:?} {origin:?} {owed}",
+                sample,
+                stored.pos,
+                rows.projection(row)
+            );
+            sums[sample].0 += kept;
+            sums[sample].1 += 1;
             owed = origin.owed;
-            n += 1;
         }
-        assert!(
-            sum.abs() <= f64::from(n + 2) / 2048.0,
-            "{name}: {sum} over {n} rows"
-        );
+        for (sample, (sum, n)) in sums.into_iter().enumerate() {
+            let most = f64::from(n + 2) / 2048.0;
+            assert!(
+                sum.abs() <= most,
+                "{name}, sample {sample}: {sum} over {n} rows"
+            );
+        }
     }
     counts
 }
@@ -272,10 +287,10 @@ fn every_pair_of_tokenizers_keeps_the_likelihood_of_the_source() {
             all.push((name, counts));
         }
     }
-    // Texts begin with a prefix in some vocabularies, and few positions are lost otherwise.
+    // What random lists leave of the probability is often thin.
     for (name, counts) in &all {
         let share = |n: usize| n as f64 / counts.positions as f64;
-        assert!(share(counts.carried) > 0.9, "{name}: {counts:?}");
+        assert!(share(counts.carried) > 0.8, "{name}: {counts:?}");
         assert!(share(counts.named) > 0.8, "{name}: {counts:?}");
     }
 }

@@ -326,7 +326,7 @@ fn spans_that_do_not_tile_and_tokens_that_end_elsewhere() {
         );
     }
     for last in [2, 4] {
-        let found = found(|run| {
+        let mut found = found(|run| {
             let tokens = vec![
                 u64s(&[0, 1]),
                 lists_u32(&[&[0, 1, 2, 3], &[0, 1]]),
@@ -335,6 +335,7 @@ fn spans_that_do_not_tile_and_tokens_that_end_elsewhere() {
             ];
             write(run, Kind::Tokens, &["pv", "pivot"], 2, tokens);
         });
+        found.retain(|line| !line.starts_with("warning sequence_metrics_agree"));
         assert_eq!(
             found,
             ["error spans_tile: tokens/vocab=pv/template=pivot 0"]

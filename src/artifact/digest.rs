@@ -1,9 +1,10 @@
 //! Digests of files and model folders, computed once.
 //!
-//! A digest is cached by path and [`Stamp`] (length, number of the file, time of the last write and
-//! of the last change) under `$FUSELM_CACHE`, `$XDG_CACHE_HOME/fuselm` or `~/.cache/fuselm`, one
-//! small file each; where none of these can be written, it is computed again. After [`recompute`]
-//! nothing is believed that was not read by this process.
+//! A digest is cached by the file's number (so that all names of a file share it; by path where the
+//! system has no numbers) and [`Stamp`] (length, time of the last write and of the last change)
+//! under `$FUSELM_CACHE`, `$XDG_CACHE_HOME/fuselm` or `~/.cache/fuselm`, one small file each; where
+//! none of these can be written, it is computed again. After [`recompute`] nothing is believed that
+//! was not read by this process.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -33,7 +34,7 @@ pub fn file(path: &Path) -> Result<String> {
     let mut opened = File::open(path).at(path)?;
     let stamp = Stamp::of(&opened.metadata().at(path)?);
     let entry = (stamp.bytes() >= CACHE_FROM)
-        .then(|| cache_entry(path))
+        .then(|| cache_entry(path, &stamp))
         .flatten();
     if let Some(entry) = &entry
         && let Some(digest) = look_up(entry, &stamp)
@@ -52,18 +53,17 @@ pub fn file(path: &Path) -> Result<String> {
     Ok(digest)
 }
 
-/// Gives a file one more name, as [`fs::hard_link`] does. That changes the file's times, but not
-/// what is known of its digest.
+/// Gives a file one more name, as [`fs::hard_link`] does. That changes the file's times under all
+/// its names, but not what is known of its digest.
 pub fn link(from: &Path, to: &Path) -> io::Result<()> {
     let before = Stamp::of(&fs::metadata(from)?);
-    let known = cache_entry(from).and_then(|entry| look_up(&entry, &before));
+    let entry = cache_entry(from, &before);
+    let known = entry.and_then(|entry| Some((look_up(&entry, &before)?, entry)));
     fs::hard_link(from, to)?;
-    if let Some(digest) = known {
+    if let Some((digest, entry)) = known {
         let after = Stamp::of(&fs::metadata(from)?);
-        for name in [from, to] {
-            if let Some(entry) = cache_entry(name).filter(|_| before.is_same_content(&after)) {
-                remember(&entry, &after, &digest);
-            }
+        if before.is_same_content(&after) {
+            remember(&entry, &after, &digest);
         }
     }
     Ok(())
@@ -137,8 +137,12 @@ pub fn text(text: &str) -> String {
     hex(&blake3::hash(text.as_bytes()))
 }
 
-fn cache_entry(path: &Path) -> Option<PathBuf> {
-    let absolute = fs::canonicalize(path).ok()?;
+/// Where the digest of the file at `path` is kept.
+fn cache_entry(path: &Path, stamp: &Stamp) -> Option<PathBuf> {
+    let name = match stamp.file() {
+        Some((device, inode)) => format!("{device}-{inode}"),
+        None => text(&fs::canonicalize(path).ok()?.to_string_lossy()),
+    };
     let root = match std::env::var_os("FUSELM_CACHE") {
         Some(dir) => PathBuf::from(dir),
         None => match std::env::var_os("XDG_CACHE_HOME") {
@@ -146,7 +150,7 @@ fn cache_entry(path: &Path) -> Option<PathBuf> {
             None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/fuselm"),
         },
     };
-    Some(root.join("digests").join(text(&absolute.to_string_lossy())))
+    Some(root.join("digests").join(name))
 }
 
 #[cfg(test)]
@@ -185,21 +189,25 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_is_not_hashed_again_and_does_not_hide_a_change() {
+    fn links_are_not_hashed_again_and_do_not_hide_a_change() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, link_path) = (dir.path().join("weights"), dir.path().join("link"));
+        let path = dir.path().join("weights");
+        let links = ["a", "b", "c"].map(|name| dir.path().join(name));
         let hour_ago = SystemTime::now() - Duration::from_secs(3600);
         overwrite(&path, &vec![1; CACHE_FROM as usize], hour_ago);
         std::thread::sleep(Duration::from_millis(100));
         let digest = file(&path).unwrap();
-        link(&path, &link_path).unwrap();
-        for name in [&path, &link_path] {
+        for link_path in &links {
+            link(&path, link_path).unwrap();
+        }
+        let names = || links.iter().chain([&path]);
+        for name in names() {
             let stamp = Stamp::of(&fs::metadata(name).unwrap());
-            let entry = cache_entry(name).unwrap();
+            let entry = cache_entry(name, &stamp).unwrap();
             assert_eq!(look_up(&entry, &stamp), Some(digest.clone()), "{name:?}");
         }
-        overwrite(&link_path, &vec![2; CACHE_FROM as usize], hour_ago);
-        for name in [&path, &link_path] {
+        overwrite(&links[1], &vec![2; CACHE_FROM as usize], hour_ago);
+        for name in names() {
             assert_ne!(file(name).unwrap(), digest);
         }
     }

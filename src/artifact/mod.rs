@@ -62,7 +62,7 @@ pub use folder::{check_files, is_part, is_seal};
 pub use kind::Kind;
 pub use provenance::{PartInfo, Provenance};
 pub use reader::{Artifact, Part};
-pub use run_dir::{OWNER, RunDir, check_name};
+pub use run_dir::{OWNER, RunDir, StageRecord, check_name};
 pub use writer::{Existing, PartWriter, Writer};
 
 #[cfg(test)]

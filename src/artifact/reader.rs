@@ -359,7 +359,7 @@ impl Part {
             })?;
             decoder.decode(&batch).map_err(|problem| match problem {
                 Problem::Batch(error) => error,
-                Problem::Row(row) => Error::input(
+                Problem::Row(row) => Error::damaged_at(
                     format!(
                         "{} sample {} position {}",
                         path.display(),
@@ -368,7 +368,7 @@ impl Part {
                     ),
                     row.what,
                 )
-                .remedy("remove the part and run the stage again, it writes only what is missing"),
+                .remedy(seal::REMEDY),
             })
         }))
     }

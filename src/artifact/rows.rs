@@ -7,7 +7,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{ArrowPrimitiveType, UInt64Type};
 use arrow::record_batch::RecordBatch;
 
-use super::Part;
+use super::{Part, seal};
 use crate::error::{Context, Error, Result};
 use crate::units::SampleId;
 
@@ -205,11 +205,11 @@ impl BySample {
                 break;
             }
             if current.is_none() && self.previous.is_some_and(|previous| previous >= id) {
-                return Err(Error::input(
+                return Err(Error::damaged_at(
                     format!("{} sample {id}", self.place),
                     "rows are not sorted by sample_id",
                 )
-                .remedy("write the artifact anew"));
+                .remedy(seal::REMEDY));
             }
             current = Some(id);
             let run = ids[self.start..]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::folder::{is_hidden, is_part, is_seal, unknown};
@@ -79,11 +79,11 @@ impl RunDir {
         self.root.join("stages")
     }
 
-    /// What the stages that ran have written: each stage, and its outputs by their paths in the run.
+    /// The records of the stages that ran, sorted by name.
     ///
     /// # Errors
     /// A record that is damaged.
-    pub fn recorded(&self) -> Result<Vec<(String, PathBuf)>> {
+    pub fn recorded(&self) -> Result<Vec<StageRecord>> {
         let dir = self.stages();
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -101,10 +101,9 @@ impl RunDir {
             let record: StageRecord = serde_json::from_slice(&text).map_err(|e| {
                 Error::damaged(&path, e.to_string()).remedy("remove it; the stage then runs again")
             })?;
-            let step = record.step;
-            recorded.extend(record.paths.into_iter().map(|path| (step.clone(), path)));
+            recorded.push(record);
         }
-        recorded.sort();
+        recorded.sort_by(|a, b| a.step.cmp(&b.step));
         Ok(recorded)
     }
 
@@ -162,12 +161,27 @@ impl RunDir {
 /// The file in `stages` that says whose run a folder is.
 pub const OWNER: &str = "run.json";
 
-/// What matters here of the record of a stage.
-#[derive(Deserialize)]
-struct StageRecord {
-    step: String,
+/// What is recorded of a stage that ran: a JSON file in `stages`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Stage and subject.
+    pub step: String,
+    /// Digest of everything that determined the result.
+    pub fingerprint: String,
+    /// Identity of each output.
+    pub outputs: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// The line for the user.
+    pub summary: String,
+    /// The outputs, relative to the run folder.
     #[serde(default)]
-    paths: Vec<PathBuf>,
+    pub paths: Vec<PathBuf>,
+    /// Whether the stage was begun again since: what it wrote need not be whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
 }
 
 fn partition_values(dir: &Path, key: &str) -> Result<Vec<String>> {

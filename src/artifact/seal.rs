@@ -102,6 +102,7 @@ impl Seal {
                 digest: self.digest,
                 of: Of::Bytes,
             },
+            remedy: REMEDY,
         }
     }
 }

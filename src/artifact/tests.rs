@@ -454,9 +454,9 @@ fn stored_lists_are_read_by_falling_probability() {
 #[test]
 fn impossible_stored_rows_are_named() {
     let found = |gaps: &[&[u32]], levels: &[&[u16]], keys: &[(u64, u32)], draws| {
-        read_targets(gaps, levels, keys, draws)
-            .unwrap_err()
-            .to_string()
+        let error = read_targets(gaps, levels, keys, draws).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
     };
     let one: (&[&[u32]], &[&[u16]]) = (&[&[1], &[1]], &[&[430], &[430]]);
     let twice = found(one.0, one.1, &[(3, 4), (3, 4)], 0);

@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::kind::list_element;
 use super::rows::{Lists, lists, numbers};
-use super::{Kind, Part};
+use super::{Kind, Part, seal};
 use crate::error::{Context, Error, Result};
 use crate::units::{SampleId, TokenId};
 
@@ -45,6 +45,8 @@ impl SampleTokens {
 /// # Memory
 /// 9 bytes a token.
 pub fn read_part(part: &Part) -> Result<Vec<SampleTokens>> {
+    let damaged =
+        |place: String, problem: String| Error::damaged_at(place, problem).remedy(seal::REMEDY);
     let mut samples = Vec::new();
     let mut expected = part.info().first_sample;
     for batch in part.batches()? {
@@ -62,35 +64,25 @@ pub fn read_part(part: &Part) -> Result<Vec<SampleTokens>> {
             };
             let place = || format!("{} sample {}", part.path().display(), sample.sample_id);
             if sample.sample_id != expected {
-                return Err(Error::input(
-                    place(),
-                    format!("expected sample {expected} here"),
-                ));
+                return Err(damaged(place(), format!("expected sample {expected} here")));
             }
             expected += 1;
             if sample.ids.len() != sample.byte_end.len()
                 || sample.ids.len() != sample.supervised.len()
             {
-                return Err(Error::input(
-                    place(),
-                    "`ids`, `byte_end` and `supervised` differ in length",
-                ));
+                let problem = "`ids`, `byte_end` and `supervised` differ in length";
+                return Err(damaged(place(), problem.to_owned()));
             }
             if !sample.byte_end.is_sorted() {
-                return Err(Error::input(place(), "`byte_end` falls"));
+                return Err(damaged(place(), "`byte_end` falls".to_owned()));
             }
             samples.push(sample);
         }
     }
     if samples.len() as u64 != part.info().samples {
-        return Err(Error::file(
-            part.path(),
-            format!(
-                "holds {} samples, its footer says {}",
-                samples.len(),
-                part.info().samples
-            ),
-        ));
+        let (found, expected) = (samples.len(), part.info().samples);
+        let problem = format!("holds {found} samples, its footer says {expected}");
+        return Err(damaged(part.path().display().to_string(), problem));
     }
     Ok(samples)
 }

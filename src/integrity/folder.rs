@@ -14,6 +14,9 @@ use crate::error::{Context, Error, Result};
 /// The record's name in its folder.
 pub const RECORD: &str = "fuselm-digests.json";
 
+/// What to do about a damaged checkpoint.
+const REMEDY: &str = "remove the checkpoint's folder and run its stage again";
+
 /// What was written to the files of a folder, and of the folders in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,15 +82,15 @@ impl FolderRecord {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(path, error)),
         };
-        let record: Self =
-            serde_json::from_slice(&text).map_err(|e| Error::damaged(&path, e.to_string()))?;
+        let damaged = |problem: String| Error::damaged(&path, problem).remedy(REMEDY);
+        let record: Self = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         let plain = |name: &str| {
             let mut parts = Path::new(name).components();
             parts.all(|part| matches!(part, Component::Normal(_)))
         };
         match record.files.keys().find(|name| !plain(name)) {
             None => Ok(Some(record)),
-            Some(name) => Err(Error::damaged(&path, format!("`{name}` is no file in it"))),
+            Some(name) => Err(damaged(format!("`{name}` is no file in it"))),
         }
     }
 
@@ -103,9 +106,12 @@ impl FolderRecord {
             let length = fs::metadata(&path).at(&path).map(|meta| meta.len());
             match length.and_then(|length| check_length(&path, record.bytes, length)) {
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    problems.push(Error::damaged(&path, "is missing"));
+                    let missing = Error::file(&path, "is missing, it was written");
+                    problems.push(missing.remedy(
+                        "run the recipe again, it writes the checkpoint anew, or put the file back",
+                    ));
                 }
-                Err(error) => problems.push(error),
+                Err(error) => problems.push(error.remedy(REMEDY)),
                 Ok(()) => {}
             }
         }
@@ -123,6 +129,11 @@ impl FolderRecord {
         Ok(problems)
     }
 
+    /// Whether `dir` lacks a file that was written.
+    pub fn lacks_files(&self, dir: &Path) -> bool {
+        self.files.keys().any(|name| !dir.join(name).exists())
+    }
+
     /// What the files of `dir` should hold.
     pub fn claims(&self, dir: &Path) -> Vec<Claim> {
         let files = self.files.iter();
@@ -130,12 +141,14 @@ impl FolderRecord {
             .map(|(name, expected)| Claim {
                 path: dir.join(name),
                 expected: expected.clone(),
+                remedy: REMEDY,
             })
             .collect()
     }
 }
 
-/// Every file below `dir` by its path in it, but the record and what is hidden.
+/// Every file below `dir` by its path in it, but the record and what is hidden. Links are files,
+/// wherever they lead: what is in folders of others, or around in a circle, is not ours.
 fn names(dir: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut folders = vec![String::new()];
@@ -151,7 +164,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
                 true => name,
                 false => format!("{folder}/{name}"),
             };
-            match fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir()) {
+            match entry.file_type().at(&at)?.is_dir() {
                 true => folders.push(path),
                 false if path == RECORD => {}
                 false => found.push(path),

@@ -122,8 +122,11 @@ fn checkpoint(dir: &Path) {
 
 fn damage(dir: &Path) -> Vec<String> {
     let text = |error: &Error| {
-        assert_eq!(error.exit_code(), 3, "{error}");
-        error.to_string()
+        let text = error.to_string();
+        let code = if text.contains("is missing") { 1 } else { 3 };
+        assert_eq!(error.exit_code(), code, "{text}");
+        assert!(text.contains("; "), "no remedy: {text}");
+        text
     };
     let record = match FolderRecord::read(dir) {
         Ok(record) => record.unwrap(),
@@ -172,7 +175,7 @@ fn files_of_a_checkpoint_that_are_missing_longer_or_unknown_are_named() {
     checkpoint(dir.path());
     let config = dir.path().join("config.json");
     fs::remove_file(&config).unwrap();
-    assert!(damage(dir.path())[0].ends_with("config.json: is missing"));
+    assert!(damage(dir.path())[0].contains("config.json: is missing"));
     fs::write(&config, "{ }").unwrap();
     assert!(damage(dir.path())[0].contains("config.json: has 3 bytes, 2 were written"));
     fs::write(&config, "{}").unwrap();
@@ -190,5 +193,68 @@ fn a_record_does_not_lead_out_of_its_folder() {
         fs::write(dir.path().join(RECORD), text).unwrap();
         let error = FolderRecord::read(dir.path()).unwrap_err();
         assert!(error.to_string().contains("is no file in it"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_checkpoint_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint_dir, other) = (dir.path().join("checkpoint"), dir.path().join("other"));
+    fs::create_dir(&checkpoint_dir).unwrap();
+    checkpoint(&checkpoint_dir);
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("x"), "").unwrap();
+    for (name, target) in [("inner/around", &checkpoint_dir), ("out", &other)] {
+        let link = checkpoint_dir.join(name);
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        let found = damage(&checkpoint_dir);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains(&format!("{name}: is not in")),
+            "{found:?}"
+        );
+        fs::remove_file(link).unwrap();
+    }
+    assert_eq!(damage(&checkpoint_dir), [""; 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_of_several_names_is_read_once_and_named_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    fs::write(&path, "x").unwrap();
+    fs::hard_link(&path, dir.path().join("b")).unwrap();
+    fs::write(dir.path().join("c"), "x").unwrap();
+    let claim = |name: &str| Claim {
+        path: dir.path().join(name),
+        expected: FileRecord {
+            bytes: 1,
+            digest: "0".repeat(32),
+            of: Of::Bytes,
+        },
+        remedy: "write it again",
+    };
+    let found = verify(&["a", "b", "c"].map(claim)).unwrap();
+    let found: Vec<String> = found.iter().map(|(_, error)| error.to_string()).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (error, name) in found.iter().zip(["a", "c"]) {
+        assert!(
+            error.starts_with(&dir.path().join(name).display().to_string()),
+            "{error}"
+        );
+        assert!(error.ends_with("; write it again"), "{error}");
+    }
+    let stamp = |path: &Path| Stamp::of(&fs::metadata(path).unwrap());
+    assert_eq!(stamp(&path).file(), stamp(&dir.path().join("b")).file());
+    assert_ne!(stamp(&path).file(), stamp(&dir.path().join("c")).file());
+    // Files of the same number lie on other devices.
+    let proc = Path::new("/proc/self/stat");
+    if proc.exists() {
+        assert_ne!(
+            stamp(&path).file().unwrap().0,
+            stamp(proc).file().unwrap().0
+        );
     }
 }

@@ -17,6 +17,8 @@ pub struct Claim {
     pub path: PathBuf,
     /// What was written to it.
     pub expected: FileRecord,
+    /// What to do if it holds something else.
+    pub remedy: &'static str,
 }
 
 /// Reads files and compares them with what was written to them; returns an error for each that is
@@ -33,8 +35,8 @@ pub fn verify(claims: &[Claim]) -> Result<Vec<(PathBuf, Error)>> {
         .iter()
         .filter(
             |claim| match fs::metadata(&claim.path).map(|meta| Stamp::of(&meta)) {
-                Ok(stamp) if stamp.inode() > 0 => {
-                    seen.insert((stamp.inode(), claim.expected.digest.clone()))
+                Ok(stamp) if stamp.file().is_some() => {
+                    seen.insert((stamp.file(), claim.expected.digest.clone()))
                 }
                 _ => true,
             },
@@ -50,7 +52,7 @@ pub fn verify(claims: &[Claim]) -> Result<Vec<(PathBuf, Error)>> {
             let problem = match compare(claim) {
                 Ok(()) => None,
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
-                Err(error) => Some((claim.path.clone(), error)),
+                Err(error) => Some((claim.path.clone(), error.remedy(claim.remedy))),
             };
             bar.advance(claim.expected.bytes);
             Ok(problem)

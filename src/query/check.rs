@@ -78,17 +78,21 @@ pub fn check_run(run: &RunDir, options: &SessionOptions, limit: usize) -> Result
                 .remedy("run a recipe into it first"),
         );
     }
-    let mut findings = files.verify()?;
     let is_damaged = |findings: &[Finding]| findings.iter().any(|f| f.level == Level::Error);
-    if !is_damaged(&findings) {
-        findings.extend(files.order()?);
+    let mut findings = files.verify()?;
+    let mut order = match is_damaged(&findings) {
+        true => Vec::new(),
+        false => files.order()?,
+    };
+    let damaged = is_damaged(&findings) || is_damaged(&order);
+    let most = if limit == 0 { usize::MAX } else { limit };
+    findings.truncate(most);
+    order.truncate(most);
+    findings.append(&mut order);
+    if !damaged {
+        let session = Session::open(run, options)?;
+        findings.extend(run_checks(&session, limit)?);
     }
-    findings.truncate(if limit == 0 { usize::MAX } else { limit });
-    if is_damaged(&findings) {
-        return Ok(findings);
-    }
-    let session = Session::open(run, options)?;
-    findings.extend(run_checks(&session, limit)?);
     Ok(findings)
 }
 
@@ -96,31 +100,40 @@ pub fn check_run(run: &RunDir, options: &SessionOptions, limit: usize) -> Result
 /// nothing when all is well.
 ///
 /// # Errors
-/// If a check's statement is wrong, or an artifact cannot be read.
+/// If a check's statement is wrong or needs more memory than it may use; the user's wish to stop.
+/// Pages that cannot be read are a finding.
 pub fn run_checks(session: &Session, limit: usize) -> Result<Vec<Finding>> {
     let checks: Vec<&Script> = session.catalogue().group(Group::Checks).collect();
     let bar = Bar::new("check", checks.len() as u64, "checks");
     let limit = if limit == 0 { usize::MAX } else { limit };
     let mut findings = Vec::new();
     for check in checks {
-        let mut of_this = Vec::new();
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         for batch in session.stream_script(check, &Params::new())? {
             let batch = match batch {
                 Ok(batch) => batch,
                 // Pages of a part from before digests were kept.
-                Err(error @ Error::Compute { .. }) => {
-                    of_this.push(unreadable(check, &error));
+                Err(error @ Error::Damaged { .. }) => {
+                    errors.push(unreadable(check, &error));
                     break;
                 }
                 Err(error) => return Err(error),
             };
-            of_this.extend(read(&batch, check)?);
-            if of_this.len() >= limit {
+            for finding in read(&batch, check)? {
+                match finding.level {
+                    Level::Error => errors.push(finding),
+                    Level::Warning if warnings.len() < limit => warnings.push(finding),
+                    Level::Warning => {}
+                }
+            }
+            if errors.len() >= limit {
                 break;
             }
         }
-        of_this.truncate(limit);
-        findings.append(&mut of_this);
+        // A limit does not hide that there are errors.
+        errors.append(&mut warnings);
+        errors.truncate(limit);
+        findings.append(&mut errors);
         bar.advance(1);
     }
     Ok(findings)
@@ -133,7 +146,7 @@ fn unreadable(check: &Script, error: &Error) -> Finding {
         level: Level::Error,
         artifact: check.reads.clone(),
         sample_id: None,
-        detail: format!("cannot be read: {error}"),
+        detail: error.to_string(),
         value: None,
     }
 }

@@ -58,7 +58,6 @@ pub(super) const FILES: &[(Group, &str, &str)] = &[
     (Group::Checks, "targets_normalised", include_str!("../../sql/checks/targets_normalised.sql")),
     (Group::Checks, "tokens_parallel", include_str!("../../sql/checks/tokens_parallel.sql")),
     (Group::Checks, "topk_finite", include_str!("../../sql/checks/topk_finite.sql")),
-    (Group::Checks, "topk_ids_in_vocab", include_str!("../../sql/checks/topk_ids_in_vocab.sql")),
     (Group::Checks, "topk_mass_at_most_one", include_str!("../../sql/checks/topk_mass_at_most_one.sql")),
     (Group::Checks, "topk_sorted", include_str!("../../sql/checks/topk_sorted.sql")),
 ];

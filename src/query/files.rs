@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::check::{Finding, Level};
-use crate::artifact::{Artifact, Kind, Part, RunDir};
+use crate::artifact::{Artifact, Kind, Part, RunDir, StageRecord};
 use crate::error::{Context, Error, Result};
 use crate::integrity::{Claim, FolderRecord, verify};
 use crate::progress::check_interrupt;
@@ -29,7 +29,7 @@ pub struct RunFiles {
 struct Problem {
     /// The kind of artifact of the run itself that it is about.
     kind: Option<Kind>,
-    /// Whether a stage has recorded that it was complete.
+    /// Whether it was complete, or should be, as far as is recorded.
     recorded: bool,
     path: PathBuf,
     error: Error,
@@ -50,8 +50,12 @@ impl RunFiles {
         };
         files.look_at(run, true)?;
         for dir in folders(&run.root().join("variants"))? {
-            if let Ok(variant) = RunDir::open(dir) {
-                files.look_at(&variant, false)?;
+            match RunDir::open(&dir) {
+                Ok(variant) => files.look_at(&variant, false)?,
+                Err(error) => {
+                    let error = error.remedy("run the recipe again, or remove the folder");
+                    files.add_problem(None, true, dir, error);
+                }
             }
         }
         Ok(files)
@@ -65,16 +69,20 @@ impl RunFiles {
                 Vec::new()
             }
         };
-        let recorded: BTreeMap<PathBuf, String> = recorded
-            .into_iter()
-            .map(|(step, path)| (run.root().join(path), step))
-            .collect();
-        for (path, step) in &recorded {
-            if !path.is_dir() {
-                let error = Error::file(path, format!("is missing, `{step}` wrote it"));
-                let kind = kind_of(run, path).filter(|_| own);
-                let error = error.remedy("run the recipe again, it writes what is missing");
-                self.add_problem(kind, true, path.clone(), error);
+        // What a stage wrote was whole, unless the stage was begun again since.
+        let mut again = BTreeMap::new();
+        for StageRecord {
+            step, paths, begun, ..
+        } in recorded
+        {
+            for path in paths.into_iter().map(|path| run.root().join(path)) {
+                if !path.is_dir() {
+                    let error = Error::file(&path, format!("is missing, `{step}` wrote it"));
+                    let kind = kind_of(run, &path).filter(|_| own);
+                    let error = error.remedy("run the recipe again, it writes what is missing");
+                    self.add_problem(kind, !begun, path.clone(), error);
+                }
+                again.insert(path, begun);
             }
         }
         let mut found: Vec<(Kind, PathBuf)> = Vec::new();
@@ -105,15 +113,16 @@ impl RunFiles {
                     for part in Part::readable(&dir, kind).unwrap_or_default() {
                         self.claims.extend(part.claim()?);
                     }
-                    let is_recorded = recorded.contains_key(&dir);
-                    self.add_problem(own.then_some(kind), is_recorded, dir, error);
+                    let was_complete = again.get(&dir) == Some(&false);
+                    self.add_problem(own.then_some(kind), was_complete, dir, error);
                 }
             }
         }
         for dir in folders(&run.root().join("checkpoints"))? {
             let is_state = dir.extension().is_some_and(|end| end == "state");
             if !is_state {
-                self.look_at_checkpoint(&dir)?;
+                let was_complete = again.get(&dir) != Some(&true);
+                self.look_at_checkpoint(&dir, was_complete)?;
             }
         }
         Ok(())
@@ -132,7 +141,7 @@ impl RunFiles {
         Ok(())
     }
 
-    fn look_at_checkpoint(&mut self, dir: &Path) -> Result<()> {
+    fn look_at_checkpoint(&mut self, dir: &Path, was_complete: bool) -> Result<()> {
         match FolderRecord::read(dir) {
             Ok(Some(record)) => {
                 let problems = record.problems(dir)?;
@@ -140,19 +149,22 @@ impl RunFiles {
                     self.claims.extend(record.claims(dir));
                 }
                 for error in problems {
-                    self.add_problem(None, true, dir.to_path_buf(), error);
+                    self.add_problem(None, was_complete, dir.to_path_buf(), error);
                 }
             }
             Ok(None) => {
                 let mut names = fs::read_dir(dir).at(dir)?.flatten();
                 let is_weights = |name: &str| name.ends_with(".safetensors");
-                if !names.any(|entry| is_weights(&entry.file_name().to_string_lossy())) {
-                    let error = Error::damaged(dir, "has no `*.safetensors` file");
-                    self.add_problem(None, true, dir.to_path_buf(), error);
+                match names.any(|entry| is_weights(&entry.file_name().to_string_lossy())) {
+                    true => self.unrecorded.push(dir.to_path_buf()),
+                    false => {
+                        let error = Error::file(dir, "has no `*.safetensors` file")
+                            .remedy("run the recipe again, or remove the folder");
+                        self.add_problem(None, was_complete, dir.to_path_buf(), error);
+                    }
                 }
-                self.unrecorded.push(dir.to_path_buf());
             }
-            Err(error) => self.add_problem(None, true, dir.to_path_buf(), error),
+            Err(error) => self.add_problem(None, was_complete, dir.to_path_buf(), error),
         }
         Ok(())
     }
@@ -216,29 +228,34 @@ impl RunFiles {
         Ok(findings)
     }
 
-    /// Reads all files, and fails if one is not what was written; what is missing will be written
-    /// again.
+    /// Reads all files, and fails if one is not what was written. What is missing will be written
+    /// again; of checkpoints only those that a step makes (`is_made`).
     ///
     /// # Errors
     /// It names all of them. The user's wish to stop.
-    pub fn check_written(&self) -> Result<()> {
-        let mut wrong: Vec<String> = Vec::new();
-        for problem in &self.problems {
-            if let error @ Error::Damaged { .. } = &problem.error {
-                wrong.push(error.to_string());
-            }
-        }
+    pub fn check_written(&self, is_made: impl Fn(&Path) -> bool) -> Result<()> {
+        let is_checkpoint = |path: &Path| {
+            let folder = path.parent().and_then(Path::file_name);
+            folder.is_some_and(|name| name == "checkpoints") && path.is_dir()
+        };
+        let is_wrong = |problem: &&Problem| match problem.error {
+            Error::Damaged { .. } => true,
+            _ => is_checkpoint(&problem.path) && !is_made(&problem.path),
+        };
+        let wrong = self.problems.iter().filter(is_wrong);
+        let mut wrong: Vec<String> = wrong.map(|problem| problem.error.to_string()).collect();
         let found = verify(&self.claims)?;
         wrong.extend(found.iter().map(|(_, error)| error.to_string()));
         if wrong.is_empty() {
             return Ok(());
         }
         let count = wrong.len();
-        let problem = format!("{count} files are damaged:\n  {}\n", wrong.join("\n  "));
-        Err(Error::damaged(&self.root, problem).remedy(
-            "remove these parts, and the folders of these checkpoints: the same command then writes \
-             them again",
-        ))
+        let list = wrong.join("\n  ");
+        let problem = format!(
+            "{count} files are not what was written:\n  {list}\nThe same command then writes again \
+             what was removed"
+        );
+        Err(Error::damaged(&self.root, problem))
     }
 
     /// Bytes that [`RunFiles::verify`] reads.

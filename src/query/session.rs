@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::MemorySchemaProvider;
 use datafusion::common::ScalarValue;
@@ -21,6 +22,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
 use datafusion::physical_plan::displayable;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
@@ -492,6 +494,19 @@ fn plain(error: &DataFusionError) -> String {
     }
 }
 
+/// Whether an error is about the pages of a Parquet file.
+fn is_unreadable(root: &DataFusionError) -> bool {
+    match root {
+        DataFusionError::ParquetError(_) => true,
+        DataFusionError::ArrowError(error, _) => match &**error {
+            ArrowError::ParquetError(_) => true,
+            ArrowError::ExternalError(inner) => inner.is::<ParquetError>(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// Our error for one of DataFusion's: what the statement says is the user's, the rest is not.
 pub(super) fn sql_error(error: DataFusionError) -> Error {
     match error.find_root() {
@@ -508,6 +523,11 @@ pub(super) fn sql_error(error: DataFusionError) -> Error {
             "the statement needs more memory than it may use: {message}"
         ))
         .remedy("raise `memory_limit`"),
+        root if is_unreadable(root) => Error::damaged_at(
+            "an artifact that the statement reads",
+            format!("damaged: {}", plain(&error)),
+        )
+        .remedy("`fuselm check` looks for the file"),
         _ => Error::Compute {
             during: "running a SQL statement".into(),
             source: error.into(),

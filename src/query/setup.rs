@@ -37,7 +37,7 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
         let statement = match engine {
             Engine::Datafusion => statement(&table.sql).replace("${RUN}", &root),
             Engine::Duckdb => format!(
-                "CREATE OR REPLACE VIEW {name} AS\nSELECT *{} FROM read_parquet('{root}/{folder}/**/*.parquet', hive_partitioning = true);",
+                "CREATE OR REPLACE VIEW {name} AS\nSELECT *{} FROM read_parquet('{root}/{folder}/**/part-*.parquet', hive_partitioning = true);",
                 signed(&table.sql)
             ),
         };

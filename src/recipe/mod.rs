@@ -11,10 +11,10 @@ mod share;
 mod step;
 mod variants;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,9 @@ pub use models::Model;
 pub use plan::Run;
 pub use schema::{Baseline, Dtype, ModelSpec, Recipe, Reused, Variant};
 pub use scoreboard::{comparison, scoreboard};
-pub use step::{Item, Record, Status, Step};
+pub use step::{Item, Status, Step};
 
+pub use crate::artifact::StageRecord as Record;
 use crate::artifact::{Kind, OWNER, RunDir, atomic};
 use crate::error::{Context, Error, Result};
 use crate::progress::{check_interrupt, note, warn};
@@ -303,10 +304,11 @@ impl Plan {
             .unwrap_or(0);
         let mut ahead = false;
         // What steps that are to be done will write; what reads it may have to be done as well.
-        let mut changing: Vec<&Path> = Vec::new();
+        let mut changing: HashSet<PathBuf> = HashSet::new();
+        let places = |items: &[Item]| items.iter().map(Item::place).collect::<Result<Vec<_>>>();
         for step in shown {
             let status = step.status(&stages)?;
-            let mut inputs = step.inputs.iter().map(Item::path);
+            let mut inputs = places(&step.inputs)?.into_iter();
             let follows = inputs.any(|input| changing.contains(&input));
             let word = match status {
                 Status::UpToDate if follows => "again, if the above changes",
@@ -316,7 +318,7 @@ impl Plan {
             };
             if follows || status != Status::UpToDate {
                 ahead = true;
-                changing.extend(step.outputs.iter().map(Item::path));
+                changing.extend(places(&step.outputs)?);
             }
             let _ = writeln!(text, "  {:width$}  {word}", step.name());
         }
@@ -327,10 +329,15 @@ impl Plan {
     /// them; returns how many bytes these are.
     ///
     /// # Errors
-    /// Files that are damaged; those that are missing are not: [`Plan::run`] writes them.
+    /// Files that are damaged; those that are missing are not, if [`Plan::run`] writes them.
     pub fn verify(&self) -> Result<u64> {
         let files = RunFiles::of(self.dir())?;
-        files.check_written()?;
+        let steps = self.runs.iter().flat_map(|sub| &sub.steps);
+        let made: HashSet<&Path> = steps
+            .flat_map(|step| &step.outputs)
+            .map(Item::path)
+            .collect();
+        files.check_written(|path| made.contains(path))?;
         Ok(files.bytes())
     }
 
@@ -388,7 +395,10 @@ impl Plan {
                 }
             }
             match step.status(&stages)? {
-                Status::UpToDate => summary.skipped += 1,
+                Status::UpToDate => {
+                    step.mark(&stages, false)?;
+                    summary.skipped += 1;
+                }
                 Status::Ready => {
                     if let Some((run, index)) = *same {
                         let other = &self.runs[run];
@@ -412,10 +422,10 @@ impl Plan {
                     ));
                 }
                 Status::Waiting => {
-                    let missing = step
-                        .inputs
-                        .iter()
-                        .find(|item| item.identity().is_ok_and(|identity| identity.is_none()));
+                    let is_missing = |item: &&Item| {
+                        item.lacks_files() || item.identity().is_ok_and(|found| found.is_none())
+                    };
+                    let missing = step.inputs.iter().find(is_missing);
                     let path = missing.map_or(sub.run.dir.root(), Item::path);
                     return Err(Error::file(
                         path,

@@ -10,7 +10,8 @@ use super::step::Item;
 use crate::artifact::{digest, is_part, is_seal};
 use crate::error::{Context, Result};
 
-/// Puts the parts of the artifact in `from`, and what was recorded of them, into `to`, in the place of what is there.
+/// Puts the parts of the artifact in `from`, and what was recorded of them, into `to`, in the place
+/// of what is there.
 pub(super) fn artifact(from: &Path, to: &Path) -> Result<()> {
     files(from, to, &|name| is_part(name) || is_seal(name))
 }

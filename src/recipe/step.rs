@@ -2,17 +2,17 @@
 //!
 //! A step is up to date when the digest of everything that determines its result (its options
 //! and the identities of what it reads) is the one recorded when it last ran, and what it wrote
-//! then is still there. Records are JSON files in `RUN/stages/`.
+//! then is still there. Records are JSON files in `RUN/stages/`; while a step is done again, its
+//! record says so.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::share;
-use crate::artifact::{self, Artifact, Kind, RunDir, atomic, digest};
+use crate::artifact::{self, Artifact, Kind, RunDir, StageRecord as Record, atomic, digest};
 use crate::error::{Context, Error, Result};
+use crate::integrity::FolderRecord;
 use crate::model::{COMPANIONS, gguf_files, is_gguf};
 use crate::progress::note;
 
@@ -63,6 +63,22 @@ impl Item {
             Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES).map(Some),
             Item::File(path) if !path.exists() => Ok(None),
             Item::File(path) => digest::file(path).map(Some),
+        }
+    }
+
+    /// Where it lies, however that was written.
+    pub fn place(&self) -> Result<PathBuf> {
+        std::path::absolute(self.path()).at(self.path())
+    }
+
+    /// Whether it is a checkpoint of ours that lacks a file that was written.
+    pub fn lacks_files(&self) -> bool {
+        match self {
+            Item::Model(dir) => match FolderRecord::read(dir) {
+                Ok(Some(record)) => record.lacks_files(dir),
+                _ => false,
+            },
+            _ => false,
         }
     }
 
@@ -140,26 +156,6 @@ pub enum Status {
     Waiting,
 }
 
-/// What was recorded when a step ran.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// Stage and subject.
-    pub step: String,
-    /// Digest of everything that determined the result.
-    pub fingerprint: String,
-    /// Identity of each output.
-    pub outputs: Vec<String>,
-    /// How long it took.
-    pub seconds: f64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// The line for the user.
-    pub summary: String,
-    /// The outputs, relative to the run folder.
-    #[serde(default)]
-    pub paths: Vec<PathBuf>,
-}
-
 impl Step {
     /// Stage and subject: `score math`.
     pub fn name(&self) -> String {
@@ -176,9 +172,12 @@ impl Step {
     pub fn fingerprint(&self) -> Result<Option<String>> {
         let mut inputs = Vec::new();
         for item in &self.inputs {
-            match item.identity()? {
-                Some(identity) => inputs.push(identity),
-                None => return Ok(None),
+            match item.identity() {
+                Ok(Some(identity)) => inputs.push(identity),
+                Ok(None) => return Ok(None),
+                // A checkpoint without its weights, which is made again.
+                Err(_) if item.lacks_files() => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
         let all = serde_json::json!([self.name(), inputs, self.options]);
@@ -190,31 +189,64 @@ impl Step {
         let Some(fingerprint) = self.fingerprint()? else {
             return Ok(Status::Waiting);
         };
-        let recorded = fs::read_to_string(self.record_path(stages))
-            .ok()
-            .and_then(|text| serde_json::from_str::<Record>(&text).ok());
-        let Some(record) = recorded.filter(|record| record.fingerprint == fingerprint) else {
+        let Some(record) = self
+            .recorded(stages)
+            .filter(|record| record.fingerprint == fingerprint)
+        else {
             return Ok(Status::Ready);
         };
+        match self.is_as_recorded(&record)? {
+            true => Ok(Status::UpToDate),
+            false => Ok(Status::Ready),
+        }
+    }
+
+    /// Whether all outputs are those that were recorded.
+    fn is_as_recorded(&self, record: &Record) -> Result<bool> {
         for (index, item) in self.outputs.iter().enumerate() {
             let found = match (item, item.identity()) {
+                _ if item.lacks_files() => None,
                 // A folder of ours without weights is one to be written again.
                 (Item::Model(_), Err(Error::Input { .. } | Error::Damaged { .. })) => None,
                 (_, found) => found?,
             };
             if found.as_ref() != record.outputs.get(index) {
-                return Ok(Status::Ready);
+                return Ok(false);
             }
         }
-        Ok(Status::UpToDate)
+        Ok(true)
+    }
+
+    fn recorded(&self, stages: &Path) -> Option<Record> {
+        let text = fs::read_to_string(self.record_path(stages)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Says in the record, if there is one, whether the step is being done again. Until it is done
+    /// nobody is to rely on what it wrote before.
+    pub fn mark(&self, stages: &Path, begun: bool) -> Result<()> {
+        match self.recorded(stages) {
+            Some(record) if record.begun != begun => {
+                write_record(&self.record_path(stages), &Record { begun, ..record })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Does the step and records it.
     pub fn perform(&self, stages: &Path) -> Result<Record> {
         let started = std::time::Instant::now();
-        share::unshare(&self.outputs)?;
-        let summary = (self.action)()?;
-        self.record(stages, summary, started.elapsed().as_secs_f64())
+        let path = self.record_path(stages);
+        let before = (self.recorded(stages), fs::read(&path));
+        self.mark(stages, true)?;
+        let done = share::unshare(&self.outputs).and_then(|()| (self.action)());
+        if let (Err(_), (Some(record), Ok(text))) = (&done, before)
+            && self.is_as_recorded(&record).unwrap_or(false)
+        {
+            // It failed before it wrote anything. That failure is the one to report.
+            let _ = atomic::write(&path, &text);
+        }
+        self.record(stages, done?, started.elapsed().as_secs_f64())
     }
 
     /// Takes what the same step has written in another run, if it is up to date there.
@@ -231,6 +263,7 @@ impl Step {
             return Ok(None);
         }
         let started = std::time::Instant::now();
+        self.mark(stages, true)?;
         for (from, to) in other.outputs.iter().zip(&self.outputs) {
             share::item(from, to)?;
         }
@@ -263,12 +296,16 @@ impl Step {
             bytes: self.outputs.iter().map(Item::bytes).sum(),
             summary,
             paths: self.outputs.iter().filter_map(relative).collect(),
+            begun: false,
         };
-        let path = self.record_path(stages);
-        let text = serde_json::to_string_pretty(&record).at(&path)?;
-        atomic::write(&path, (text + "\n").as_bytes())?;
+        write_record(&self.record_path(stages), &record)?;
         Ok(record)
     }
+}
+
+fn write_record(path: &Path, record: &Record) -> Result<()> {
+    let text = serde_json::to_string_pretty(record).at(path)?;
+    atomic::write(path, (text + "\n").as_bytes())
 }
 
 /// What determines the result of each step, known before any of them has run: its options, the
@@ -276,12 +313,11 @@ impl Step {
 /// equal results.
 pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
     let mut made: HashMap<PathBuf, String> = HashMap::new();
-    let place = |item: &Item| std::path::absolute(item.path()).at(item.path());
     let mut keys = Vec::with_capacity(steps.len());
     for step in steps {
         let mut inputs = Vec::with_capacity(step.inputs.len());
         for item in &step.inputs {
-            inputs.push(match made.get(&place(item)?) {
+            inputs.push(match made.get(&item.place()?) {
                 Some(key) => Some(key.clone()),
                 None => item.identity()?,
             });
@@ -289,7 +325,7 @@ pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
         let all = serde_json::json!([step.name(), inputs, step.options]);
         let key = digest::text(&all.to_string());
         for (at, item) in step.outputs.iter().enumerate() {
-            made.insert(place(item)?, format!("{key} {at}"));
+            made.insert(item.place()?, format!("{key} {at}"));
         }
         keys.push(key);
     }
@@ -336,4 +372,90 @@ pub fn remove_orphans(steps: &[Step], run: &RunDir) -> Result<()> {
         fs::remove_file(entry.path()).at(&entry.path())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(action: Action, output: Item) -> Step {
+        Step {
+            stage: "train",
+            subject: "x".to_owned(),
+            inputs: Vec::new(),
+            outputs: vec![output],
+            options: serde_json::Value::Null,
+            action,
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_done_again_says_so_until_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::new(dir.path());
+        let stages = run.stages();
+        let output = dir.path().join("out");
+        let begun = |run: &RunDir| run.recorded().unwrap().first().map(|record| record.begun);
+        let write = |text: &'static str, expected: Option<bool>, works: bool| -> Action {
+            let (run, output) = (run.clone(), output.clone());
+            Box::new(move || {
+                assert_eq!(begun(&run), expected);
+                fs::write(&output, text).at(&output)?;
+                match works {
+                    true => Ok(String::new()),
+                    false => Err(Error::Interrupted),
+                }
+            })
+        };
+        let step = |action| step(action, Item::File(output.clone()));
+        let first = step(write("1", None, true));
+        first.perform(&stages).unwrap();
+        assert_eq!(begun(&run), Some(false));
+        step(write("1", Some(true), false))
+            .perform(&stages)
+            .unwrap_err();
+        assert_eq!(begun(&run), Some(false));
+        step(write("2", Some(true), false))
+            .perform(&stages)
+            .unwrap_err();
+        assert_eq!(begun(&run), Some(true));
+        assert_eq!(first.status(&stages).unwrap(), Status::Ready);
+        // As it was before: nothing to do.
+        fs::write(&output, "1").unwrap();
+        assert_eq!(first.status(&stages).unwrap(), Status::UpToDate);
+        first.mark(&stages, false).unwrap();
+        assert_eq!(begun(&run), Some(false));
+        step(write("3", Some(true), true)).perform(&stages).unwrap();
+        assert_eq!(begun(&run), Some(false));
+    }
+
+    #[test]
+    fn a_checkpoint_that_lacks_any_of_its_files_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let stages = dir.path().join("stages");
+        let out = dir.path().join("out");
+        let folder = out.clone();
+        let action = Box::new(move || {
+            fs::create_dir_all(&folder).at(&folder)?;
+            for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+                fs::write(folder.join(name), name).at(&folder)?;
+            }
+            FolderRecord::default().write(&folder, &[])?;
+            Ok(String::new())
+        });
+        let step = step(action, Item::Model(out.clone()));
+        for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+            step.perform(&stages).unwrap();
+            assert_eq!(step.status(&stages).unwrap(), Status::UpToDate);
+            fs::remove_file(out.join(name)).unwrap();
+            assert_eq!(step.status(&stages).unwrap(), Status::Ready, "{name}");
+        }
+    }
+
+    #[test]
+    fn places_do_not_depend_on_how_paths_are_written() {
+        let here = std::env::current_dir().unwrap();
+        let place = |path: PathBuf| Item::File(path).place().unwrap();
+        assert_eq!(place("run/x".into()), place(here.join("run/./x")));
+    }
 }

@@ -105,6 +105,7 @@ fn refused_with(
     (artifact, part): (&str, u32),
     change: impl FnOnce(RecordBatch) -> RecordBatch,
     command: &str,
+    code: i32,
     words: &[&str],
 ) {
     let part = format!("{artifact}/part-{part:05}.parquet");
@@ -113,7 +114,7 @@ fn refused_with(
     rewrite(&path, change);
     let mut all = vec![artifact];
     all.extend(words);
-    refused(workshop, command, 1, &all);
+    refused(workshop, command, code, &all);
     fs::write(&path, whole).unwrap();
     leave_nothing(workshop);
 }
@@ -264,6 +265,7 @@ fn ids_beyond_a_vocabulary() {
             (part, 0),
             |rows| strange_id(rows, column),
             command,
+            1,
             &words,
         );
     }
@@ -272,23 +274,23 @@ fn ids_beyond_a_vocabulary() {
 #[test]
 fn rows_that_are_not_sorted_or_come_twice() {
     let workshop = finished_run();
-    for (part, command) in [
-        (TOKENS, SCORE),
-        (PIVOT_TOKENS, ALIGN),
-        ("transcripts/template=pivot", SCORE),
-        ("vocab/vocab=market", SCORE),
-        ("topk/teacher=market", PROJECT),
-        ("topk/teacher=pivot", FUSE),
-        ("projected/teacher=market", FUSE),
-        ("sequence_metrics/teacher=market", FUSE),
-        ("alignment/teacher=market", PROJECT),
-        ("alignment/teacher=market", MAP),
-        ("token_map/teacher=market", PROJECT),
-        ("targets/fusion=market", TRAIN),
+    for (part, command, code) in [
+        (TOKENS, SCORE, 3),
+        (PIVOT_TOKENS, ALIGN, 3),
+        ("transcripts/template=pivot", SCORE, 1),
+        ("vocab/vocab=market", SCORE, 1),
+        ("topk/teacher=market", PROJECT, 3),
+        ("topk/teacher=pivot", FUSE, 3),
+        ("projected/teacher=market", FUSE, 3),
+        ("sequence_metrics/teacher=market", FUSE, 1),
+        ("alignment/teacher=market", PROJECT, 1),
+        ("alignment/teacher=market", MAP, 3),
+        ("token_map/teacher=market", PROJECT, 1),
+        ("targets/fusion=market", TRAIN, 3),
     ] {
         let last = u32::from(!part.starts_with("vocab") && !part.starts_with("token_map"));
         for change in [swap, double] {
-            refused_with(&workshop, (part, last), change, command, &[]);
+            refused_with(&workshop, (part, last), change, command, code, &[]);
         }
     }
 }
@@ -311,7 +313,7 @@ fn a_stored_transcript_that_is_no_utf8() {
         .position(|window| window == inside);
     bytes[at.unwrap()] = 0xff;
     fs::write(&part, bytes).unwrap();
-    refused(&workshop, SCORE, 1, &[name, "sample 9", "`text`", "UTF-8"]);
+    refused(&workshop, SCORE, 3, &[name, "sample 9", "`text`", "UTF-8"]);
     leave_nothing(&workshop);
 }
 

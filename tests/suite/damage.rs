@@ -287,6 +287,55 @@ fn damage_in_a_variant_and_in_an_adapter_is_seen() {
 }
 
 #[test]
+fn what_is_missing_is_made_again_by_run_verify() {
+    let workshop = Workshop::new();
+    let recipe = fs::read_to_string(workshop.path("recipe.yml")).unwrap();
+    let variant = "variants: [ { name: token, set: { fuse.level: token } } ]\n";
+    workshop.write("recipe.yml", &format!("{recipe}{variant}"));
+    workshop.fuselm("run recipe.yml").exits(0);
+    let run = workshop.path("run");
+    for name in [
+        "topk/teacher=market/part-00001.parquet",
+        "checkpoints/clm/model.safetensors",
+        "checkpoints/clm/tokenizer.json",
+        "checkpoints/merged",
+        "variants/token",
+    ] {
+        let path = run.join(name);
+        match path.is_dir() {
+            true => {
+                fs::remove_dir_all(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+            }
+            false => fs::remove_file(&path).unwrap(),
+        }
+        let found = workshop.fuselm("check run").exits(3).stdout;
+        assert!(
+            found.contains(name.split("/part").next().unwrap()),
+            "{found}"
+        );
+        let output = sql(&workshop, "", "SELECT COUNT(*) FROM steps");
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", said(&output));
+        workshop.fuselm("run recipe.yml --verify").exits(0);
+        workshop.fuselm("check run").exits(0);
+        let again = workshop.fuselm("run recipe.yml").exits(0);
+        assert_eq!(again.number_before(" steps done"), 0, "{name}");
+    }
+    // No step makes it.
+    let (clm, own) = (run.join("checkpoints/clm"), run.join("checkpoints/own"));
+    fs::create_dir(&own).unwrap();
+    for path in files(&clm) {
+        fs::copy(&path, own.join(path.file_name().unwrap())).unwrap();
+    }
+    workshop.fuselm("run recipe.yml --verify").exits(0);
+    fs::remove_file(own.join("tokenizer.json")).unwrap();
+    workshop
+        .fuselm("run recipe.yml --verify")
+        .exits(3)
+        .says(&["own/tokenizer.json: is missing"]);
+}
+
+#[test]
 fn a_run_that_is_not_whole_does_not_pass() {
     let workshop = finished_run();
     let run = workshop.path("run");
@@ -536,6 +585,6 @@ fn what_merge_and_extract_lora_write_has_its_record() {
     assert!(
         recorded
             .iter()
-            .any(|(_, path)| path == Path::new("checkpoints/merged"))
+            .any(|record| record.paths.contains(&PathBuf::from("checkpoints/merged")))
     );
 }

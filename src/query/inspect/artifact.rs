@@ -8,7 +8,7 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use serde::Serialize;
 
 use super::origin::{self, Origin};
-use crate::artifact::{Artifact, Kind, Part, Provenance};
+use crate::artifact::{Artifact, Kind, Part, Provenance, is_part};
 use crate::error::{Context, Error, Result};
 use crate::units::{Bytes, Count};
 
@@ -125,8 +125,7 @@ pub(super) fn first_part(dir: &Path) -> Result<Option<PathBuf>> {
     for entry in fs::read_dir(dir).at(dir)? {
         let path = entry.at(dir)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_part = name.starts_with("part-") && name.ends_with(".parquet");
-        if is_part && first.as_ref().is_none_or(|f| path < *f) {
+        if is_part(&name) && first.as_ref().is_none_or(|f| path < *f) {
             first = Some(path);
         }
     }

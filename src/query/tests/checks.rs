@@ -2,7 +2,7 @@ use super::fixture::*;
 use super::*;
 use arrow::array::ArrayRef;
 
-use crate::artifact::Kind;
+use crate::artifact::{Kind, StageRecord};
 
 /// What the checks find in the fixture after `damage`, as `check: artifact [sample]`.
 fn found(damage: impl FnOnce(&RunDir)) -> Vec<String> {
@@ -80,7 +80,7 @@ fn ids_outside_the_vocabulary_and_log_probabilities_that_are_none() {
         columns[5] = lists_u32(&[&[1, 2], &[1, 2], &[3, 1], &[2, 4]]);
         write_topk(run, "p", columns);
     });
-    assert_eq!(outside, ["error topk_ids_in_vocab: topk/teacher=p 1"]);
+    assert_eq!(outside, ["error ids_in_vocab: topk/teacher=p 1"]);
     let nan = found(|run| {
         let mut columns = topk_of_pivot();
         columns[3] = f32s(&[(0.5_f32).ln(), (0.25_f32).ln(), f32::NAN, (0.25_f32).ln()]);
@@ -262,27 +262,40 @@ fn ids_beyond_a_vocabulary_in_every_kind_that_has_ids() {
 
 #[test]
 fn ids_of_an_unknown_vocabulary_are_not_passed_in_silence() {
-    let found = found(|run| std::fs::remove_dir_all(run.root().join("models")).unwrap());
-    let unknown = |check: &str, artifact: &str| format!("warning {check}: {artifact}");
-    for (check, artifact) in [
-        ("topk_ids_in_vocab", "topk/teacher=s"),
-        ("ids_in_vocab", "targets/fusion=s-p"),
-        ("ids_in_vocab", "projected/teacher=s"),
-        ("ids_in_vocab", "alignment/teacher=s"),
-        ("ids_in_vocab", "token_map/teacher=s"),
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    std::fs::remove_dir_all(run.root().join("models")).unwrap();
+    let warned = || -> Vec<Finding> {
+        let found = check_run(&run, &options(), 0).unwrap();
+        found
+            .into_iter()
+            .filter(|f| f.check == "ids_in_vocab")
+            .collect()
+    };
+    // Tokens name their vocabulary themselves; `topk` is there twice.
+    let [warning] = &warned()[..] else {
+        panic!("{:?}", warned());
+    };
+    assert_eq!(warning.level, Level::Warning);
+    assert_eq!(warning.artifact, "alignment/teacher=s");
+    assert_eq!(warning.value, Some(6.0));
+    assert!(warning.detail.contains("of 6 artifacts"), "{warning}");
+    let mut left = 6.0;
+    for folder in [
+        "topk/teacher=s",
+        "targets",
+        "projected",
+        "token_map",
+        "alignment",
+        "topk",
     ] {
-        let line = unknown(check, artifact);
-        assert_eq!(
-            found.iter().filter(|f| **f == line).count(),
-            1,
-            "{line}: {found:?}"
-        );
+        std::fs::remove_dir_all(run.root().join(folder)).unwrap();
+        left -= 1.0;
+        let found = warned();
+        let counted = found.first().and_then(|warning| warning.value);
+        assert_eq!(counted.unwrap_or(0.0), left, "{folder}: {found:?}");
     }
-    // Tokens name their vocabulary themselves.
-    assert!(
-        !found.iter().any(|line| line.contains("tokens/")),
-        "{found:?}"
-    );
 }
 
 /// Supervised spans of text: begins and ends in bytes.
@@ -478,11 +491,7 @@ fn parts_that_are_missing_empty_or_unknown() {
         std::fs::copy(part(run), run.root().join("topk/part-00000.parquet")).unwrap();
     });
     assert_eq!(seen, ["error files: topk/part-00000.parquet"]);
-    let record = |run: &RunDir, path: &str| {
-        std::fs::create_dir_all(run.stages()).unwrap();
-        let text = format!(r#"{{"step": "score x", "paths": ["{path}"]}}"#);
-        std::fs::write(run.stages().join("score-x.json"), text).unwrap();
-    };
+    let record = |run: &RunDir, path: &str| record(run, path, false);
     let seen = found(|run| record(run, "topk/teacher=x"));
     assert_eq!(seen, ["error files: topk/teacher=x"]);
     let seen = found(|run| record(run, "checkpoints/x"));
@@ -492,10 +501,167 @@ fn parts_that_are_missing_empty_or_unknown() {
         std::fs::write(run.stages().join("score-y.json"), "{").unwrap();
     });
     assert_eq!(seen, ["error files: stages/score-y.json"]);
+    let seen = found(|run| std::fs::create_dir_all(run.root().join("variants/a")).unwrap());
+    assert_eq!(seen, ["error files: variants/a"]);
+    let seen = found(|run| std::fs::create_dir_all(run.checkpoint("a")).unwrap());
+    assert_eq!(seen, ["error files: checkpoints/a"]);
     // From before there were records: said, not refused.
     let seen = found(|run| {
         let seal = part(run).with_file_name("_part-00000.json");
         std::fs::remove_file(seal).unwrap();
     });
     assert_eq!(seen, ["warning files: topk/teacher=p/part-00000.parquet"]);
+}
+
+/// Records that a stage wrote `path`; `begun`: and was begun again since.
+fn record(run: &RunDir, path: &str, begun: bool) {
+    let record = StageRecord {
+        step: "score x".to_owned(),
+        fingerprint: "f".to_owned(),
+        outputs: vec!["i".to_owned()],
+        seconds: 1.0,
+        bytes: 1,
+        summary: String::new(),
+        paths: vec![path.into()],
+        begun,
+    };
+    std::fs::create_dir_all(run.stages()).unwrap();
+    let text = serde_json::to_string(&record).unwrap();
+    std::fs::write(run.stages().join("score-x.json"), text).unwrap();
+}
+
+#[test]
+fn what_is_being_written_again_is_only_missed_by_statements_that_read_it() {
+    for path in ["topk/teacher=p/part-00000.parquet", "topk/teacher=p"] {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::new(dir.path());
+        write_run(&run);
+        let place = run.root().join(path);
+        match place.is_dir() {
+            true => std::fs::remove_dir_all(place).unwrap(),
+            false => std::fs::remove_file(place).unwrap(),
+        }
+        record(&run, "topk/teacher=p", false);
+        let error = Session::open_whole(&run, &options()).err().unwrap();
+        assert!(error.to_string().contains("topk/teacher=p"), "{error}");
+        record(&run, "topk/teacher=p", true);
+        let session = Session::open_whole(&run, &options()).unwrap();
+        let count = |table: &str| {
+            let statement = format!("SELECT COUNT(*) FROM {table}");
+            session.query(&statement, &Params::new()).map(drop)
+        };
+        for table in ["steps", "tokens", "projected"] {
+            count(table).unwrap();
+        }
+        for table in ["topk", "topk_stored", "token_ce"] {
+            let error = count(table).unwrap_err().to_string();
+            assert!(
+                error.contains("`topk`") && error.contains("teacher=p"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_being_written_again_is_missed_by_no_statement() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    std::fs::create_dir_all(run.checkpoint("c")).unwrap();
+    record(&run, "checkpoints/c", false);
+    assert!(Session::open_whole(&run, &options()).is_err());
+    record(&run, "checkpoints/c", true);
+    Session::open_whole(&run, &options()).unwrap();
+    let found = check_run(&run, &options(), 0).unwrap();
+    assert_eq!(found[0].artifact, "checkpoints/c");
+    assert_eq!(found[0].level, Level::Error);
+}
+
+#[test]
+fn a_limit_does_not_hide_that_rows_are_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    let mut columns = projected();
+    columns[1] = u32s(&[1, 1, 0]);
+    write(&run, Kind::Projected, &["s"], 2, columns);
+    let old = run.root().join("samples/_part-00000.json");
+    std::fs::remove_file(old).unwrap();
+    for limit in [1, 0] {
+        let found = check_run(&run, &options(), limit).unwrap();
+        let found: Vec<_> = found.iter().map(|f| (f.level, f.check.as_str())).collect();
+        let expected = [(Level::Warning, "files"), (Level::Error, "rows_in_order")];
+        assert_eq!(found, expected, "limit {limit}");
+    }
+}
+
+#[test]
+fn a_limit_does_not_hide_the_errors_of_a_check_behind_its_warnings() {
+    let dir = tempfile::tempdir().unwrap();
+    let checks = dir.path().join("sql/checks");
+    std::fs::create_dir_all(&checks).unwrap();
+    let mine = "-- about: mine
+SELECT 'mine' AS \"check\", column1 AS level, 'a' AS artifact, CAST(NULL AS BIGINT) AS sample_id,
+    'd' AS detail, CAST(NULL AS DOUBLE) AS value
+FROM (VALUES ('warning'), ('warning'), ('error'), ('warning'))";
+    std::fs::write(checks.join("mine.sql"), mine).unwrap();
+    let options = SessionOptions {
+        sql_dir: Some(dir.path().join("sql")),
+        ..Default::default()
+    };
+    let session = Session::open(&RunDir::new(dir.path()), &options).unwrap();
+    for (limit, expected) in [(1, 1), (2, 2), (0, 4)] {
+        let found = run_checks(&session, limit).unwrap();
+        assert_eq!(found.len(), expected);
+        assert_eq!(found[0].level, Level::Error);
+    }
+}
+
+#[test]
+fn pages_that_cannot_be_read_are_findings_and_other_errors_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path().join("run"));
+    write_run(&run);
+    let folder = run.artifact(Kind::Steps, &["t"]);
+    std::fs::remove_file(folder.join("_part-00000.json")).unwrap();
+    let part = folder.join("part-00000.parquet");
+    let whole = std::fs::read(&part).unwrap();
+    let mut damaged = whole.clone();
+    damaged[4..40].fill(0xff);
+    std::fs::write(&part, damaged).unwrap();
+    let found = check_run(&run, &options(), 0).unwrap();
+    let errors: Vec<_> = found.iter().filter(|f| f.level == Level::Error).collect();
+    assert!(!errors.is_empty());
+    for error in &errors {
+        assert!(
+            error.artifact.contains("steps") && error.detail.contains("damaged"),
+            "{error}"
+        );
+    }
+    let session = Session::open(&run, &options()).unwrap();
+    let error = session.query("SELECT SUM(step) FROM steps", &Params::new());
+    let error = error.unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+    std::fs::write(&part, whole).unwrap();
+
+    // Mistakes of a user's own check that show when it runs.
+    let checks = dir.path().join("sql/checks");
+    std::fs::create_dir_all(&checks).unwrap();
+    for statement in [
+        "SELECT CAST(token AS BIGINT) AS x FROM vocab",
+        "SELECT CAST(step + 9223372036854775806 AS TINYINT) AS x FROM steps",
+    ] {
+        std::fs::write(
+            checks.join("mine.sql"),
+            format!("-- about: mine\n{statement}"),
+        )
+        .unwrap();
+        let options = SessionOptions {
+            sql_dir: Some(dir.path().join("sql")),
+            ..Default::default()
+        };
+        let error = check_run(&run, &options, 0).unwrap_err();
+        assert_eq!(error.exit_code(), 1, "{statement}: {error}");
+    }
 }

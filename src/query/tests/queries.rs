@@ -251,7 +251,7 @@ fn plans_are_shown_and_other_programs_set_up() {
     write_run(&run);
     let catalogue = Catalogue::load(None).unwrap();
     let duckdb = setup(&run, &catalogue, Engine::Duckdb).unwrap();
-    assert!(duckdb.contains("it''s/topk/**/*.parquet', hive_partitioning = true);"));
+    assert!(duckdb.contains("it''s/topk/**/part-*.parquet', hive_partitioning = true);"));
     // The statements are those of the session, so it can run them.
     let datafusion = setup(&run, &catalogue, Engine::Datafusion).unwrap();
     assert!(datafusion.contains("CREATE OR REPLACE VIEW sequence_ce"));

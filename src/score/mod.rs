@@ -255,7 +255,7 @@ impl Opened {
 ///
 /// # Memory
 /// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
-/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (10 bytes each);
+/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
 /// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
 pub fn run(
     inputs: &ScoreInputs,

@@ -193,7 +193,8 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
             let content = transcript.transcript.content_tokens(&sample.byte_end);
             let arrival = lookup.take(index, sample)?;
             let taken = take(limits, sample, &content, arrival, &mut rows, &mut summary)?;
-            columns.push(sample.sample_id, taken, bytes);
+            let bytes = bytes.saturating_sub(taken.left_out);
+            columns.push(sample.sample_id, (taken.nll, taken.tokens), bytes);
             if rows.rows() >= FLUSH_ROWS {
                 out.write(&rows.finish()?)?;
             }
@@ -214,8 +215,16 @@ pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
     Ok(summary)
 }
 
-/// Adds the rows of one sample, of whose tokens some are `content`; returns its negative
-/// log-likelihood and content tokens.
+/// The figures of a sample.
+struct Taken {
+    nll: f64,
+    /// Content tokens.
+    tokens: u32,
+    /// Content bytes of tokens without a distribution: what is not predicted is not counted.
+    left_out: u32,
+}
+
+/// Adds the rows of one sample, of whose tokens some are `content`.
 fn take(
     limits: Limits,
     sample: &SampleTokens,
@@ -223,12 +232,12 @@ fn take(
     arrival: Arrival,
     rows: &mut DistributionBuilder,
     summary: &mut ImportSummary,
-) -> Result<(f64, u32)> {
+) -> Result<Taken> {
     let Arrival { shift, end, .. } = arrival;
     summary.samples += 1;
     summary.end_more += u64::from(end == End::More);
     summary.end_less += u64::from(end == End::Less);
-    let (mut nll, mut tokens) = (0.0, 0);
+    let (mut nll, mut tokens, mut left_out) = (0.0, 0, 0);
     let mut given = arrival.rows.into_iter().peekable();
     for pos in sample.predicted() {
         let wrong = |problem: String| {
@@ -241,6 +250,9 @@ fn take(
         let Some(row) = given.next_if(|row| row.next + shift == pos + 1) else {
             if pos + 1 == shift {
                 summary.without += 1;
+                if content.get(pos + 1) == Some(&true) {
+                    left_out += sample.byte_end[pos + 1] - sample.byte_start(pos + 1);
+                }
                 continue;
             }
             // The end token that the file lacks.
@@ -272,7 +284,11 @@ fn take(
         summary.mean_with_end += u64::from(end == End::More);
     }
     if nll.is_finite() {
-        return Ok((nll, tokens));
+        return Ok(Taken {
+            nll,
+            tokens,
+            left_out,
+        });
     }
     Err(Error::input(
         format!("{} (sample {})", arrival.place, sample.sample_id),

@@ -180,6 +180,16 @@ impl Place {
         rows
     }
 
+    fn bytes(&self) -> Vec<u32> {
+        let artifact = Artifact::open(&self.at("metrics"), Kind::SequenceMetrics).unwrap();
+        let bytes = artifact.parts().iter().flat_map(|part| {
+            let batch = part.batches().unwrap().next().unwrap().unwrap();
+            let bytes = numbers::<arrow::datatypes::UInt32Type>(&batch, "bytes");
+            bytes.unwrap().values().to_vec()
+        });
+        bytes.collect()
+    }
+
     fn nll(&self) -> Vec<f64> {
         let artifact = Artifact::open(&self.at("metrics"), Kind::SequenceMetrics).unwrap();
         let nll = artifact.parts().iter().flat_map(|part| {

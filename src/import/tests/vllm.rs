@@ -36,6 +36,8 @@ fn a_file_without_bos() {
     assert_eq!((summary.rows, summary.without), (3, 2));
     let rows: Vec<_> = place.rows().iter().map(|r| (r.0, r.1, r.2)).collect();
     assert_eq!(rows, [(0, 1, 2), (0, 2, 3), (1, 1, 5)]);
+    // What is not predicted is not counted, in bytes as in nats.
+    assert_eq!(place.bytes(), [2, 1]);
 }
 
 #[test]

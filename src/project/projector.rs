@@ -1,6 +1,5 @@
 //! Projection of the rows of one sample.
 
-use super::arrivals::Arrivals;
 use super::first::FirstTokens;
 use super::follow::Follow;
 use super::readings::{Languages, Lost, Next, Prediction, Reader, Readings, Rows, Scratch};
@@ -65,7 +64,6 @@ pub(super) struct Projector<'a> {
     scratch: Scratch,
     continuations: Continuations,
     readings: Readings,
-    out: Arrivals,
 }
 
 /// What a position becomes.
@@ -93,7 +91,6 @@ impl<'a> Projector<'a> {
             scratch: Scratch::default(),
             continuations: Continuations::default(),
             readings: Readings::default(),
-            out: Arrivals::default(),
         }
     }
 
@@ -116,7 +113,7 @@ impl<'a> Projector<'a> {
             }
             let found = match &mut self.warped {
                 _ if !has_width => Found::Nothing,
-                Some(warped) => match warped.position(sample, pos, &mut self.out)? {
+                Some(warped) => match warped.position(sample, pos, &mut self.scratch.out)? {
                     Ok((projection, source_nll)) => {
                         let origin = Origin {
                             source_nll,
@@ -152,7 +149,7 @@ impl<'a> Projector<'a> {
             Err(Lost::Apart) => return Ok(Found::Nothing),
         };
         let options = self.options;
-        let thin = prediction.read < options.min_read || self.out.rest > MOST_UNKNOWN;
+        let thin = prediction.read < options.min_read || self.scratch.out.rest > MOST_UNKNOWN;
         if thin && !prediction.clean {
             return Ok(Found::Nothing);
         }
@@ -166,7 +163,8 @@ impl<'a> Projector<'a> {
             _ => Projection::Followed,
         };
         let next = sample.tokens.ids[pos + 1];
-        self.out
+        self.scratch
+            .out
             .list(options.top_k.unwrap_or(prediction.k), Some(next));
         let origin = Origin {
             source_nll: Some(prediction.source_nll as f32),
@@ -254,7 +252,6 @@ impl<'a> Projector<'a> {
             &mut rows,
             &mut rule,
             &mut self.scratch,
-            &mut self.out,
         )
     }
 
@@ -270,7 +267,7 @@ impl<'a> Projector<'a> {
         let (projection, origin, prob) = match found {
             Found::Carried(projection, origin, prob) => (projection, origin, prob),
             Found::Missing => {
-                self.out.nothing();
+                self.scratch.out.nothing();
                 (Projection::Missing, Origin::default(), None)
             }
             Found::Nothing => {
@@ -282,7 +279,7 @@ impl<'a> Projector<'a> {
                 (projection, Origin::default(), None)
             }
         };
-        let out = &self.out;
+        let out = &self.scratch.out;
         let listed = || {
             let at = out.ids.iter().position(|id| *id == next);
             at.map_or(f32::NEG_INFINITY, |at| out.logprobs[at])
@@ -305,8 +302,8 @@ impl<'a> Projector<'a> {
     /// Puts the fallback in place; false if the position is left to the pivot.
     fn fall_back(&mut self, next: TokenId) -> bool {
         match self.options.fallback {
-            Fallback::OneHot => self.out.only(next),
-            Fallback::Skip | Fallback::Pivot => self.out.nothing(),
+            Fallback::OneHot => self.scratch.out.only(next),
+            Fallback::Skip | Fallback::Pivot => self.scratch.out.nothing(),
         }
         self.options.fallback != Fallback::Pivot
     }

@@ -133,9 +133,10 @@ pub(super) enum Lost {
     Apart,
 }
 
-/// Scratch space, used again for every row.
+/// Where probability arrives, and scratch space; used again for every row.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
+    pub(super) out: Arrivals,
     remembered: Remembered,
     bytes: Vec<u8>,
     survivors: Vec<Reading>,
@@ -165,7 +166,8 @@ impl Readings {
         self.read = 1.0;
     }
 
-    /// Predicts a pivot token and reads it: `out` gets all that arrives anywhere, as shares of one.
+    /// Predicts a pivot token and reads it: `scratch.out` gets all that arrives anywhere, as shares
+    /// of one.
     pub(super) fn predict<R: Rows>(
         &mut self,
         with: &Languages<'_>,
@@ -174,9 +176,8 @@ impl Readings {
         rows: &mut R,
         short: &mut ShortRule<'_>,
         scratch: &mut Scratch,
-        out: &mut Arrivals,
     ) -> Result<Result<Prediction, Lost>, R::Problem> {
-        out.start();
+        scratch.out.start();
         scratch.survivors.clear();
         scratch.short.clear();
         let inside = self.end > next.begin;
@@ -185,7 +186,6 @@ impl Readings {
             reader,
             next,
             scratch,
-            out,
             found: Prediction {
                 inside,
                 clean: !inside && self.live.is_empty() && self.unknown <= 0.0,
@@ -261,12 +261,12 @@ impl Readings {
         let Step {
             next,
             scratch,
-            out,
             mut found,
             ended,
             unplaced,
             ..
         } = step;
+        let out = &mut scratch.out;
         out.add(next.token, self.path);
         out.rest += self.unknown;
         let placed = out.total();
@@ -297,7 +297,6 @@ struct Step<'s, 'a> {
     reader: &'s Reader<'a>,
     next: &'s Next,
     scratch: &'s mut Scratch,
-    out: &'s mut Arrivals,
     found: Prediction,
     /// What arrived at v beside the path and does not go on beyond it.
     ended: f64,
@@ -308,12 +307,12 @@ struct Step<'s, 'a> {
 impl Step<'_, '_> {
     /// Makes readings of what a row lists beside the path, whose next token covers these bytes.
     fn spread(&mut self, row: &SourceRow, path: f64, begin: u32, end: u32) {
-        self.out.rest += row.tail * path;
+        self.scratch.out.rest += row.tail * path;
         let stripped = has_added_blank(self.with.source, row.target, self.reader.slice(begin, end));
         for &(token, prob) in &row.others {
             let weight = prob * path;
             if Some(token) == self.with.unknown {
-                self.out.rest += weight;
+                self.scratch.out.rest += weight;
             } else if self.with.source.is_special(token) {
                 self.special(token, weight, begin);
             } else {
@@ -374,7 +373,7 @@ impl Step<'_, '_> {
                 self.arrive(Some(*token), short.weight * share, None);
             }
             if shares.is_empty() {
-                self.out.rest += short.weight;
+                self.scratch.out.rest += short.weight;
             }
         }
         self.scratch.shares = shares;
@@ -402,11 +401,11 @@ impl Step<'_, '_> {
     #[inline]
     fn arrive(&mut self, token: Option<TokenId>, weight: f64, reading: Option<Reading>) {
         let Some(token) = token else {
-            self.out.rest += weight;
+            self.scratch.out.rest += weight;
             self.unplaced += weight;
             return;
         };
-        self.out.add(token, weight);
+        self.scratch.out.add(token, weight);
         if token == self.next.token {
             match reading.and_then(|reading| self.beyond(reading)) {
                 Some(reading) => self.scratch.survivors.push(reading),

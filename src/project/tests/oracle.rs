@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::arrivals::Arrivals;
 use super::super::first::FirstTokens;
 use super::super::readings::{Languages, Next, Reader, Readings, Rows, Scratch};
 use super::super::rows::SourceRow;
@@ -349,7 +348,6 @@ fn check(
         unknown: None,
     };
     let mut scratch = Scratch::default();
-    let mut out = Arrivals::default();
     let mut readings = Readings::default();
     for (text, prob) in &world.prob {
         let tokens = &world.tokens[text];
@@ -385,14 +383,13 @@ fn check(
                 &mut rows,
                 &mut ShortRule::First,
                 &mut scratch,
-                &mut out,
             );
             let found = found.unwrap();
             product += found.prob.ln();
             source_nll += found.source_nll;
-            let mut sum = out.rest;
+            let mut sum = scratch.out.rest;
             for (token, mass) in &expected.list {
-                let here = out.of(id_of(&pivot, token));
+                let here = scratch.out.of(id_of(&pivot, token));
                 assert!(
                     (here - mass).abs() < 1e-12,
                     "`{text}` {at} `{token}`: {here}, expected {mass}"
@@ -400,7 +397,7 @@ fn check(
                 sum += here;
             }
             assert!(
-                (sum - 1.0).abs() < 1e-12 && (out.rest - expected.rest).abs() < 1e-12,
+                (sum - 1.0).abs() < 1e-12 && (scratch.out.rest - expected.rest).abs() < 1e-12,
                 "`{text}` {at}: {sum}"
             );
             assert!(
@@ -412,7 +409,7 @@ fn check(
             if source_merges == pivot_merges {
                 let (list, tail) = world.row(tokens, at, k);
                 assert!(found.clean && found.rows == 1 && found.owed.abs() < 1e-12);
-                assert!((out.rest - tail).abs() < 1e-12);
+                assert!((scratch.out.rest - tail).abs() < 1e-12);
                 assert!(
                     list.iter()
                         .all(|(token, p)| (expected.list[token] - p).abs() < 1e-12)

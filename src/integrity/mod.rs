@@ -51,7 +51,7 @@ pub enum Of {
     /// The file's bytes, from front to back.
     #[default]
     Bytes,
-    /// The header and the tensors of a safetensors file ([`cells`] says how).
+    /// The header and the tensors of a safetensors file (`cells` says how).
     Tensors,
 }
 

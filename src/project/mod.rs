@@ -1,6 +1,6 @@
 //! Projection: a source's top-k distributions in the pivot's vocabulary, at the pivot's positions.
 //!
-//! With `spans: offsets` the source's readings of the text are carried along ([`readings`] says
+//! With `spans: offsets` the source's readings of the text are carried along (`readings` says
 //! how), so that the product of the projected probabilities of a text is the source's own
 //! probability of it. With `spans: dtw` rows are moved one by one, as published. For each pivot
 //! position whose next token is supervised:

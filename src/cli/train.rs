@@ -66,7 +66,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     check_name("name", &name)?;
     let dir = locate(&command.model)?;
-    let has_weights = fuselm::artifact::digest::model(&dir).is_ok();
+    let has_weights = fuselm::artifact::digest::has_weights(&dir);
     let pivot = match has_weights {
         true => Init::Model(dir),
         false => {

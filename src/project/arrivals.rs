@@ -72,21 +72,17 @@ impl Arrivals {
         let by_mass = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1);
         self.entries
             .sort_unstable_by(|a, b| by_mass(a, b).then(a.0.cmp(&b.0)));
-        if let Some(at) = self
-            .entries
-            .iter()
-            .skip(k)
-            .position(|entry| Some(entry.0) == always)
-        {
-            self.entries.swap(k, k + at);
-            let cut = self.entries.iter().skip(k + 1);
-            self.rest += cut.map(|entry| entry.1).sum::<f64>();
-            self.entries.truncate(k + 1);
-        } else {
-            let cut = self.entries.iter().skip(k);
-            self.rest += cut.map(|entry| entry.1).sum::<f64>();
-            self.entries.truncate(k);
-        }
+        let mut beyond = self.entries.iter().skip(k);
+        let kept = match beyond.position(|entry| Some(entry.0) == always) {
+            Some(at) => {
+                self.entries.swap(k, k + at);
+                k + 1
+            }
+            None => k,
+        };
+        let cut = self.entries.iter().skip(kept);
+        self.rest += cut.map(|entry| entry.1).sum::<f64>();
+        self.entries.truncate(kept);
         self.ids.clear();
         self.logprobs.clear();
         for (id, mass) in &self.entries {

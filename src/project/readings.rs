@@ -181,11 +181,13 @@ impl Readings {
         scratch.survivors.clear();
         scratch.short.clear();
         let inside = self.end > next.begin;
+        let text = reader.slice(next.begin, next.end);
         let mut step = Step {
             with,
             reader,
             next,
             scratch,
+            prefixed: has_added_blank(with.pivot, next.token, text),
             found: Prediction {
                 inside,
                 clean: !inside && self.live.is_empty() && self.unknown <= 0.0,
@@ -297,6 +299,8 @@ struct Step<'s, 'a> {
     reader: &'s Reader<'a>,
     next: &'s Next,
     scratch: &'s mut Scratch,
+    /// Whether v begins a text and its tokenizer put a blank before, as it would before a reading.
+    prefixed: bool,
     found: Prediction,
     /// What arrived at v beside the path and does not go on beyond it.
     ended: f64,
@@ -425,29 +429,22 @@ impl Step<'_, '_> {
 
     fn first_of(&mut self, reading: &Reading) -> Option<First> {
         let Next { begin, .. } = *self.next;
-        let prefixed = self.asks_for_blank();
-        if reading.to <= begin && !prefixed {
+        if reading.to <= begin && !self.prefixed {
             return self.with.first.of_token(reading.token, reading.offset);
         }
         let spelling = self.with.source.of(reading.token);
         let rest = spelling.get(reading.offset as usize..).unwrap_or_default();
-        self.ask(prefixed, reading.to, rest)
+        self.ask(reading.to, rest)
     }
 
     /// The first token of the text up to `to`, and what follows it.
-    fn ask(&mut self, prefixed: bool, to: u32, rest: &[u8]) -> Option<First> {
+    fn ask(&mut self, to: u32, rest: &[u8]) -> Option<First> {
         let bytes = &mut self.scratch.bytes;
         bytes.clear();
-        bytes.extend(prefixed.then_some(b' '));
+        bytes.extend(self.prefixed.then_some(b' '));
         bytes.extend_from_slice(self.reader.slice(self.next.begin, to));
         bytes.extend_from_slice(rest);
         self.scratch.remembered.of(self.with.first, bytes)
-    }
-
-    /// Whether v begins a text and its tokenizer put a blank before, as it would before a reading.
-    fn asks_for_blank(&self) -> bool {
-        let text = self.reader.slice(self.next.begin, self.next.end);
-        has_added_blank(self.with.pivot, self.next.token, text)
     }
 
     /// Whether v is what the pivot begins the path's bytes with.
@@ -465,16 +462,15 @@ impl Step<'_, '_> {
                 Way::Nowhere => false,
             };
         }
-        let prefixed = self.asks_for_blank();
         let ahead = self.reader.slice(self.next.begin, path.end);
         let offset = one.and_then(|token| {
             let spelling = self.with.source.of(*token);
             let offset = spelling.len().checked_sub(ahead.len())?;
-            (!prefixed && spelling.ends_with(ahead)).then_some((*token, offset as u32))
+            (!self.prefixed && spelling.ends_with(ahead)).then_some((*token, offset as u32))
         });
         let first = match offset {
             Some((token, offset)) => self.with.first.of_token(token, offset),
-            None => self.ask(prefixed, path.end, &[]),
+            None => self.ask(path.end, &[]),
         };
         first.is_some_and(|first| first.token == self.next.token)
     }

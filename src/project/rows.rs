@@ -4,7 +4,7 @@ use crate::artifact::distribution::Distribution;
 use crate::units::TokenId;
 
 /// A log-probability may be this much above 0, from rounding.
-const SLACK: f32 = 1e-2;
+pub(super) const SLACK: f32 = 1e-2;
 
 /// A row of the source that is no distribution.
 #[derive(Debug)]

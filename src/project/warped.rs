@@ -5,15 +5,12 @@ use super::counts::PairCounts;
 use super::follow::{Follow, Way};
 use super::projector::{Sample, Shared};
 use super::readings::Lost;
-use super::rows::BadRow;
+use super::rows::{BadRow, SLACK};
 use super::{Matching, ProjectOptions};
 use crate::artifact::alignment::Link;
 use crate::artifact::distribution::{Distribution, Distributions, Projection};
 use crate::units::TokenId;
 use crate::vocab::Vocabulary;
-
-/// A log-probability may be this much above 0, from rounding.
-const SLACK: f32 = 1e-2;
 
 /// What the linked rows say, moved by the map.
 pub(super) struct Warped<'a> {

@@ -58,7 +58,7 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             .iter()
             .find(|model| model.tokenizer.vocabulary().digest == tokenizer.vocabulary().digest);
         let vocab = same.map_or_else(|| spec.name.clone(), |model| model.vocab.clone());
-        let has_weights = digest::model(&dir).is_ok();
+        let has_weights = digest::has_weights(&dir);
         let needed = match models.is_empty() {
             true => pairing,
             false => spec.topk.is_none(),

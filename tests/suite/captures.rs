@@ -10,7 +10,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use serde_json::Value;
 
-use super::program::{Workshop, files, shared};
+use super::program::{Workshop, files, parts, shared};
 use super::rows::all_rows;
 
 /// A file of records, uncompressed or not.
@@ -68,10 +68,8 @@ fn stated(page: &str, name: &str) -> Option<(f64, u64)> {
 
 /// Sample and position of each row.
 fn keys(topk: &Path) -> Vec<(u64, u32)> {
-    let parts = files(topk).into_iter();
-    let parts = parts.filter(|file| file.extension().is_some_and(|end| end == "parquet"));
     let mut keys = Vec::new();
-    for part in parts {
+    for part in parts(topk) {
         let rows = all_rows(&part);
         let samples = rows.column_by_name("sample_id").unwrap();
         let samples = samples.as_primitive::<UInt64Type>().values().iter();

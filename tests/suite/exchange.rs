@@ -8,7 +8,7 @@ use fuselm::artifact::{Artifact, Kind, tokens::read_part};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value, json};
 
-use super::program::{Workshop, files};
+use super::program::{Workshop, files, parts};
 use super::rows::all_rows;
 
 /// Writes what `export` left as JSONL of vLLM's log-probabilities, one line a sample.
@@ -81,11 +81,7 @@ fn what_is_exported_can_be_imported() {
         .fuselm(&format!("{import} market.jsonl"))
         .exits(0)
         .says(&["24 samples"]);
-    let parts = |name: &str| -> Vec<_> {
-        let files = files(&workshop.path("run/topk").join(name));
-        let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "parquet");
-        files.into_iter().filter(is_part).collect()
-    };
+    let parts = |name: &str| parts(&workshop.path("run/topk").join(name));
     let before = parts("teacher=market");
     let after = parts("teacher=again");
     assert_eq!((before.len(), after.len()), (3, 3));

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::program::{Workshop, data_samples, files, tiny_model};
+use super::program::{Workshop, data_samples, parts, tiny_model};
 use super::rows::all_rows;
 
 /// Bytes of memory of a process that are no file's: the weights of a mapped model do not count.
@@ -34,13 +34,9 @@ fn peak(workshop: &Workshop, arguments: &str) -> u64 {
 }
 
 fn assert_same_rows(a: &Path, b: &Path) {
-    let parts_in = |dir: &Path| -> Vec<_> {
-        let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "parquet");
-        files(dir).into_iter().filter(is_part).collect()
-    };
-    let (parts, others) = (parts_in(a), parts_in(b));
-    assert_eq!(parts.len(), others.len());
-    for (a, b) in parts.iter().zip(&others) {
+    let (ours, others) = (parts(a), parts(b));
+    assert_eq!(ours.len(), others.len());
+    for (a, b) in ours.iter().zip(&others) {
         assert!(all_rows(a) == all_rows(b), "{} differs", a.display());
     }
 }

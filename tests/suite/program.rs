@@ -286,6 +286,12 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).expect("valid JSON")
 }
 
+/// The parts of the artifacts below `dir`, sorted.
+pub fn parts(dir: &Path) -> Vec<PathBuf> {
+    let is_part = |path: &PathBuf| path.extension().is_some_and(|end| end == "parquet");
+    files(dir).into_iter().filter(is_part).collect()
+}
+
 /// Every file below `dir`, sorted.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

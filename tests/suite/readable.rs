@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, UInt16Type, UInt32Type, UInt64Type};
 use fuselm::artifact::Kind;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use super::program::{Workshop, files};
+use super::program::{Workshop, files, parts};
 use super::rows::all_rows;
 
 /// Where the design puts each artifact; `*` is a name.
@@ -113,11 +113,7 @@ fn check_footer(path: &Path, kind: &str) {
 
 /// Parts hold contiguous ranges of samples, in order.
 fn check_parts(dir: &Path, count: usize) {
-    let parts = files(dir);
-    let parts = parts
-        .iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "parquet"));
-    let parts: Vec<_> = parts.map(|path| all_rows(path)).collect();
+    let parts: Vec<_> = parts(dir).iter().map(|path| all_rows(path)).collect();
     assert_eq!(parts.len(), count);
     let all = concat_batches(&parts[0].schema(), &parts).unwrap();
     let samples = all.column_by_name("sample_id").unwrap();

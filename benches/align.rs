@@ -8,12 +8,16 @@
 //!
 //! Texts and tokenizers are those of `FUSELM_TEST_SHARED` (default `../shared`): Mistral's 32 k
 //! tokens as the pivot, Qwen's 152 k as the source, samples of 2,048 pivot tokens. Where they
-//! are absent, the data samples and their vocabularies stand in. Distributions are synthetic:
-//! 10 entries each, the true token the first of them, the others drawn by Zipf's law. Each figure is
-//! the median of five runs, in seconds of a core.
+//! are absent, the data samples and their vocabularies stand in. The reverse pair is that of
+//! `data-samples/reverse.yml`. Distributions are synthetic, 10 entries each: the true token, then
+//! those that follow the same token elsewhere in the text, the most frequent first, as in lists of
+//! a model; *random lists* are drawn by Zipf's law instead, which no memory of readings helps with.
+//! Each figure is the median of five runs, in seconds of a core. The *store* is reading the
+//! inputs and writing the output without projecting.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -22,7 +26,7 @@ use fuselm::align::{self, AlignInputs, AlignOptions, Sample, Spans, Warp, links}
 use fuselm::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use fuselm::artifact::distribution::{Distribution, DistributionBuilder};
 use fuselm::artifact::tokens::{SampleTokens, to_batch};
-use fuselm::artifact::{Existing, Kind, PartInfo, Provenance, Writer};
+use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::mapping::{self, MapInputs, MapOptions, Method};
 use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
 use fuselm::text::{self, SampleTranscript, Transcript, transcripts_to_batch};
@@ -203,15 +207,48 @@ fn write(
     part.finish().unwrap();
 }
 
-/// Distributions of the source at every position: the true token first, the others at random.
-fn topk(source: &[SampleTokens], vocabulary: u32) -> Vec<arrow::record_batch::RecordBatch> {
+/// Which tokens stand beside the true one in a list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lists {
+    /// Those that follow the token before elsewhere in the text.
+    Successors,
+    /// Any.
+    Random,
+}
+
+/// By token: the tokens that follow it, the most frequent first.
+fn successors(samples: &[SampleTokens]) -> HashMap<u32, Vec<u32>> {
+    let mut counts: HashMap<u32, HashMap<u32, usize>> = HashMap::new();
+    for pair in samples.iter().flat_map(|sample| sample.ids.windows(2)) {
+        let next = counts.entry(pair[0]).or_default();
+        *next.entry(pair[1]).or_default() += 1;
+    }
+    let ranked = counts.into_iter().map(|(token, next)| {
+        let mut next: Vec<(u32, usize)> = next.into_iter().collect();
+        next.sort_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
+        (token, next.into_iter().map(|(id, _)| id).take(K).collect())
+    });
+    ranked.collect()
+}
+
+/// Distributions of the source at every position: the true token first.
+fn topk(
+    source: &[SampleTokens],
+    vocabulary: u32,
+    lists: Lists,
+) -> Vec<arrow::record_batch::RecordBatch> {
     let mut random = Random(42);
     let mut batches = Vec::new();
+    let known = successors(source);
     for sample in source {
         let mut builder = DistributionBuilder::topk();
         for pos in sample.predicted() {
             let target = sample.ids[pos + 1];
             let mut ids = vec![target];
+            if lists == Lists::Successors {
+                let others = known[&sample.ids[pos]].iter().filter(|id| **id != target);
+                ids.extend(others.take(K - 1));
+            }
             while ids.len() < K {
                 let rank = random.zipf(vocabulary);
                 let id = (u64::from(rank) * 48_271 % u64::from(vocabulary)) as u32;
@@ -271,23 +308,72 @@ fn one_core() {
         row(name, count, seconds);
     }
 
-    println!("\n| projection with files, k = 10, one core | pivot tokens/s |\n|---|---:|");
+    println!(
+        "\n| projection, k = 10, one core | with files | store | itself |\n|---|---:|---:|---:|"
+    );
+    let prefix = Choice::default();
     for method in [Method::Em, Method::Ms, Method::Prefix] {
-        projection(&pivot, &source, &transcripts, method, Short::First);
+        projection(&pivot, &source, &transcripts, Choice { method, ..prefix });
     }
-    projection(&pivot, &source, &transcripts, Method::Prefix, Short::Pivot);
-    projection(&source, &pivot, &transcripts, Method::Prefix, Short::First);
-    projection(&source, &pivot, &transcripts, Method::Prefix, Short::Pivot);
+    let (first, random) = (Some(Short::First), Lists::Random);
+    for (pivot, source) in [(&pivot, &source), (&source, &pivot)] {
+        projection(
+            pivot,
+            source,
+            &transcripts,
+            Choice {
+                short: first,
+                ..prefix
+            },
+        );
+        projection(
+            pivot,
+            source,
+            &transcripts,
+            Choice {
+                lists: random,
+                ..prefix
+            },
+        );
+        projection(pivot, source, &transcripts, prefix);
+    }
+    let model = |name: &str| Tokenizer::load(&data_samples().join("models").join(name)).unwrap();
+    let (small, wide) = (model("market"), model("wide"));
+    let chat = data_samples().join("chat/train.jsonl");
+    let mut all = String::new();
+    for record in text::read(&chat, None).unwrap() {
+        for message in record.unwrap().messages {
+            all += &message.content;
+            all.push('\n');
+        }
+    }
+    for (pivot, source) in [(&small, &wide), (&wide, &small)] {
+        let transcripts = samples(pivot, &all);
+        projection(pivot, source, &transcripts, prefix);
+    }
+}
+
+/// What a projection is measured with.
+#[derive(Clone, Copy)]
+struct Choice {
+    method: Method,
+    short: Option<Short>,
+    lists: Lists,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self {
+            method: Method::Prefix,
+            short: None,
+            lists: Lists::Successors,
+        }
+    }
 }
 
 /// Projection from artifacts to an artifact.
-fn projection(
-    pivot: &Tokenizer,
-    source: &Tokenizer,
-    transcripts: &[Transcript],
-    method: Method,
-    short: Short,
-) {
+fn projection(pivot: &Tokenizer, source: &Tokenizer, transcripts: &[Transcript], choice: Choice) {
+    let short = choice.short.unwrap_or(Short::Pivot);
     let ours = tokens(pivot, pivot, transcripts);
     let theirs = tokens(source, pivot, transcripts);
     let count: usize = ours.iter().map(|sample| sample.ids.len()).sum();
@@ -304,7 +390,7 @@ fn projection(
         let batch = to_batch(samples).unwrap();
         write(&at(name), of(Kind::Tokens, digest), &[batch], n);
         let vocabulary = if name == "ours" { pivot } else { source }.vocabulary();
-        let rows = topk(samples, vocabulary.len() as u32);
+        let rows = topk(samples, vocabulary.len() as u32, choice.lists);
         write(
             &at(&format!("topk-{name}")),
             of(Kind::Topk, digest).model("m"),
@@ -346,7 +432,10 @@ fn projection(
         first_token: &first_token,
         alignment: Some(&at("alignment")),
     };
-    let options = MapOptions { method, width: 1 };
+    let options = MapOptions {
+        method: choice.method,
+        width: 1,
+    };
     mapping::run(&map_inputs, &at("map"), &options, Existing::Replace).unwrap();
     let options = ProjectOptions {
         short: Some(short),
@@ -369,13 +458,50 @@ fn projection(
         let _ = fs::remove_dir_all(at("projected"));
         project::run(&inputs, &at("projected"), &options, Existing::Replace).unwrap();
     });
-    let size = |tokenizer: &Tokenizer| tokenizer.vocabulary().len() / 1000;
+    let mut read = vec![
+        (at("ours"), Kind::Tokens),
+        (at("theirs"), Kind::Tokens),
+        (at("topk-theirs"), Kind::Topk),
+        (at("alignment"), Kind::Alignment),
+        (at("transcripts"), Kind::Transcripts),
+    ];
+    if short == Short::Pivot {
+        read.push((own, Kind::Topk));
+    }
+    let projected = batches(&at("projected"), Kind::Projected);
+    let store = time(|| {
+        for (dir, kind) in &read {
+            std::hint::black_box(batches(dir, *kind));
+        }
+        let _ = fs::remove_dir_all(at("again"));
+        write(&at("again"), of(Kind::Projected, our_digest), &projected, n);
+    });
+    let size = |tokenizer: &Tokenizer| match tokenizer.vocabulary().len() {
+        size @ ..10_000 => format!("{:.1}", size as f64 / 1000.0),
+        size => (size / 1000).to_string(),
+    };
     let (to, from) = (size(pivot), size(source));
-    row(
-        &format!("{to} k tokens from {from} k: {method:?}, short readings: {short:?}"),
-        count,
-        seconds,
+    let lists = match choice.lists {
+        Lists::Successors => "",
+        Lists::Random => ", random lists",
+    };
+    println!(
+        "| {to} k tokens from {from} k: `{}`, short readings: `{}`{lists} | {:.2} M | {:.2} µs | {:.2} M |",
+        format!("{:?}", choice.method).to_lowercase(),
+        format!("{short:?}").to_lowercase(),
+        count as f64 / seconds / 1e6,
+        store / count as f64 * 1e6,
+        count as f64 / (seconds - store) / 1e6,
     );
+}
+
+/// All rows of an artifact.
+fn batches(dir: &Path, kind: Kind) -> Vec<arrow::record_batch::RecordBatch> {
+    let artifact = Artifact::open(dir, kind).unwrap();
+    let parts = artifact.parts().iter();
+    parts
+        .flat_map(|part| part.batches().unwrap().map(Result::unwrap))
+        .collect()
 }
 
 /// The map by edit distance from a large vocabulary.

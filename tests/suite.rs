@@ -23,6 +23,7 @@ mod suite {
     pub mod gguf;
     pub mod killed;
     pub mod layers;
+    pub mod measures;
     pub mod merge_memory;
     pub mod offload;
     pub mod other_programs;

@@ -2,12 +2,12 @@
 # Trains the models of the data samples from scratch and stores them in half precision:
 # all of them, or those named. Takes about five minutes each on two cores.
 #
-#   data-samples/recipes/train.sh [pivot|market|atlas|sql ...]
+#   data-samples/recipes/train.sh [pivot|wide|market|atlas|sql ...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 models=("$@")
-[ ${#models[@]} -gt 0 ] || models=(pivot market atlas sql)
+[ ${#models[@]} -gt 0 ] || models=(pivot wide market atlas sql)
 cargo run --release --example make_data_samples -- --pretrain data-samples/pretrain
 for model in "${models[@]}"; do
   folder=data-samples/models/$model

@@ -1,5 +1,5 @@
-//! Writes `data-samples/`: a chat corpus about an invented world, four tokenizers, and the
-//! configurations of four models. Always the same bytes.
+//! Writes `data-samples/`: a chat corpus about an invented world, five tokenizers, and the
+//! configurations of five models. Always the same bytes.
 //!
 //! ```text
 //! cargo run --release --example make_data_samples                       # write data-samples/
@@ -31,7 +31,7 @@ use serde_json::json;
 
 use models::Shape;
 use random::Rng;
-use vocabularies::TokenizerFolder;
+use vocabularies::{Cut, TokenizerFolder};
 
 /// One question and its answer.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ struct Args {
     /// Write nothing; fail when a file differs from what would be written
     #[arg(long)]
     check: bool,
-    /// Also write the training data of the four models into this folder
+    /// Also write the training data of the models into this folder
     #[arg(long, value_name = "DIR")]
     pretrain: Option<PathBuf>,
     /// Samples of each specialist's training data
@@ -77,6 +77,8 @@ const QUICKSTART: usize = 300;
 const HELD_OUT: usize = 90;
 /// Samples of its own subject that a specialist's tokenizer sees; a quarter of it of each other.
 const TOKENIZER_SAMPLES: usize = 2_400;
+/// Samples of each subject that the tokenizer of the pivot with the large vocabulary sees.
+const WIDE_SAMPLES: usize = 12_000;
 
 /// Tokens of the longest sample in any of the vocabularies, with the chat template's.
 const LONGEST: usize = 160;
@@ -96,7 +98,7 @@ impl Sample {
 }
 
 /// Draws samples and refuses those that were seen before, in any split.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Splits {
     seen: HashSet<String>,
 }
@@ -202,7 +204,13 @@ fn main() -> Result<()> {
     for subject in &subjects {
         own.push(splits.draw(subject.as_ref(), "tokenizer", TOKENIZER_SAMPLES)?);
     }
-    let models = train_tokenizers(&train, &own)?;
+    // It has room for what others have never seen; what is drawn after this does not depend on it.
+    let mut more = Vec::new();
+    let mut apart = splits.clone();
+    for subject in &subjects {
+        more.push(apart.draw(subject.as_ref(), "wide", WIDE_SAMPLES)?);
+    }
+    let models = train_tokenizers(&train, &own, &more)?;
     for model in &models {
         let held_out = valid.iter().flat_map(|(_, samples)| samples);
         check_tokenizer(model, held_out.chain(&mixed))?;
@@ -246,7 +254,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn train_tokenizers(train: &[Vec<Sample>], own: &[Vec<Sample>]) -> Result<[Model; 4]> {
+fn train_tokenizers(
+    train: &[Vec<Sample>],
+    own: &[Vec<Sample>],
+    more: &[Vec<Sample>],
+) -> Result<[Model; 5]> {
     let mixture = |main: usize| {
         let parts: Vec<&[Sample]> = own
             .iter()
@@ -262,12 +274,19 @@ fn train_tokenizers(train: &[Vec<Sample>], own: &[Vec<Sample>]) -> Result<[Model
         texts(&parts)
     };
     let all: Vec<&[Sample]> = train.iter().map(Vec::as_slice).collect();
+    let more: Vec<&[Sample]> = more.iter().map(Vec::as_slice).collect();
     Ok([
         Model {
             name: "pivot",
             shape: models::PIVOT,
             kind: "byte-level BPE, digits one by one",
-            tokenizer: vocabularies::byte_level(&texts(&all), 1_024, 1, "<|endoftext|>")?,
+            tokenizer: vocabularies::byte_level(&texts(&all), 1_024, Cut::Digits, "<|endoftext|>")?,
+        },
+        Model {
+            name: "wide",
+            shape: models::WIDE,
+            kind: "byte-level BPE, names and numbers whole",
+            tokenizer: vocabularies::byte_level(&texts(&more), 4_096, Cut::Words, "<|endoftext|>")?,
         },
         Model {
             name: "market",
@@ -285,7 +304,12 @@ fn train_tokenizers(train: &[Vec<Sample>], own: &[Vec<Sample>]) -> Result<[Model
             name: "sql",
             shape: models::SQL,
             kind: "byte-level BPE, digits in threes",
-            tokenizer: vocabularies::byte_level(&mixture(2), 1_536, 3, "<|begin_of_text|>")?,
+            tokenizer: vocabularies::byte_level(
+                &mixture(2),
+                1_536,
+                Cut::Threes,
+                "<|begin_of_text|>",
+            )?,
         },
     ])
 }

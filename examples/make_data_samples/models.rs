@@ -1,4 +1,4 @@
-//! The shapes of the four models: a small pivot and three larger specialists of other families.
+//! The shapes of the five models: two small pivots and three larger specialists of other families.
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ pub const PIVOT: Shape = Shape {
     tied: true,
     rope_theta: 10_000.0,
 };
+/// The pivot of the other direction, with more than the vocabulary of any specialist.
+pub const WIDE: Shape = PIVOT;
 /// Six narrow layers: sums need depth.
 pub const MARKET: Shape = Shape {
     family: ("qwen2", "Qwen2ForCausalLM"),

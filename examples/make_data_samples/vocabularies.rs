@@ -1,4 +1,4 @@
-//! The four tokenizers, trained by the `tokenizers` crate: two byte-level BPE, one
+//! The five tokenizers, trained by the `tokenizers` crate: three byte-level BPE, one
 //! SentencePiece-style BPE with byte fallback, one unigram.
 //!
 //! The crate's trainers walk hash maps, whose order changes from run to run. BPE survives that:
@@ -55,15 +55,27 @@ fn chatml(bos: bool) -> String {
 
 const TURNS: &str = "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\\n' }}{% endif %}";
 
-/// Letters with their leading space, digits in groups of up to `digits`, punctuation, line ends.
-fn split_pattern(digits: usize) -> String {
-    let numbers = if digits == 1 {
-        r"\p{N}".to_string()
-    } else {
-        format!(r"\p{{N}}{{1,{digits}}}")
+/// What a byte-level tokenizer never joins.
+#[derive(Clone, Copy)]
+pub enum Cut {
+    /// Digits (Qwen2).
+    Digits,
+    /// More than three digits (Llama 3).
+    Threes,
+    /// Words and numbers; it joins the parts of a name (`exams.exam_id`), a word and the names
+    /// that follow it, and numbers and their leading space (GPT-2).
+    Words,
+}
+
+/// Letters with their leading space, numbers, punctuation, line ends.
+fn split_pattern(cut: Cut) -> String {
+    let (more, numbers) = match cut {
+        Cut::Digits => ("", r"\p{N}"),
+        Cut::Threes => ("", r"\p{N}{1,3}"),
+        Cut::Words => (r"(?:[._]\p{L}+|(?<=\p{Ll}) \p{Lu}\p{Ll}+)*", r" ?\p{N}+"),
     };
     format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+{more}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
 }
 
@@ -82,15 +94,15 @@ fn pre_tokenizer(spec: &Value) -> Result<tokenizers::PreTokenizerWrapper> {
     Ok(serde_json::from_value(spec.clone())?)
 }
 
-/// Byte-level BPE, as GPT-2, Llama 3 and Qwen2 have it; `digits` is the longest group of digits.
+/// Byte-level BPE, as GPT-2, Llama 3 and Qwen2 have it.
 pub fn byte_level(
     texts: &[String],
     size: usize,
-    digits: usize,
+    cut: Cut,
     bos: &'static str,
 ) -> Result<TokenizerFolder> {
     let pre = json!({"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": split_pattern(digits)}, "behavior": "Isolated", "invert": false},
+        {"type": "Split", "pattern": {"Regex": split_pattern(cut)}, "behavior": "Isolated", "invert": false},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
     ]});
     let splitter = pre_tokenizer(&pre)?;

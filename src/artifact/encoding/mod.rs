@@ -16,8 +16,7 @@
 //! | `draws` | 0; in rows of random samples how many were drawn, and levels are counts | probability `level / draws` |
 //!
 //! *Why gaps.* Ids of one list have no order of their own, so the sorted list says as much in
-//! log2(k!) fewer bits, and gaps with their bytes apart (`BYTE_STREAM_SPLIT`, then zstd) come
-//! within 3 % of their entropy. *Why fourth roots.* Rounding a probability p by a relative error e
+//! log2(k!) fewer bits. *Why fourth roots.* Rounding a probability p by a relative error e
 //! costs p e²/2 nats of KL divergence: the less probable a token, the coarser it may be. Steps
 //! of p^(1/4)/432 cost 1e-5 to 2e-5 nats over the lists from k = 10 to 64, resolve the likely
 //! tokens to 0.5 % and still tell 1e-9 from 1e-8. *Why a base.* Most listed tokens are near the

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo bench --bench align                       # the table in the README
+//! cargo bench --bench align -- projection         # only projection; a number after it: only that row
 //! cargo bench --bench align -- count 200000000    # counts so many aligned pairs
 //! ```
 //!
@@ -138,16 +139,20 @@ fn inputs() -> (Tokenizer, Tokenizer, String, String) {
             )
         }
     };
+    let all = files.iter().map(|file| contents(file)).collect();
+    (pivot, source, all, what.to_owned())
+}
+
+/// The messages of a file, one after the other.
+fn contents(file: &Path) -> String {
     let mut all = String::new();
-    for file in files {
-        for record in text::read(&file, None).unwrap() {
-            for message in record.unwrap().messages {
-                all += &message.content;
-                all.push('\n');
-            }
+    for record in text::read(file, None).unwrap() {
+        for message in record.unwrap().messages {
+            all += &message.content;
+            all.push('\n');
         }
     }
-    (pivot, source, all, what.to_owned())
+    all
 }
 
 /// Samples of `LENGTH` tokens by the pivot's tokenizer.
@@ -274,13 +279,59 @@ fn topk(
     batches
 }
 
-fn one_core() {
+fn one_core(only: Only) {
     let (pivot, source, text, what) = inputs();
     let transcripts = samples(&pivot, &text);
-    let ours = tokens(&pivot, &pivot, &transcripts);
-    let theirs = tokens(&source, &pivot, &transcripts);
+    if only == Only::All {
+        println!("{what}\n");
+        alignment(&pivot, &source, &transcripts);
+    }
+    println!("| projection, k = 10, one core | with files | store | itself |");
+    println!("|---|---:|---:|---:|");
+    let model = |name: &str| Tokenizer::load(&data_samples().join("models").join(name)).unwrap();
+    let (market, wide) = (model("market"), model("wide"));
+    let chat = contents(&data_samples().join("chat/train.jsonl"));
+    let chats = [samples(&market, &chat), samples(&wide, &chat)];
+    let prefix = Choice::default();
+    let em = Choice {
+        method: Method::Em,
+        ..prefix
+    };
+    let ms = Choice {
+        method: Method::Ms,
+        ..prefix
+    };
+    let first = Choice {
+        short: Short::First,
+        ..prefix
+    };
+    let random = Choice {
+        lists: Lists::Random,
+        ..prefix
+    };
+    let mut cases = vec![
+        (&pivot, &source, &transcripts, em),
+        (&pivot, &source, &transcripts, ms),
+    ];
+    for (pivot, source) in [(&pivot, &source), (&source, &pivot)] {
+        for choice in [prefix, first, random] {
+            cases.push((pivot, source, &transcripts, choice));
+        }
+    }
+    cases.push((&market, &wide, &chats[0], prefix));
+    cases.push((&wide, &market, &chats[1], prefix));
+    for (at, (pivot, source, transcripts, choice)) in cases.into_iter().enumerate() {
+        if !matches!(only, Only::Case(case) if case != at) {
+            projection(pivot, source, transcripts, choice);
+        }
+    }
+}
+
+fn alignment(pivot: &Tokenizer, source: &Tokenizer, transcripts: &[Transcript]) {
+    let ours = tokens(pivot, pivot, transcripts);
+    let theirs = tokens(source, pivot, transcripts);
     let count: usize = ours.iter().map(|sample| sample.ids.len()).sum();
-    println!("{what}; {} samples, {count} pivot tokens\n", ours.len());
+    println!("{} samples, {count} pivot tokens\n", ours.len());
     println!("| work, one core | pivot tokens/s |\n|---|---:|");
     let seconds = time(|| {
         for (ours, theirs) in ours.iter().zip(&theirs) {
@@ -307,57 +358,23 @@ fn one_core() {
         });
         row(name, count, seconds);
     }
+    println!();
+}
 
-    println!(
-        "\n| projection, k = 10, one core | with files | store | itself |\n|---|---:|---:|---:|"
-    );
-    let prefix = Choice::default();
-    for method in [Method::Em, Method::Ms, Method::Prefix] {
-        projection(&pivot, &source, &transcripts, Choice { method, ..prefix });
-    }
-    let (first, random) = (Some(Short::First), Lists::Random);
-    for (pivot, source) in [(&pivot, &source), (&source, &pivot)] {
-        projection(
-            pivot,
-            source,
-            &transcripts,
-            Choice {
-                short: first,
-                ..prefix
-            },
-        );
-        projection(
-            pivot,
-            source,
-            &transcripts,
-            Choice {
-                lists: random,
-                ..prefix
-            },
-        );
-        projection(pivot, source, &transcripts, prefix);
-    }
-    let model = |name: &str| Tokenizer::load(&data_samples().join("models").join(name)).unwrap();
-    let (small, wide) = (model("market"), model("wide"));
-    let chat = data_samples().join("chat/train.jsonl");
-    let mut all = String::new();
-    for record in text::read(&chat, None).unwrap() {
-        for message in record.unwrap().messages {
-            all += &message.content;
-            all.push('\n');
-        }
-    }
-    for (pivot, source) in [(&small, &wide), (&wide, &small)] {
-        let transcripts = samples(pivot, &all);
-        projection(pivot, source, &transcripts, prefix);
-    }
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Only {
+    All,
+    Projection,
+    /// One row of its table.
+    Case(usize),
 }
 
 /// What a projection is measured with.
 #[derive(Clone, Copy)]
 struct Choice {
     method: Method,
-    short: Option<Short>,
+    short: Short,
     lists: Lists,
 }
 
@@ -365,7 +382,7 @@ impl Default for Choice {
     fn default() -> Self {
         Self {
             method: Method::Prefix,
-            short: None,
+            short: Short::Pivot,
             lists: Lists::Successors,
         }
     }
@@ -373,7 +390,7 @@ impl Default for Choice {
 
 /// Projection from artifacts to an artifact.
 fn projection(pivot: &Tokenizer, source: &Tokenizer, transcripts: &[Transcript], choice: Choice) {
-    let short = choice.short.unwrap_or(Short::Pivot);
+    let short = choice.short;
     let ours = tokens(pivot, pivot, transcripts);
     let theirs = tokens(source, pivot, transcripts);
     let count: usize = ours.iter().map(|sample| sample.ids.len()).sum();
@@ -605,6 +622,15 @@ fn main() {
         return count(arguments[at + 1].parse().unwrap());
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
-    pool.build().unwrap().install(one_core);
-    mined();
+    let only = match arguments.iter().position(|word| word == "projection") {
+        None => Only::All,
+        Some(at) => match arguments.get(at + 1).and_then(|case| case.parse().ok()) {
+            Some(case) => Only::Case(case),
+            None => Only::Projection,
+        },
+    };
+    pool.build().unwrap().install(|| one_core(only));
+    if only == Only::All {
+        mined();
+    }
 }

@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::integrity::Claim;
 
 /// Rows per batch when a part is streamed.
-const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS: usize = 2048;
 
 /// A complete artifact: every part is there, readable, and of one identity.
 #[derive(Debug)]

@@ -570,3 +570,55 @@ mod round_trip {
         }
     }
 }
+
+/// Parts of earlier versions have integers with their bytes apart.
+#[test]
+fn files_with_their_bytes_apart_are_read() {
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::basic::Encoding;
+    use parquet::file::properties::WriterProperties;
+    use parquet::schema::types::ColumnPath;
+
+    let dir = tempfile::tempdir().unwrap();
+    write_topk(dir.path(), Existing::Refuse, 2).unwrap();
+    let read = || -> Vec<RecordBatch> {
+        let artifact = Artifact::open(dir.path(), Kind::Topk).unwrap();
+        let parts = artifact.parts().iter();
+        parts
+            .flat_map(|part| part.batches().unwrap().map(|batch| batch.unwrap()))
+            .collect()
+    };
+    let expected = read();
+    for name in ["part-00000.parquet", "part-00001.parquet"] {
+        let path = dir.path().join(name);
+        let file = fs::File::open(&path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let metadata = reader.metadata().file_metadata().key_value_metadata();
+        let mut properties = WriterProperties::builder().set_key_value_metadata(metadata.cloned());
+        let lists = ["id_gaps", "levels"].map(|name| vec![name, "list", "element"]);
+        let numbers = ["target_place", "target_nll", "tail_level", "base_level"];
+        for column in lists.into_iter().chain(numbers.map(|name| vec![name])) {
+            let column = ColumnPath::new(column.into_iter().map(str::to_owned).collect());
+            properties = properties
+                .set_column_dictionary_enabled(column.clone(), false)
+                .set_column_encoding(column, Encoding::BYTE_STREAM_SPLIT);
+        }
+        let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        let out = fs::File::create(&path).unwrap();
+        let schema = batches[0].schema();
+        let mut writer = ArrowWriter::try_new(out, schema, Some(properties.build())).unwrap();
+        for batch in &batches {
+            writer.write(batch).unwrap();
+        }
+        let metadata = writer.close().unwrap();
+        let mut columns = metadata
+            .row_groups()
+            .iter()
+            .flat_map(|group| group.columns());
+        let apart = columns.any(|c| c.encodings().any(|e| e == Encoding::BYTE_STREAM_SPLIT));
+        assert!(apart, "{metadata:?}");
+        fs::remove_file(dir.path().join(format!("_{}.json", &name[..10]))).unwrap();
+    }
+    assert_eq!(read(), expected);
+}

@@ -8,7 +8,11 @@ const SHORT: usize = 32;
 /// One row in work; its space is used again for the next.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    /// No id twice while there are at most [`SHORT`].
+    /// Where it has arrived; no id twice while there are at most [`SHORT`].
+    places: Vec<TokenId>,
+    /// How much of it, parallel to `places`.
+    masses: Vec<f64>,
+    /// Scratch space: both together.
     entries: Vec<(TokenId, f64)>,
     /// Probability outside the list.
     pub(super) rest: f64,
@@ -20,44 +24,48 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     pub(super) fn start(&mut self) {
-        self.entries.clear();
+        self.places.clear();
+        self.masses.clear();
         self.rest = 0.0;
     }
 
     /// Adds to what has arrived for an id.
     #[inline]
     pub(super) fn add(&mut self, id: TokenId, mass: f64) {
-        if self.entries.len() <= SHORT
-            && let Some(known) = self.entries.iter_mut().find(|entry| entry.0 == id)
+        if self.places.len() <= SHORT
+            && let Some(known) = self.places.iter().position(|place| *place == id)
         {
-            known.1 += mass;
+            self.masses[known] += mass;
             return;
         }
-        self.entries.push((id, mass));
+        self.places.push(id);
+        self.masses.push(mass);
     }
 
     /// What has arrived for an id.
     #[cfg(test)]
     pub(super) fn of(&self, id: TokenId) -> f64 {
-        let here = self.entries.iter().filter(|entry| entry.0 == id);
-        here.map(|entry| entry.1).sum()
+        let all = self.places.iter().zip(&self.masses);
+        let here = all.filter(|(place, _)| **place == id);
+        here.map(|(_, mass)| mass).sum()
     }
 
     /// What has arrived at any id.
     pub(super) fn total(&self) -> f64 {
-        self.entries.iter().map(|entry| entry.1).sum()
+        self.masses.iter().sum()
     }
 
     /// Multiplies everything.
     pub(super) fn scale(&mut self, by: f64) {
-        for (_, mass) in &mut self.entries {
-            *mass *= by;
-        }
+        self.masses.iter_mut().for_each(|mass| *mass *= by);
         self.rest *= by;
     }
 
     /// Makes the list of the `k` most probable ids, and of `always`; the others join the rest.
     pub(super) fn list(&mut self, k: usize, always: Option<TokenId>) {
+        self.entries.clear();
+        let all = self.places.iter().copied().zip(self.masses.iter().copied());
+        self.entries.extend(all);
         if self.entries.len() > SHORT {
             self.entries.sort_by_key(|entry| entry.0);
             self.entries.dedup_by(|again, first| {

@@ -33,6 +33,7 @@ mod arrivals;
 mod counts;
 mod first;
 mod follow;
+mod memory;
 mod projector;
 mod readings;
 mod rows;
@@ -52,8 +53,9 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::alignment::Links;
 use crate::artifact::distribution::{DistributionBuilder, Distributions, Projection};
 use crate::artifact::rows::SampleCursor;
+use crate::artifact::token_map::{self, MapRow};
 use crate::artifact::tokens::{self, SampleTokens};
-use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts, token_map};
+use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::text;
@@ -66,7 +68,7 @@ use projector::{Projected, Projector, Sample, Shared};
 use spellings::Spellings;
 
 /// Rows per batch written.
-const BATCH_ROWS: usize = 32 * 1024;
+const BATCH_ROWS: usize = 4096;
 
 /// What becomes of a reading that is all of the pivot token that it begins with, where longer
 /// ones begin so: a digit, a letter.
@@ -224,6 +226,7 @@ struct Opened<'a> {
     source_tokens: Artifact,
     transcripts: Artifact,
     pivot_topk: Option<Artifact>,
+    map: Vec<MapRow>,
     follow: Follow,
     /// Whether the map says where tokens go, not the pivot's tokenizer.
     by_map: bool,
@@ -269,7 +272,10 @@ pub fn run(
     let writer = Writer::create(out_dir, provenance, existing)?;
     let bar = Bar::new("project", opened.tokens.samples(), "samples");
     let spellings = (Spellings::new(inputs.source), Spellings::new(inputs.pivot));
-    let first = FirstTokens::new(inputs.first_token, &spellings.0, &spellings.1);
+    let mut first = FirstTokens::new(inputs.first_token, &spellings.0, &spellings.1);
+    if !opened.by_map {
+        first.learn(&opened.map);
+    }
     let shared = Shared {
         source: inputs.source,
         pivot: inputs.pivot,
@@ -332,12 +338,8 @@ impl<'a> Opened<'a> {
             pivot_topk.check_vocabulary(&inputs.pivot.digest)?;
             check_made_from(pivot_topk, "tokens", &tokens, "score")?;
         }
-        let follow = Follow::new(
-            &map,
-            &token_map::read(&map)?,
-            inputs.source.len(),
-            inputs.pivot.len(),
-        )?;
+        let rows = token_map::read(&map)?;
+        let follow = Follow::new(&map, &rows, inputs.source.len(), inputs.pivot.len())?;
         let option = |artifact: &Artifact, key: &str, value: &str| {
             let found = artifact.provenance().options.get(key);
             found.and_then(serde_json::Value::as_str) == Some(value)
@@ -353,6 +355,7 @@ impl<'a> Opened<'a> {
             inputs,
             options,
             by_map: !option(&map, "method", "prefix"),
+            map: rows,
             topk,
             alignment,
             tokens,

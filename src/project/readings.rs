@@ -17,10 +17,10 @@
 //! vocabularies and however short the lists.
 
 use super::arrivals::Arrivals;
-use super::first::{First, FirstTokens, Remembered};
+use super::first::{Ahead, First, FirstTokens, Remembered};
 use super::follow::{Follow, Way};
 use super::rows::SourceRow;
-use super::short::{ShortReading, ShortRule};
+use super::short::{Shares, ShortReading, ShortRule};
 use super::spellings::Spellings;
 use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
@@ -138,11 +138,10 @@ pub(super) enum Lost {
 pub(super) struct Scratch {
     pub(super) out: Arrivals,
     remembered: Remembered,
-    bytes: Vec<u8>,
     survivors: Vec<Reading>,
     row: SourceRow,
     short: Vec<ShortReading>,
-    shares: Vec<(TokenId, f64)>,
+    shares: Shares,
 }
 
 /// The rows of the source.
@@ -184,7 +183,7 @@ impl Readings {
         let text = reader.slice(next.begin, next.end);
         let mut step = Step {
             with,
-            reader,
+            reader: *reader,
             next,
             scratch,
             prefixed: has_added_blank(with.pivot, next.token, text),
@@ -199,7 +198,8 @@ impl Readings {
             unplaced: 0.0,
         };
         for reading in self.live.drain(..) {
-            step.route(reading);
+            let ahead = step.ahead(reading.to);
+            step.route(reading, ahead);
         }
         while self.end < next.end {
             if let Err(lost) = self.read_row(&mut step, rows)? {
@@ -296,7 +296,7 @@ impl Readings {
 /// A prediction in work.
 struct Step<'s, 'a> {
     with: &'s Languages<'a>,
-    reader: &'s Reader<'a>,
+    reader: Reader<'a>,
     next: &'s Next,
     scratch: &'s mut Scratch,
     /// Whether v begins a text and its tokenizer put a blank before, as it would before a reading.
@@ -308,47 +308,61 @@ struct Step<'s, 'a> {
     unplaced: f64,
 }
 
-impl Step<'_, '_> {
+impl<'a> Step<'_, 'a> {
     /// Makes readings of what a row lists beside the path, whose next token covers these bytes.
     fn spread(&mut self, row: &SourceRow, path: f64, begin: u32, end: u32) {
         self.scratch.out.rest += row.tail * path;
         let stripped = has_added_blank(self.with.source, row.target, self.reader.slice(begin, end));
+        let ahead = self.ahead(begin);
         for &(token, prob) in &row.others {
             let weight = prob * path;
-            if Some(token) == self.with.unknown {
-                self.scratch.out.rest += weight;
-            } else if self.with.source.is_special(token) {
+            if self.with.first.is_special(token) {
                 self.special(token, weight, begin);
-            } else {
-                let blank = stripped && self.with.source.of(token).starts_with(b" ");
-                self.route(Reading {
-                    weight,
-                    to: begin,
-                    token,
-                    offset: u32::from(blank),
-                });
+                continue;
             }
+            let blank = stripped && self.with.source.of(token).starts_with(b" ");
+            let reading = Reading {
+                weight,
+                to: begin,
+                token,
+                offset: u32::from(blank),
+            };
+            self.route(reading, ahead);
         }
     }
 
     /// A special token instead of text: where text is ahead, it ends there.
     fn special(&mut self, token: TokenId, weight: f64, begin: u32) {
-        if begin <= self.next.begin {
-            return self.by_map(token, weight, None);
+        if Some(token) == self.with.unknown {
+            self.scratch.out.rest += weight;
+        } else if begin <= self.next.begin {
+            self.by_map(token, weight, None);
+        } else {
+            let first = self.first_of_text(begin);
+            self.arrive(first.map(|first| first.token), weight, None);
         }
-        let ahead = self.reader.slice(self.next.begin, begin);
-        let first = self.scratch.remembered.of(self.with.first, ahead);
-        self.arrive(first.map(|first| first.token), weight, None);
     }
 
-    /// Gives the weight of a reading to the pivot token that it begins with.
+    /// Gives the weight of a reading to the pivot token that it begins with; `ahead` is what it
+    /// has before its token.
     #[inline]
-    fn route(&mut self, reading: Reading) {
-        let Reading { weight, token, .. } = reading;
-        if self.with.by_map && reading.to <= self.next.begin && reading.offset == 0 {
+    fn route(&mut self, reading: Reading, ahead: Option<Ahead<'a>>) {
+        let Reading {
+            weight,
+            token,
+            offset,
+            ..
+        } = reading;
+        if self.with.by_map && reading.to <= self.next.begin && offset == 0 {
             return self.by_map(token, weight, Some(reading));
         }
-        let first = self.first_of(&reading);
+        let first = match ahead {
+            None => self.with.first.of_token(token, offset),
+            Some(ahead) => {
+                let remembered = &mut self.scratch.remembered;
+                remembered.of(self.with.first, ahead, Some((token, offset)))
+            }
+        };
         let short = first.filter(|first| first.short);
         self.scratch.short.extend(short.map(|first| ShortReading {
             weight,
@@ -362,7 +376,7 @@ impl Step<'_, '_> {
 
     /// Moves the weight of short readings to where `rule` says.
     fn settle(&mut self, rule: &mut ShortRule<'_>) {
-        if matches!(rule, ShortRule::First) {
+        if self.scratch.short.is_empty() || !rule.begin(self.with.pivot, &mut self.scratch.shares) {
             return;
         }
         let mut shares = std::mem::take(&mut self.scratch.shares);
@@ -373,10 +387,10 @@ impl Step<'_, '_> {
                 continue;
             }
             self.arrive(Some(short.token), -short.weight, None);
-            for (token, share) in &shares {
+            for (token, share) in &shares.list {
                 self.arrive(Some(*token), short.weight * share, None);
             }
-            if shares.is_empty() {
+            if shares.list.is_empty() {
                 self.scratch.out.rest += short.weight;
             }
         }
@@ -427,24 +441,19 @@ impl Step<'_, '_> {
         (reading.to > end || reading.offset < all).then_some(reading)
     }
 
-    fn first_of(&mut self, reading: &Reading) -> Option<First> {
-        let Next { begin, .. } = *self.next;
-        if reading.to <= begin && !self.prefixed {
-            return self.with.first.of_token(reading.token, reading.offset);
-        }
-        let spelling = self.with.source.of(reading.token);
-        let rest = spelling.get(reading.offset as usize..).unwrap_or_default();
-        self.ask(reading.to, rest)
+    /// The text up to `to` that a reading begins with, if any.
+    fn ahead(&mut self, to: u32) -> Option<Ahead<'a>> {
+        let begin = self.next.begin;
+        (to > begin || self.prefixed).then(|| {
+            let text = self.reader.slice(begin, to);
+            self.scratch.remembered.ahead(self.prefixed, text)
+        })
     }
 
-    /// The first token of the text up to `to`, and what follows it.
-    fn ask(&mut self, to: u32, rest: &[u8]) -> Option<First> {
-        let bytes = &mut self.scratch.bytes;
-        bytes.clear();
-        bytes.extend(self.prefixed.then_some(b' '));
-        bytes.extend_from_slice(self.reader.slice(self.next.begin, to));
-        bytes.extend_from_slice(rest);
-        self.scratch.remembered.of(self.with.first, bytes)
+    /// The first token of the text up to `to`.
+    fn first_of_text(&mut self, to: u32) -> Option<First> {
+        let ahead = self.ahead(to)?;
+        self.scratch.remembered.of(self.with.first, ahead, None)
     }
 
     /// Whether v is what the pivot begins the path's bytes with.
@@ -470,7 +479,7 @@ impl Step<'_, '_> {
         });
         let first = match offset {
             Some((token, offset)) => self.with.first.of_token(token, offset),
-            None => self.ask(path.end, &[]),
+            None => self.first_of_text(path.end),
         };
         first.is_some_and(|first| first.token == self.next.token)
     }

@@ -5,19 +5,15 @@
 //! would be: its weight is spread over those that the pivot lists at the position, in proportion
 //! to their probabilities there.
 
-use std::collections::HashMap;
-
+use super::memory::Memory;
 use super::spellings::Spellings;
 use crate::units::TokenId;
-
-/// Most triples that are remembered.
-const REMEMBERED: usize = 1 << 16;
 
 /// Whether a source could have read on from a token as a pivot token does.
 #[derive(Debug, Default)]
 pub(super) struct Continuations {
     /// By the reading's last source token, the pivot token, and where the reading ends in it.
-    known: HashMap<(TokenId, TokenId, u32), bool>,
+    known: Memory<(TokenId, TokenId, u32), bool>,
 }
 
 impl Continuations {
@@ -25,24 +21,18 @@ impl Continuations {
     /// with `last` by the source: it has no longer token that begins so.
     fn keeps(
         &mut self,
-        spellings: &Spellings,
+        (source, pivot): (&Spellings, &Spellings),
         last: TokenId,
-        longer: (TokenId, &[u8]),
+        longer: TokenId,
         read: u32,
     ) -> bool {
-        let (id, bytes) = longer;
-        if let Some(known) = self.known.get(&(last, id, read)) {
-            return *known;
-        }
-        let mut text = spellings.of(last).to_vec();
-        let length = text.len();
-        text.extend_from_slice(bytes.get(read as usize..).unwrap_or_default());
-        let keeps = !spellings.begins(&text, length);
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
-        }
-        self.known.insert((last, id, read), keeps);
-        keeps
+        self.known.of((last, longer, read), || {
+            let mut text = source.of(last).to_vec();
+            let length = text.len();
+            let on = pivot.of(longer).get(read as usize..);
+            text.extend_from_slice(on.unwrap_or_default());
+            !source.begins(&text, length)
+        })
     }
 }
 
@@ -70,40 +60,69 @@ pub(super) enum ShortRule<'r> {
     },
 }
 
+/// Where the weight of one goes.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    /// The pivot's tokens of text at the position, with their probabilities.
+    own: Vec<(TokenId, f64)>,
+    /// Their first bytes, parallel to `own`: they rule out most of them.
+    heads: Vec<u64>,
+    /// They sum to one, or are empty for the tail.
+    pub(super) list: Vec<(TokenId, f64)>,
+}
+
 impl ShortRule<'_> {
-    /// Puts into `shares` where the weight goes; they sum to one, or are empty for the tail. False
-    /// if it stays.
+    /// Looks at a position; false if nothing moves there.
+    pub(super) fn begin(&self, pivot: &Spellings, shares: &mut Shares) -> bool {
+        shares.own.clear();
+        shares.heads.clear();
+        if let ShortRule::Pivot { ids, logprobs, .. } = self {
+            for (id, logprob) in ids.iter().zip(*logprobs) {
+                if !pivot.is_special(*id) {
+                    shares.own.push((*id, f64::from(logprob.exp())));
+                    shares.heads.push(pivot.outline(*id).head);
+                }
+            }
+        }
+        !matches!(self, ShortRule::First)
+    }
+
+    /// Puts into `shares` where the weight goes. False if it stays.
     pub(super) fn shares(
         &mut self,
         reading: &ShortReading,
         source: &Spellings,
         pivot: &Spellings,
-        shares: &mut Vec<(TokenId, f64)>,
+        shares: &mut Shares,
     ) -> bool {
-        shares.clear();
-        let (ids, logprobs, continuations) = match self {
+        shares.list.clear();
+        let continuations = match self {
             ShortRule::First => return false,
             ShortRule::Tail => return true,
-            ShortRule::Pivot {
-                ids,
-                logprobs,
-                continuations,
-            } => (ids, logprobs, continuations),
+            ShortRule::Pivot { continuations, .. } => continuations,
         };
-        let bytes = pivot.of(reading.token);
-        let read = bytes.len() as u32;
-        for (id, logprob) in ids.iter().zip(logprobs.iter()) {
-            let longer = pivot.of(*id);
-            if !longer.starts_with(bytes) || pivot.is_special(*id) {
+        let token = pivot.outline(reading.token);
+        let mask = token.mask();
+        for (at, head) in shares.heads.iter().enumerate() {
+            if (head ^ token.head) & mask != 0 {
                 continue;
             }
-            let same = longer.len() == bytes.len();
-            if same || continuations.keeps(source, reading.last, (*id, longer), read) {
-                shares.push((*id, f64::from(logprob.exp())));
+            let (id, prob) = shares.own[at];
+            let (bytes, longer) = (pivot.of(token.id), pivot.of(id));
+            let (last, read) = (reading.last, token.length);
+            if longer.starts_with(bytes)
+                && (longer.len() == bytes.len()
+                    || continuations.keeps((source, pivot), last, id, read))
+            {
+                shares.list.push((id, prob));
             }
         }
-        let total: f64 = shares.iter().map(|share| share.1).sum();
-        shares.iter_mut().for_each(|share| share.1 /= total);
+        if let [only] = shares.list[..] {
+            shares.list[0].1 = 1.0;
+            return only.0 != reading.token && only.1 > 0.0;
+        }
+        let total: f64 = shares.list.iter().map(|share| share.1).sum();
+        shares.list.iter_mut().for_each(|share| share.1 /= total);
         total > 0.0
     }
 }

@@ -10,9 +10,41 @@ pub(super) struct Spellings {
     /// Where the bytes of each id begin, and the end.
     begins: Vec<u32>,
     bytes: Vec<u8>,
+    outlines: Vec<Outline>,
     special: Vec<bool>,
     /// Ids of text tokens in the order of their bytes.
     sorted: Vec<TokenId>,
+}
+
+/// What tells most tokens apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outline {
+    pub(super) id: TokenId,
+    /// In bytes.
+    pub(super) length: u32,
+    /// The first bytes, zeros where there are fewer.
+    pub(super) head: u64,
+}
+
+impl Outline {
+    /// Which bytes of `head` are the token's.
+    pub(super) fn mask(&self) -> u64 {
+        match self.length {
+            8.. => u64::MAX,
+            length => !(u64::MAX << (8 * length)),
+        }
+    }
+
+    fn of(id: TokenId, bytes: &[u8]) -> Self {
+        let mut head = [0; 8];
+        let length = bytes.len().min(head.len());
+        head[..length].copy_from_slice(&bytes[..length]);
+        Self {
+            id,
+            length: bytes.len() as u32,
+            head: u64::from_le_bytes(head),
+        }
+    }
 }
 
 impl Spellings {
@@ -20,20 +52,27 @@ impl Spellings {
         let mut spellings = Self {
             begins: vec![0],
             bytes: Vec::new(),
+            outlines: Vec::new(),
             special: Vec::new(),
             sorted: Vec::new(),
         };
+        let mut sorted = Vec::new();
         for (id, token) in (0..).zip(&vocabulary.tokens) {
             spellings.bytes.extend_from_slice(&token.bytes);
             spellings.begins.push(spellings.bytes.len() as u32);
+            spellings.outlines.push(Outline::of(id, &token.bytes));
             spellings.special.push(token.special);
             if !token.special && !token.bytes.is_empty() {
-                spellings.sorted.push(id);
+                sorted.push((spellings.outlines[id as usize].head.swap_bytes(), id));
             }
         }
-        let mut sorted = std::mem::take(&mut spellings.sorted);
-        sorted.sort_by(|a, b| spellings.of(*a).cmp(spellings.of(*b)).then(a.cmp(b)));
-        spellings.sorted = sorted;
+        // The first bytes tell most of them apart.
+        sorted.sort_unstable_by(|a, b| {
+            let (left, right) = (spellings.of(a.1), spellings.of(b.1));
+            a.0.cmp(&b.0)
+                .then_with(|| left.cmp(right).then(a.1.cmp(&b.1)))
+        });
+        spellings.sorted = sorted.into_iter().map(|(_, id)| id).collect();
         spellings
     }
 
@@ -41,6 +80,11 @@ impl Spellings {
     #[inline]
     pub(super) fn place(&self, id: TokenId) -> Option<usize> {
         self.begins.get(id as usize).map(|begin| *begin as usize)
+    }
+
+    /// Number of ids.
+    pub(super) fn len(&self) -> usize {
+        self.special.len()
     }
 
     /// Bytes of all tokens together.
@@ -58,10 +102,23 @@ impl Spellings {
         }
     }
 
+    /// An id for quick comparisons.
+    pub(super) fn outline(&self, id: TokenId) -> Outline {
+        let outline = self.outlines.get(id as usize).copied();
+        outline.unwrap_or_else(|| Outline::of(id, &[]))
+    }
+
     /// Whether an id is a special token.
     #[inline]
     pub(super) fn is_special(&self, id: TokenId) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// Whether a blank after a letter or digit ends a word: no token goes on beyond it.
+    pub(super) fn blanks_end_words(&self) -> bool {
+        let goes_on = |pair: &[u8]| pair[0].is_ascii_alphanumeric() && pair[1] == b' ';
+        let mut texts = self.sorted.iter().map(|id| self.of(*id));
+        !texts.any(|bytes| bytes.windows(2).any(goes_on))
     }
 
     /// By id: whether longer tokens of text begin with its bytes.

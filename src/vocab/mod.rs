@@ -8,6 +8,7 @@
 //! ([`Tokenizer::first_token`]).
 
 pub(crate) mod edits;
+mod first;
 pub(crate) mod merges;
 mod normal;
 mod pieces;

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::{
-    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
-};
+use tokenizers::Model;
 
+use super::first::MidText;
 use super::normal::{self, Stretch};
 use super::pieces::{self, Growth, Scheme};
 use super::trace::{Trace, Tracer};
@@ -37,19 +35,17 @@ pub struct Tokenizer {
     pub(super) inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     template: Option<ChatTemplate>,
-    scheme: Scheme,
-    /// What the normaliser and pre-tokenizer do in mid-text, without adding a prefix.
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub(super) scheme: Scheme,
+    pub(super) mid_text: MidText,
     growth: Growth,
     /// Whether an id is an added token that is taken out of the text before normalisation.
     separates: Vec<bool>,
     /// The id for what is not known: the model's, or what the configuration names.
-    unknown: Option<u32>,
+    pub(super) unknown: Option<u32>,
     /// The model's own.
     unknown_piece: Option<u32>,
     /// Added tokens that are not special, the longest first.
-    added_text: Vec<(String, u32)>,
+    pub(super) added_text: Vec<(String, u32)>,
     by_bytes: HashMap<Vec<u8>, u32>,
 }
 
@@ -133,19 +129,6 @@ impl Tokenizer {
         scheme: Scheme,
         spec: &Value,
     ) -> Result<Self> {
-        let part = |key: &str| {
-            let part = spec.get(key).cloned().unwrap_or(Value::Null);
-            without_prefixes(part).filter(|part| !part.is_null())
-        };
-        let normalizer = part("normalizer")
-            .map(serde_json::from_value)
-            .transpose()
-            .at(path)?;
-        let pre_tokenizer = part("pre_tokenizer")
-            .map(serde_json::from_value)
-            .transpose()
-            .at(path)?;
-
         let growth = Growth::of(spec, &|piece| {
             inner.get_model().token_to_id(piece).is_some()
         });
@@ -185,8 +168,7 @@ impl Tokenizer {
             vocabulary,
             template,
             scheme,
-            normalizer,
-            pre_tokenizer,
+            mid_text: MidText::of(spec).at(path)?,
             growth,
             separates,
             added_text,
@@ -308,7 +290,7 @@ impl Tokenizer {
                 normal::push(&mut all, whole);
                 continue;
             }
-            let normalize = |part: &str| self.normalize(part);
+            let normalize = |part: &str| self.mid_text.normalize(part);
             let found = normal::fragment(part, made, &normalize, &blank)?
                 .ok_or_else(|| self.not_local("normaliser"))?;
             for stretch in found {
@@ -332,12 +314,6 @@ impl Tokenizer {
             .remedy("leave this model out, or convert its tokenizer to one without such a step")
     }
 
-    /// Whether the unknown token is a token of the text as well (GPT-2's `<|endoftext|>`): its
-    /// model knows every byte and never needs it.
-    fn is_text(&self, id: u32) -> bool {
-        self.scheme.byte_level && self.vocabulary.token(id).is_some()
-    }
-
     /// The text of `ids`, special tokens left out; broken UTF-8 is replaced.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, true).unwrap_or_else(|_| {
@@ -347,70 +323,6 @@ impl Tokenizer {
                 .collect();
             String::from_utf8_lossy(&bytes).into_owned()
         })
-    }
-
-    /// The first token with which this tokenizer starts `bytes` in mid-text (no prefix is added,
-    /// special tokens are plain text). Bytes that begin inside a character are tokenised as
-    /// bytes. None where no token of the vocabulary begins them.
-    pub fn first_token(&self, bytes: &[u8]) -> Option<u32> {
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            // Complete characters decide the first token.
-            Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
-        };
-        if text.is_empty() {
-            return self.first_of_bytes(bytes);
-        }
-        if let Some((_, id)) = self
-            .added_text
-            .iter()
-            .find(|(added, _)| text.starts_with(added.as_str()))
-        {
-            return Some(*id);
-        }
-        let mut normalized = NormalizedString::from(text);
-        if let Some(normalizer) = &self.normalizer {
-            normalizer.normalize(&mut normalized).ok()?;
-        }
-        let mut splits = PreTokenizedString::from(normalized);
-        if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer.pre_tokenize(&mut splits).ok()?;
-        }
-        let first = splits
-            .get_splits(OffsetReferential::Original, OffsetType::Byte)
-            .first()
-            .map(|(piece, ..)| *piece)?
-            .to_owned();
-        self.first_of_model(&first)
-    }
-
-    fn first_of_model(&self, piece: &str) -> Option<u32> {
-        let tokens = self.inner.get_model().tokenize(piece).ok()?;
-        tokens
-            .first()
-            .map(|token| token.id)
-            .filter(|id| Some(*id) != self.unknown || self.is_text(*id))
-    }
-
-    fn first_of_bytes(&self, bytes: &[u8]) -> Option<u32> {
-        if self.scheme.byte_level {
-            let token = self.first_of_model(&pieces::byte_level_spelling(bytes));
-            return token.filter(|_| !bytes.is_empty());
-        }
-        (1..=bytes.len())
-            .rev()
-            .find_map(|length| self.id_with_bytes(bytes.get(..length)?))
-    }
-
-    /// What the tokenizer's normaliser makes of a part of a text.
-    fn normalize(&self, part: &str) -> String {
-        let mut normalized = NormalizedString::from(part);
-        match &self.normalizer {
-            Some(normalizer) if normalizer.normalize(&mut normalized).is_ok() => {
-                normalized.get().to_owned()
-            }
-            _ => part.to_owned(),
-        }
     }
 
     /// Checks that a model has a row for each token.
@@ -445,31 +357,4 @@ fn unknown_piece(spec: &Value, inner: &tokenizers::Tokenizer) -> Option<u32> {
     by_name
         .and_then(|name| inner.get_model().token_to_id(name))
         .or_else(|| u32::try_from(model.get("unk_id")?.as_u64()?).ok())
-}
-
-/// A normaliser or pre-tokenizer that adds nothing before a text and strips nothing off its ends.
-fn without_prefixes(part: Value) -> Option<Value> {
-    let Value::Object(mut part) = part else {
-        return None;
-    };
-    for key in ["normalizers", "pretokenizers"] {
-        if let Some(Value::Array(parts)) = part.get_mut(key) {
-            *parts = std::mem::take(parts)
-                .into_iter()
-                .filter_map(without_prefixes)
-                .collect();
-        }
-    }
-    match part.get("type").and_then(Value::as_str) {
-        Some("Prepend" | "Strip") => return None,
-        Some("Metaspace") => {
-            part.remove("add_prefix_space");
-            part.insert("prepend_scheme".to_owned(), Value::from("never"));
-        }
-        Some("ByteLevel") if part.contains_key("add_prefix_space") => {
-            part.insert("add_prefix_space".to_owned(), Value::Bool(false));
-        }
-        _ => {}
-    }
-    Some(Value::Object(part))
 }

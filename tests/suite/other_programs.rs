@@ -1,11 +1,15 @@
 //! A run in other hands: the README's blocks for Python, Polars and DuckDB, and the scripts.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use parquet::basic::Encoding;
+use parquet::file::metadata::ParquetMetaDataReader;
 use serde_json::Value;
 
-use super::program::Workshop;
+use super::program::{Workshop, files};
 use super::readme::{fenced, readme};
 
 /// A Python with the packages that the README's blocks need; none, and a line that says so, where
@@ -67,6 +71,45 @@ fn rows(workshop: &Workshop, statement: &str) -> Value {
         Value::Array(values.collect())
     });
     Value::Array(values.collect())
+}
+
+/// DuckDB 1.1, pyarrow 15 and fastparquet read these; integers with their bytes apart none of them.
+#[test]
+fn files_have_encodings_that_all_readers_know() {
+    let workshop = quickstart();
+    let (mut kinds, mut columns) = (BTreeSet::new(), 0);
+    for path in files(&workshop.path("runs/quickstart")) {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "parquet")
+        {
+            continue;
+        }
+        let file = File::open(&path).unwrap();
+        let metadata = ParquetMetaDataReader::new()
+            .parse_and_finish(&file)
+            .unwrap();
+        for group in metadata.row_groups() {
+            for column in group.columns() {
+                columns += 1;
+                for encoding in column.encodings() {
+                    let known = matches!(
+                        encoding,
+                        Encoding::PLAIN
+                            | Encoding::RLE
+                            | Encoding::RLE_DICTIONARY
+                            | Encoding::PLAIN_DICTIONARY
+                            | Encoding::DELTA_BINARY_PACKED
+                    );
+                    let name = column.column_path();
+                    assert!(known, "{} {name}: {encoding}", path.display());
+                }
+            }
+        }
+        let below = path.strip_prefix(workshop.path("runs/quickstart")).unwrap();
+        kinds.insert(below.iter().next().unwrap().to_owned());
+    }
+    assert!(kinds.len() >= 12 && columns > 100, "{kinds:?}, {columns}");
 }
 
 /// Fails unless both are the same but for rounding, of f32 where there are floats.

@@ -1,3 +1,4 @@
+mod first;
 mod made;
 mod normal;
 mod reader;

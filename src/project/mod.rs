@@ -20,10 +20,11 @@
 //! it none.
 //!
 //! A row is *thin* where other readings than the source's own tokens have been dropped and less
-//! than `min_read` of the probability is left, or more than half of the row is tail or unknown:
-//! tails are left behind where their row is passed, and what remains would be too sure.
-//! (stories260K from stories3M, k = 10: positions with less than 0.01 left have 0.10 nats, where the
-//! pivot has 1.03, and are right in 97.8 % of the cases, at 99.5 % sure.)
+//! than `min_read` of the probability is left, or more than half of it is unknown: tails are left
+//! behind where their row is passed, and what remains would be too sure. The tail of the row that
+//! predicts says so itself, however large it is. (stories260K from stories3M, k = 10: positions
+//! with less than 0.01 left have 0.10 nats, where the pivot has 1.03, and are right in 97.8 % of the
+//! cases, at 99.5 % sure.)
 //!
 //! Ids that land on the same pivot id add their probabilities. Probability that finds no pivot
 //! id, and what is cut to `top_k`, joins the tail, so that each row sums to one. Nothing is
@@ -114,7 +115,7 @@ pub struct ProjectOptions {
     #[arg(long, default_value_t = ProjectOptions::default().min_mass, hide_default_value = true)]
     pub min_mass: f32,
     /// Probability of what has been read since the source's readings were one, in [0, 1] (default
-    /// 0.0001); with less, what is left of its lists is thin, and the fallback stands.
+    /// 1e-12); with less, what is left of its lists is thin, and the fallback stands.
     #[arg(long, default_value_t = ProjectOptions::default().min_read, hide_default_value = true)]
     pub min_read: f64,
     /// Length of the lists, at least 1, besides the token that follows (default: that of the
@@ -129,7 +130,7 @@ impl Default for ProjectOptions {
             short: None,
             fallback: Fallback::default(),
             min_mass: 0.3,
-            min_read: 1e-4,
+            min_read: 1e-12,
             top_k: None,
         }
     }
@@ -241,10 +242,11 @@ struct Opened<'a> {
 /// `out_dir` holds another result (see [`Existing`]).
 ///
 /// # Memory
-/// The map, the spellings of both vocabularies, 4 bytes for each byte of the source's, with
-/// `spans: dtw` and `map: ms` 16 bytes for each distinct pair of linked tokens; and for each
-/// thread one part of both models' tokens (9 bytes a token) and of the transcripts, the rows of
-/// one sample, 32,768 rows of output, and up to 65,536 distinct readings.
+/// The map, the spellings of both vocabularies and 16 bytes for each of their tokens, 4 bytes for
+/// each token of the source and each byte of it, with `spans: dtw` and `map: ms` 16 bytes for each
+/// distinct pair of linked tokens; and for each thread one part of both models' tokens (9 bytes a
+/// token) and of the transcripts, the rows of one sample, 4,096 rows of output, and up to 131,072
+/// distinct readings and as many ways in which they may go on.
 pub fn run(
     inputs: &ProjectInputs<'_>,
     out_dir: &Path,

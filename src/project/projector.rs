@@ -14,7 +14,7 @@ use crate::artifact::tokens::SampleTokens;
 use crate::units::TokenId;
 use crate::vocab::{Role, Vocabulary};
 
-/// Where tail and unknown together are more than this, a row that is not clean is thin.
+/// Where more than this is unknown, a row is thin.
 const MOST_UNKNOWN: f64 = 0.5;
 
 /// One projected row.
@@ -149,7 +149,7 @@ impl<'a> Projector<'a> {
             Err(Lost::Apart) => return Ok(Found::Nothing),
         };
         let options = self.options;
-        let thin = prediction.read < options.min_read || self.scratch.out.rest > MOST_UNKNOWN;
+        let thin = prediction.read < options.min_read || prediction.unknown > MOST_UNKNOWN;
         if thin && !prediction.clean {
             return Ok(Found::Nothing);
         }

@@ -7,19 +7,30 @@ use fuselm::artifact::token_map::{self, MapRow};
 use fuselm::artifact::{Artifact, Existing, Kind, Writer};
 use serde_json::Value;
 
-use super::program::Workshop;
+use super::program::{Workshop, data_samples};
+
+/// Runs a recipe up to the projection.
+fn project(workshop: &Workshop, recipe: &str) {
+    for stage in ["corpus", "score", "align", "map", "project"] {
+        let run = format!("run {recipe} --run-dir run --only {stage}");
+        workshop.fuselm(&run).exits(0);
+    }
+}
 
 /// A run up to the projection, with this map.
 fn projected(method: &str) -> Workshop {
     let workshop = Workshop::new();
     let map = format!("map: {{ method: {method} }}");
     workshop.edit("recipe.yml", "map: { method: ms }", &map);
-    for stage in ["corpus", "score", "align", "map", "project"] {
-        workshop
-            .fuselm(&format!("run recipe.yml --only {stage}"))
-            .exits(0);
-    }
+    project(&workshop, "recipe.yml");
     workshop
+}
+
+/// The rows of a statement.
+fn rows(workshop: &Workshop, statement: &str) -> Value {
+    let mut command = workshop.command("sql --run run --format json");
+    let output = command.arg(statement).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Share of the positions of `atlas` (these) at which its own tokens stand for the true one.
@@ -28,10 +39,38 @@ fn named(workshop: &Workshop, positions: &str) -> f64 {
         "SELECT AVG(CASE WHEN named THEN 1.0 ELSE 0.0 END) AS share FROM projected \
          WHERE teacher = 'atlas' AND named IS NOT NULL AND {positions}"
     );
-    let mut command = workshop.command("sql --run run --format json");
-    let output = command.arg(statement).output().unwrap();
-    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
-    rows[0]["share"].as_f64().unwrap()
+    rows(workshop, &statement)[0]["share"].as_f64().unwrap()
+}
+
+/// Sources with longer tokens than the pivot's, and with shorter ones.
+#[test]
+fn both_directions_carry_what_the_sources_know() {
+    let mut spanning = Vec::new();
+    for recipe in ["quickstart.yml", "reverse.yml"] {
+        let workshop = Workshop::new();
+        let path = data_samples().join(recipe);
+        project(&workshop, &path.display().to_string());
+        workshop.fuselm("check run").exits(0);
+        let shares = rows(
+            &workshop,
+            "SELECT teacher,
+                AVG(CASE WHEN named IS NOT NULL THEN 1.0 ELSE 0.0 END) AS carried,
+                AVG(CASE WHEN named THEN 1.0 WHEN NOT named THEN 0.0 END) AS named,
+                AVG(CASE WHEN projection = 'followed' THEN 1.0 ELSE 0.0 END) AS spanning
+             FROM projected GROUP BY teacher",
+        );
+        let shares = shares.as_array().unwrap();
+        assert_eq!(shares.len(), 3, "{recipe}");
+        for share in shares {
+            let of = |name: &str| share[name].as_f64().unwrap();
+            assert!(of("carried") >= 0.97, "{recipe}: {share}");
+            assert!(of("named") >= 0.95, "{recipe}: {share}");
+            spanning.push(of("spanning"));
+        }
+    }
+    let (few, many) = spanning.split_at(3);
+    assert!(few.iter().all(|share| *share < 0.15), "{few:?}");
+    assert!(many.iter().all(|share| *share > 0.2), "{many:?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod oracle;
 mod properties;
 mod stage;
 mod warped;
+mod words;
 
 use arrow::record_batch::RecordBatch;
 

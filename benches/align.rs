@@ -293,14 +293,6 @@ fn one_core(only: Only) {
     let chat = contents(&data_samples().join("chat/train.jsonl"));
     let chats = [samples(&market, &chat), samples(&wide, &chat)];
     let prefix = Choice::default();
-    let em = Choice {
-        method: Method::Em,
-        ..prefix
-    };
-    let ms = Choice {
-        method: Method::Ms,
-        ..prefix
-    };
     let first = Choice {
         short: Short::First,
         ..prefix
@@ -309,10 +301,10 @@ fn one_core(only: Only) {
         lists: Lists::Random,
         ..prefix
     };
-    let mut cases = vec![
-        (&pivot, &source, &transcripts, em),
-        (&pivot, &source, &transcripts, ms),
-    ];
+    let maps = [Method::Em, Method::Ms].map(|method| Choice { method, ..prefix });
+    let mut cases = maps
+        .map(|map| (&pivot, &source, &transcripts, map))
+        .to_vec();
     for (pivot, source) in [(&pivot, &source), (&source, &pivot)] {
         for choice in [prefix, first, random] {
             cases.push((pivot, source, &transcripts, choice));

@@ -154,10 +154,8 @@ pub(super) struct Remembered {
 impl Remembered {
     /// A text, with a blank before if one is asked for.
     pub(super) fn ahead<'t>(&mut self, blank: bool, text: &'t [u8]) -> Ahead<'t> {
-        let bytes = &mut self.bytes;
-        bytes.clear();
-        bytes.extend(blank.then_some(b' '));
-        bytes.extend_from_slice(text);
+        write(&mut self.bytes, blank, text);
+        let bytes = &self.bytes;
         let number = match self.numbers.get(bytes.as_slice()) {
             Some(number) => *number,
             None => {
@@ -183,13 +181,12 @@ impl Remembered {
         ahead: Ahead<'_>,
         last: Option<(TokenId, u32)>,
     ) -> Option<First> {
-        let spelling = |token, offset| first.source.of(token).get(offset as usize..);
-        let spelling = |token, offset| spelling(token, offset).unwrap_or_default();
+        let rest = |token, offset| first.source.rest(token, offset);
         let word = ahead.text.last().is_some_and(u8::is_ascii_alphanumeric);
         let last = match last {
             None => Last::Nothing,
             Some((token, offset))
-                if word && first.blanks_end_words && spelling(token, offset).starts_with(b" ") =>
+                if word && first.blanks_end_words && rest(token, offset).starts_with(b" ") =>
             {
                 Last::Blank
             }
@@ -197,18 +194,23 @@ impl Remembered {
         };
         let bytes = &mut self.bytes;
         let packed = self.known.of((ahead.number, last), || {
-            bytes.clear();
-            bytes.extend(ahead.blank.then_some(b' '));
-            bytes.extend_from_slice(ahead.text);
+            write(bytes, ahead.blank, ahead.text);
             bytes.extend_from_slice(match last {
                 Last::Nothing => b"",
                 Last::Blank => b" ",
-                Last::Token(token, offset) => spelling(token, offset),
+                Last::Token(token, offset) => rest(token, offset),
             });
             first.ask(bytes)
         });
         unpack(packed)
     }
+}
+
+/// Puts a text into `bytes`, with a blank before if one is asked for.
+fn write(bytes: &mut Vec<u8>, blank: bool, text: &[u8]) {
+    bytes.clear();
+    bytes.extend(blank.then_some(b' '));
+    bytes.extend_from_slice(text);
 }
 
 /// What follows a text.

@@ -29,8 +29,7 @@ impl Continuations {
         self.known.of((last, longer, read), || {
             let mut text = source.of(last).to_vec();
             let length = text.len();
-            let on = pivot.of(longer).get(read as usize..);
-            text.extend_from_slice(on.unwrap_or_default());
+            text.extend_from_slice(pivot.rest(longer, read));
             !source.begins(&text, length)
         })
     }

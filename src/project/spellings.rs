@@ -102,6 +102,12 @@ impl Spellings {
         }
     }
 
+    /// The bytes of an id from an offset on.
+    pub(super) fn rest(&self, id: TokenId, offset: u32) -> &[u8] {
+        let rest = self.of(id).get(offset as usize..);
+        rest.unwrap_or_default()
+    }
+
     /// An id for quick comparisons.
     pub(super) fn outline(&self, id: TokenId) -> Outline {
         let outline = self.outlines.get(id as usize).copied();

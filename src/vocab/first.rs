@@ -111,8 +111,7 @@ impl Words {
                 words.space = Some(part["replacement"].as_str()?.to_owned());
             }
             (["ByteLevel"], [part]) if part["use_regex"] != false => {
-                words.regex = SysRegex::new(GPT_2).ok();
-                words.regex.as_ref()?;
+                words.regex = Some(SysRegex::new(GPT_2).ok()?);
             }
             (["Split", "ByteLevel"], [split, bytes])
                 if split["behavior"] == "Isolated"

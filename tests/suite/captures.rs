@@ -83,10 +83,7 @@ fn keys(topk: &Path) -> Vec<(u64, u32)> {
 /// nll and tokens of each model of a run.
 fn metrics(workshop: &Workshop, run: &str) -> BTreeMap<String, (f64, u64)> {
     let query = "SELECT teacher, sum(nll) AS nll, sum(tokens) AS tokens FROM sequence_metrics GROUP BY teacher";
-    let mut command = workshop.command(&format!("sql --run {run} --format json"));
-    let output = command.arg(query).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).expect(&said);
+    let rows = workshop.query(run, query);
     let row = |row: &Value| {
         let name = row["teacher"].as_str().unwrap().to_owned();
         let figures = (

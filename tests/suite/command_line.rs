@@ -108,12 +108,7 @@ fn single_commands_note_their_models_as_a_run_does() {
         --model pivot=models/pivot --model market=models/market --model atlas=models/atlas \
         --model twin=models/twin";
     workshop.fuselm(corpus).exits(0);
-    let rows = |run: &str, query: &str| -> Vec<serde_json::Value> {
-        let mut command = workshop.command(&format!("sql --run {run} --format json"));
-        let output = command.arg(query).output().unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-    };
+    let rows = |run: &str, query: &str| workshop.query(run, query);
     let models = "SELECT * FROM models ORDER BY name";
     let path = |row: &serde_json::Value| row["location"].as_str().unwrap().replace("./", "");
     let same_models = || {

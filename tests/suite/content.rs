@@ -103,12 +103,7 @@ fn special_tokens_in_the_text_count_as_its_bytes_do() {
                 "SELECT sum(nll) / (ln(2) * sum(bytes)) AS bpb, sum(tokens) AS tokens FROM {view} \
                  WHERE teacher = 'plain'"
             );
-            let output = workshop
-                .command("sql --run run --format json")
-                .arg(sql)
-                .output()
-                .unwrap();
-            let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let rows = workshop.query("run", &sql);
             let found = rows[0]["bpb"].as_f64().unwrap();
             assert!(
                 (found - own).abs() < 1e-3,

@@ -5,7 +5,6 @@ use std::fs;
 use fuselm::artifact::distribution::{DistributionBuilder, Distributions, Projection};
 use fuselm::artifact::token_map::{self, MapRow};
 use fuselm::artifact::{Artifact, Existing, Kind, Writer};
-use serde_json::Value;
 
 use super::program::{Workshop, data_samples};
 
@@ -26,20 +25,15 @@ fn projected(method: &str) -> Workshop {
     workshop
 }
 
-/// The rows of a statement.
-fn rows(workshop: &Workshop, statement: &str) -> Value {
-    let mut command = workshop.command("sql --run run --format json");
-    let output = command.arg(statement).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// Share of the positions of `atlas` (these) at which its own tokens stand for the true one.
 fn named(workshop: &Workshop, positions: &str) -> f64 {
     let statement = format!(
         "SELECT AVG(CASE WHEN named THEN 1.0 ELSE 0.0 END) AS share FROM projected \
          WHERE teacher = 'atlas' AND named IS NOT NULL AND {positions}"
     );
-    rows(workshop, &statement)[0]["share"].as_f64().unwrap()
+    workshop.query("run", &statement)[0]["share"]
+        .as_f64()
+        .unwrap()
 }
 
 /// Sources with longer tokens than the pivot's, and with shorter ones.
@@ -51,17 +45,16 @@ fn both_directions_carry_what_the_sources_know() {
         let path = data_samples().join(recipe);
         project(&workshop, &path.display().to_string());
         workshop.fuselm("check run").exits(0);
-        let shares = rows(
-            &workshop,
+        let shares = workshop.query(
+            "run",
             "SELECT teacher,
                 AVG(CASE WHEN named IS NOT NULL THEN 1.0 ELSE 0.0 END) AS carried,
                 AVG(CASE WHEN named THEN 1.0 WHEN NOT named THEN 0.0 END) AS named,
                 AVG(CASE WHEN projection = 'followed' THEN 1.0 ELSE 0.0 END) AS spanning
              FROM projected GROUP BY teacher",
         );
-        let shares = shares.as_array().unwrap();
         assert_eq!(shares.len(), 3, "{recipe}");
-        for share in shares {
+        for share in &shares {
             let of = |name: &str| share[name].as_f64().unwrap();
             assert!(of("carried") >= 0.97, "{recipe}: {share}");
             assert!(of("named") >= 0.95, "{recipe}: {share}");

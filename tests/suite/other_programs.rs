@@ -9,7 +9,7 @@ use parquet::basic::Encoding;
 use parquet::file::metadata::ParquetMetaDataReader;
 use serde_json::Value;
 
-use super::program::{Workshop, files};
+use super::program::{Workshop, parts};
 use super::readme::{fenced, readme};
 
 /// A Python with the packages that the README's blocks need; none, and a line that says so, where
@@ -59,15 +59,9 @@ fn run_python(workshop: &Workshop, python: &str, script: &str) -> Value {
 
 /// The rows of a statement as lists of values, from fuselm.
 fn rows(workshop: &Workshop, statement: &str) -> Value {
-    let output = workshop
-        .command("sql --run runs/quickstart --format json")
-        .arg(statement)
-        .output()
-        .unwrap();
-    let rows: Vec<serde_json::Map<String, Value>> =
-        serde_json::from_str(&said(output, statement)).unwrap();
-    let values = rows.into_iter().map(|row| {
-        let values = row.into_iter().map(|(_, value)| value);
+    let rows = workshop.query("runs/quickstart", statement);
+    let values = rows.iter().map(|row| {
+        let values = row.as_object().unwrap().values().cloned();
         Value::Array(values.collect())
     });
     Value::Array(values.collect())
@@ -78,13 +72,7 @@ fn rows(workshop: &Workshop, statement: &str) -> Value {
 fn files_have_encodings_that_all_readers_know() {
     let workshop = quickstart();
     let (mut kinds, mut columns) = (BTreeSet::new(), 0);
-    for path in files(&workshop.path("runs/quickstart")) {
-        if path
-            .extension()
-            .is_none_or(|extension| extension != "parquet")
-        {
-            continue;
-        }
+    for path in parts(&workshop.path("runs/quickstart")) {
         let file = File::open(&path).unwrap();
         let metadata = ParquetMetaDataReader::new()
             .parse_and_finish(&file)

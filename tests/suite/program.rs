@@ -162,6 +162,15 @@ impl Workshop {
         command
     }
 
+    /// The rows of a statement over a run, by column.
+    #[track_caller]
+    pub fn query(&self, run: &str, statement: &str) -> Vec<Value> {
+        let mut command = self.command(&format!("sql --run {run} --format json"));
+        let output = command.arg(statement).output().expect("starting fuselm");
+        let finished = Finished::new(output).exits(0);
+        serde_json::from_str(&finished.stdout).expect("rows")
+    }
+
     /// Fails the test if a file that is not finished lies anywhere in the folder.
     #[track_caller]
     pub fn has_no_leftovers(&self) {

@@ -298,12 +298,7 @@ fn every_model_can_have_its_own_template() {
     assert_eq!(found, 0);
     let sql =
         "SELECT teacher, projection, COUNT(*) AS n FROM projected GROUP BY teacher, projection";
-    let output = workshop
-        .command("sql --run run --format json")
-        .arg(sql)
-        .output()
-        .unwrap();
-    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = workshop.query("run", sql);
     let share = |teacher: &str| {
         let of = |names: &[&str]| -> f64 {
             let rows = rows.iter().filter(|row| row["teacher"] == teacher);

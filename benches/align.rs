@@ -147,8 +147,8 @@ fn inputs() -> (Tokenizer, Tokenizer, String, String) {
 fn contents(file: &Path) -> String {
     let mut all = String::new();
     for record in text::read(file, None).unwrap() {
-        for message in record.unwrap().messages {
-            all += &message.content;
+        for message in record.unwrap().chat.messages {
+            all += &message.content();
             all.push('\n');
         }
     }

@@ -140,7 +140,11 @@ fn main() {
     let pivot = Tokenizer::load(&samples().join("models/pivot")).unwrap();
     let transcripts: Vec<text::Transcript> = text::read(&samples().join("chat/train.jsonl"), None)
         .unwrap()
-        .map(|record| text::transcript(&record.unwrap().messages, pivot.template()).unwrap())
+        .map(|record| {
+            text::transcript(&record.unwrap().chat, pivot.template())
+                .unwrap()
+                .transcript
+        })
         .collect();
     let bytes: usize = transcripts
         .iter()

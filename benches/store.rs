@@ -152,8 +152,10 @@ fn real(shared: &Path) -> Option<Vec<Row>> {
         .ok()?
         .take(150)
         .map(|record| {
-            let messages = record.unwrap().messages;
-            let transcript = text::transcript(&messages, tokenizer.template()).unwrap();
+            let chat = record.unwrap().chat;
+            let transcript = text::transcript(&chat, tokenizer.template())
+                .unwrap()
+                .transcript;
             let tokens = tokenizer.encode_transcript(&transcript, None).unwrap();
             let kept = tokens.ids.len().min(256);
             SampleTokens {

@@ -67,13 +67,12 @@ pub(super) fn segments(pivot: &Transcript, source: &Transcript) -> (Vec<Segment>
 /// The content spans of a transcript, each with what ends its turn.
 fn messages(transcript: &Transcript) -> impl Iterator<Item = (&Span, Option<&Span>)> {
     let spans = &transcript.spans;
-    let is_content = |span: &Span| span.role != "template" && span.role != "turn_end";
     let contents = spans
         .iter()
         .enumerate()
-        .filter(move |(_, span)| is_content(span));
+        .filter(|(_, span)| span.is_content());
     contents.map(move |(at, span)| {
-        let mut after = spans[at + 1..].iter().take_while(|span| !is_content(span));
+        let mut after = spans[at + 1..].iter().take_while(|span| !span.is_content());
         (span, after.find(|span| span.role == "turn_end"))
     })
 }

@@ -64,6 +64,8 @@ impl Kind {
         match self {
             // The true token is always listed, readings (3).
             Kind::Projected | Kind::Targets => 3,
+            // All that a template gets (3); whether it writes BOS, whole turns (3).
+            Kind::Samples | Kind::Transcripts => 3,
             _ => 2,
         }
     }
@@ -181,13 +183,18 @@ impl Kind {
                     "messages",
                     DataType::Struct(Fields::from(vec![
                         field("role", DataType::Utf8),
-                        field("content", DataType::Utf8),
+                        optional("content", DataType::Utf8),
+                        field("learned", DataType::Boolean),
+                        optional("fields", DataType::Utf8),
                     ])),
                 ),
+                optional("tools", DataType::Utf8),
+                optional("template_kwargs", DataType::Utf8),
             ],
             Kind::Transcripts => vec![
                 field("sample_id", DataType::UInt64),
                 field("text", DataType::Utf8),
+                field("bos", DataType::Boolean),
                 list(
                     "spans",
                     DataType::Struct(Fields::from(vec![

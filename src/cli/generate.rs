@@ -8,7 +8,7 @@ use clap::Args;
 use fuselm::error::{Context, Error, Result};
 use fuselm::model::{self, Decoder, GenerateOptions, LoadOptions, Mode, generate};
 use fuselm::progress::note;
-use fuselm::text::Message;
+use fuselm::text::{self, Message};
 use fuselm::vocab::{Role, Tokenizer};
 
 use super::Global;
@@ -60,7 +60,7 @@ struct Chat {
     tokenizer: Tokenizer,
     options: GenerateOptions,
     raw: bool,
-    messages: Vec<Message>,
+    chat: text::Chat,
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
@@ -95,7 +95,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         tokenizer,
         options,
         raw,
-        messages: Vec::new(),
+        chat: text::Chat::default(),
     };
     if let Some(prompt) = &command.prompt {
         return chat.answer(prompt);
@@ -134,11 +134,8 @@ impl Chat {
     fn answer(&mut self, prompt: &str) -> Result<()> {
         let text = match (self.raw, self.tokenizer.template()) {
             (false, Some(template)) => {
-                self.messages.push(Message {
-                    role: "user".into(),
-                    content: prompt.to_owned(),
-                });
-                template.render(&self.messages, true)?
+                self.chat.messages.push(Message::new("user", prompt));
+                template.render(&self.chat, true)?
             }
             _ => prompt.to_owned(),
         };
@@ -172,10 +169,8 @@ impl Chat {
         })?;
         writeln!(stdout).at(std::path::Path::new("stdout"))?;
         if !self.raw {
-            self.messages.push(Message {
-                role: "assistant".into(),
-                content: self.tokenizer.decode(&answer),
-            });
+            let answer = self.tokenizer.decode(&answer);
+            self.chat.messages.push(Message::new("assistant", answer));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod survey;
 mod tests;
 mod tokenise;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use options::{CorpusOptions, TemplateMode, TooLong};
@@ -28,7 +29,7 @@ use crate::artifact::{
 };
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
-use crate::text::{SampleTranscript, transcripts_to_batch};
+use crate::text::{SampleTranscript, Unplaced, transcripts_to_batch};
 use crate::units::Count;
 use crate::vocab::Tokenizer;
 use survey::{Piece, Survey};
@@ -71,7 +72,7 @@ impl Outputs {
 
 /// What [`run`] did. Where everything was there already (`up_to_date`), only the samples are
 /// known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
     /// Records read.
     pub records: u64,
@@ -83,6 +84,8 @@ pub struct Summary {
     pub skipped_silent: u64,
     /// Pieces that were too long for a model, which were left out.
     pub skipped_too_long: u64,
+    /// Assistant's turns that are not learnt, by reason.
+    pub unplaced: BTreeMap<Unplaced, u64>,
     /// Bytes of all transcripts.
     pub bytes: u64,
     /// The pivot's tokens, BOS included, of the parts that were written now.
@@ -157,7 +160,7 @@ pub fn run(
         return Err(Error::input(
             first.unwrap_or_default(),
             format!(
-                "no sample in {} records of {} files ({} without an assistant turn, {} too long)",
+                "no sample in {} records of {} files ({} without an assistant's turn, {} too long)",
                 Count(summary.records),
                 options.inputs.len(),
                 Count(summary.skipped_silent),
@@ -227,9 +230,15 @@ fn samples_provenance(
 fn report(summary: &Summary) {
     if summary.skipped_silent > 0 {
         warn(format!(
-            "{} of {} records have no assistant turn and are left out",
+            "{} of {} records have no assistant's turn and are left out",
             Count(summary.skipped_silent),
             Count(summary.records)
+        ));
+    }
+    for (reason, count) in &summary.unplaced {
+        warn(format!(
+            "{} assistant's turns are not learnt: {reason}",
+            Count(*count)
         ));
     }
     if summary.skipped_too_long > 0 {

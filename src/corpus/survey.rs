@@ -3,6 +3,7 @@
 //! The same walk is made twice: first to find everything that is wrong, and how many samples
 //! there will be, before anything is written; then to write.
 
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use super::options::{CorpusOptions, TemplateMode, TooLong};
 use super::{Model, Summary};
 use crate::error::{Error, Result};
 use crate::progress::check_interrupt;
-use crate::text::{self, ChatTemplate, Message, Record, Transcript};
+use crate::text::{self, Chat, ChatTemplate, Record, Transcribed, Transcript, Unplaced};
 
 /// Records that are worked on at a time.
 const CHUNK: usize = 512;
@@ -21,7 +22,7 @@ pub(super) struct Piece {
     pub(super) source_file: String,
     pub(super) source_row: u64,
     pub(super) piece: u32,
-    pub(super) messages: Vec<Message>,
+    pub(super) chat: Chat,
     pub(super) transcript: Transcript,
 }
 
@@ -39,6 +40,7 @@ struct Outcome {
     split: bool,
     silent: u64,
     too_long: u64,
+    unplaced: Vec<Unplaced>,
 }
 
 impl<'a> Survey<'a> {
@@ -96,6 +98,9 @@ impl<'a> Survey<'a> {
                     summary.split += u64::from(outcome.split);
                     summary.skipped_silent += outcome.silent;
                     summary.skipped_too_long += outcome.too_long;
+                    for reason in outcome.unplaced {
+                        *summary.unplaced.entry(reason).or_default() += 1;
+                    }
                     summary.samples += outcome.pieces.len() as u64;
                     for piece in outcome.pieces {
                         summary.bytes += piece.transcript.text.len() as u64;
@@ -113,14 +118,20 @@ impl<'a> Survey<'a> {
             split: false,
             silent: 0,
             too_long: 0,
+            unplaced: Vec::new(),
         };
-        let whole = self.transcript(0, self.pivot, &record.messages, &record.place)?;
+        let Transcribed {
+            transcript: whole,
+            begins,
+            unplaced,
+        } = self.transcript(0, self.pivot, &record.chat, &record.place)?;
+        outcome.unplaced = unplaced;
         if !whole.is_supervised() {
             if self.options.strict {
-                let what = if record.is_text() {
-                    "an empty text"
-                } else {
-                    "no assistant turn"
+                let what = match outcome.unplaced.first() {
+                    _ if record.is_text() => "an empty text".to_owned(),
+                    Some(reason) => format!("no assistant's turn that can be learnt: {reason}"),
+                    None => "no assistant's turn".to_owned(),
                 };
                 return Err(Error::input(&record.place, what)
                     .remedy("remove it, or leave out `strict` to skip such samples"));
@@ -147,17 +158,21 @@ impl<'a> Survey<'a> {
         };
         outcome.split = pieces.len() > 1;
         let source_file = path.display().to_string();
+        let mut at = 0;
         for (index, transcript) in (0u32..).zip(pieces) {
+            let bytes = at..at + transcript.text.len();
+            at = bytes.end;
             if !transcript.is_supervised() {
                 continue;
             }
-            let messages = if outcome.split {
-                transcript.messages()
-            } else {
-                record.messages.clone()
+            let chat = match outcome.split {
+                false => record.chat.clone(),
+                // Other templates render whole messages again.
+                true if native => part_of(&record.chat, &begins, bytes),
+                true => Chat::new(transcript.messages()),
             };
             let check = thorough || self.options.too_long == TooLong::Skip;
-            if check && let Some(error) = self.misfit(&record, index, &messages, &transcript)? {
+            if check && let Some(error) = self.misfit(&record, index, &chat, &transcript)? {
                 outcome = self.refuse(outcome, error)?;
                 continue;
             }
@@ -165,7 +180,7 @@ impl<'a> Survey<'a> {
                 source_file: source_file.clone(),
                 source_row: record.source_row,
                 piece: index,
-                messages,
+                chat,
                 transcript,
             });
         }
@@ -187,7 +202,7 @@ impl<'a> Survey<'a> {
         &self,
         record: &Record,
         piece: u32,
-        messages: &[Message],
+        chat: &Chat,
         transcript: &Transcript,
     ) -> Result<Option<Error>> {
         for (index, model) in std::iter::once(self.pivot).chain(self.others).enumerate() {
@@ -197,8 +212,8 @@ impl<'a> Survey<'a> {
             let own;
             let (transcript, pivot) = if self.options.template == TemplateMode::Native && index > 0
             {
-                own = self.transcript(index, model, messages, &record.place)?;
-                (&own, None)
+                own = self.transcript(index, model, chat, &record.place)?;
+                (&own.transcript, None)
             } else {
                 (transcript, (index > 0).then_some(self.pivot.tokenizer))
             };
@@ -235,11 +250,11 @@ impl<'a> Survey<'a> {
         &self,
         index: usize,
         model: &Model<'_>,
-        messages: &[Message],
+        chat: &Chat,
         place: &str,
-    ) -> Result<Transcript> {
+    ) -> Result<Transcribed> {
         let template = self.templates.get(index).and_then(Option::as_ref);
-        text::transcript(messages, template).map_err(|error| match error {
+        text::transcript(chat, template).map_err(|error| match error {
             Error::Input {
                 problem, remedy, ..
             } => Error::Input {
@@ -249,5 +264,21 @@ impl<'a> Survey<'a> {
             },
             other => other,
         })
+    }
+}
+
+/// The messages that begin in these bytes of a transcript; one that is not in it goes with the one
+/// before it.
+fn part_of(chat: &Chat, begins: &[Option<usize>], bytes: Range<usize>) -> Chat {
+    let mut at = 0;
+    let mut inside = begins.iter().map(|begin| {
+        at = begin.unwrap_or(at);
+        bytes.contains(&at)
+    });
+    let mut messages = chat.messages.clone();
+    messages.retain(|_| inside.next() == Some(true));
+    Chat {
+        messages,
+        ..chat.clone()
     }
 }

@@ -252,8 +252,11 @@ fn long_samples_are_split_by_the_pivot_alone() {
         assert!(sample.ids.len() <= 60);
     }
     let samples = Artifact::open(&case.outputs().samples, Kind::Samples).unwrap();
-    let messages = rows::read_messages(&samples.parts()[0]).unwrap();
-    assert_eq!(messages[chats + 1].1[0].content, "second question");
+    let messages = rows::read_chats(&samples.parts()[0]).unwrap();
+    assert_eq!(
+        messages[chats + 1].1.messages[0].content(),
+        "second question"
+    );
 }
 
 #[test]

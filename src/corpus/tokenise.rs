@@ -5,7 +5,7 @@ use std::path::Path;
 use chrono::NaiveDate;
 use rayon::prelude::*;
 
-use super::rows::read_messages;
+use super::rows::read_chats;
 use crate::artifact::tokens::{SampleTokens, to_batch};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
 use crate::error::{Error, Result};
@@ -176,16 +176,16 @@ pub fn transcribe(
         }
         check_interrupt()?;
         let place = |id: SampleId| format!("{} sample {id}", samples.dir().display());
-        let rendered = read_messages(part)?
+        let rendered = read_chats(part)?
             .into_par_iter()
-            .map(|(sample_id, messages)| {
-                let transcript = text::transcript(&messages, template.as_ref()).map_err(|e| {
+            .map(|(sample_id, chat)| {
+                let transcript = text::transcript(&chat, template.as_ref()).map_err(|e| {
                     Error::input(place(sample_id), e.to_string())
                         .remedy("use `template: pivot`, or remove such samples")
                 })?;
                 Ok(SampleTranscript {
                     sample_id,
-                    transcript,
+                    transcript: transcript.transcript,
                 })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -24,7 +24,7 @@ use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
 use crate::progress::{self, Bar};
-use crate::text::{self, ChatTemplate, Format, Transcript};
+use crate::text::{self, ChatTemplate, Format};
 use crate::units::bits_per_byte;
 use crate::vocab::Tokenizer;
 
@@ -213,12 +213,14 @@ fn read_task(
     template: Option<&ChatTemplate>,
 ) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    let mut silent = 0;
+    let (mut silent, mut unplaced) = (0, 0);
     for record in text::read(&task.data, task.format)? {
         let record = record?;
         progress::check_interrupt()?;
-        let transcript: Transcript = text::transcript(&record.messages, template)
+        let transcribed = text::transcript(&record.chat, template)
             .map_err(|error| Error::input(&record.place, error.to_string()))?;
+        unplaced += transcribed.unplaced.len() as u64;
+        let transcript = transcribed.transcript;
         let bytes = transcript.content_bytes();
         if bytes == 0 {
             silent += 1;
@@ -239,6 +241,12 @@ fn read_task(
             nll: 0.0,
             content_tokens: 0,
         });
+    }
+    if unplaced > 0 {
+        progress::warn(format!(
+            "task `{}`: {unplaced} assistant's turns are not measured: the template changes them, or what is around them",
+            task.name
+        ));
     }
     if silent > 0 {
         progress::warn(format!(

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::chat::Chat;
 use super::shapes::record;
 use super::values::{Numbers, Values, values};
 use crate::error::Result;
@@ -30,15 +31,6 @@ pub enum Format {
     Text,
 }
 
-/// One message of a chat; a plain text is one message of the role `text`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, `tool` or `text`.
-    pub role: String,
-    /// What it says.
-    pub content: String,
-}
-
 /// One record of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -46,14 +38,14 @@ pub struct Record {
     pub source_row: u64,
     /// Its place for people: `train.jsonl line 7`.
     pub place: String,
-    /// Its messages, at least one.
-    pub messages: Vec<Message>,
+    /// Its messages (at least one), with what else its template gets.
+    pub chat: Chat,
 }
 
 impl Record {
     /// Whether it is a plain text.
     pub fn is_text(&self) -> bool {
-        matches!(self.messages.as_slice(), [message] if message.role == "text")
+        self.chat.is_text()
     }
 }
 

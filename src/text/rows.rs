@@ -38,6 +38,7 @@ pub fn read_transcripts(part: &Part) -> Result<Vec<SampleTranscript>> {
         let batch = batch?;
         let sample_ids = rows::numbers::<UInt64Type>(&batch, "sample_id")?;
         let texts = rows::strings(&batch, "text")?;
+        let begins = rows::booleans(&batch, "bos")?;
         let lists = rows::lists(&batch, "spans")?;
         for row in 0..batch.num_rows() {
             let sample_id = sample_ids.value(row);
@@ -55,7 +56,11 @@ pub fn read_transcripts(part: &Part) -> Result<Vec<SampleTranscript>> {
                 .ok_or_else(|| Error::input(place(), "`spans` do not lie in `text`, in order"))?;
             samples.push(SampleTranscript {
                 sample_id,
-                transcript: Transcript { text, spans },
+                transcript: Transcript {
+                    text,
+                    bos: begins.value(row),
+                    spans,
+                },
             });
         }
     }
@@ -146,6 +151,9 @@ pub fn transcripts_to_batch(samples: &[SampleTranscript]) -> Result<RecordBatch>
             samples.iter().map(|sample| sample.sample_id),
         )),
         Arc::new(StringArray::from_iter_values(texts)),
+        Arc::new(BooleanArray::from_iter(
+            samples.iter().map(|sample| Some(sample.transcript.bos)),
+        )),
         Arc::new(spans),
     ];
     RecordBatch::try_new(schema, columns).during(building)

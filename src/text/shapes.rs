@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::formats::{Format, Message, Record};
+use super::chat::{Chat, Message};
+use super::formats::{Format, Record};
 use crate::error::{Error, Result};
 
 impl Format {
@@ -81,10 +82,7 @@ pub(super) fn record(
         Some((name, value)) => content(place, &name, value).map(Some),
         None => Ok(None),
     };
-    let message = |role: &str, content: String| Message {
-        role: role.to_owned(),
-        content,
-    };
+    let message = |role: &str, content: String| Message::new(role, content);
     let messages = match format {
         Format::Text => vec![message("text", text(&["text"])?.unwrap_or_default())],
         Format::Messages => return chat(place, take(&["messages"]), row),
@@ -111,7 +109,7 @@ pub(super) fn record(
     Ok(Record {
         source_row: row,
         place: place.to_owned(),
-        messages,
+        chat: Chat::new(messages),
     })
 }
 
@@ -160,15 +158,12 @@ fn chat(place: &str, list: Option<(String, Value)>, row: u64) -> Result<Record> 
             }
             Some(said) => content(place, &field, said)?,
         };
-        Ok(Message {
-            role: role.to_owned(),
-            content,
-        })
+        Ok(Message::new(role, content))
     });
     Ok(Record {
         source_row: row,
         place: place.to_owned(),
-        messages: messages.collect::<Result<_>>()?,
+        chat: Chat::new(messages.collect::<Result<Vec<_>>>()?),
     })
 }
 

@@ -19,10 +19,11 @@ fn shared(path: &str) -> Option<PathBuf> {
 }
 
 fn message(role: &str, content: &str) -> Message {
-    Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    }
+    Message::new(role, content)
+}
+
+fn chat(messages: impl Into<Vec<Message>>) -> Chat {
+    Chat::new(messages)
 }
 
 fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -59,7 +60,7 @@ fn templates_render_as_the_original_does() {
             .map(|m| message(m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
             .collect();
         let prompt = case["add_generation_prompt"].as_bool().unwrap();
-        let rendered = template.render(&messages, prompt);
+        let rendered = template.render(&chat(messages.clone()), prompt);
         match case["error"].as_str() {
             Some(error) => assert!(rendered.unwrap_err().to_string().contains(error)),
             None => assert_eq!(rendered.unwrap(), case["text"].as_str().unwrap(), "{name}"),
@@ -68,7 +69,9 @@ fn templates_render_as_the_original_does() {
             continue;
         }
         // Every content is found, in the right role, and only answers are supervised.
-        let transcript = transcript(&messages, Some(&template)).unwrap();
+        let transcript = transcript(&chat(messages.clone()), Some(&template))
+            .unwrap()
+            .transcript;
         assert_covers(&transcript);
         let text = case["text"].as_str().unwrap();
         assert_eq!(transcript.text, text.strip_prefix("<s>").unwrap_or(text));
@@ -109,7 +112,9 @@ fn trimmed_and_repeated_contents_are_found_where_they_stand() {
     let template = ChatTemplate::from_source("t", source, Some("<s>"), Some("</s>")).unwrap();
     assert_eq!(template.turn_end(), Some("</s>"));
     let messages = [message("user", " a "), message("assistant", "a\n")];
-    let transcript = transcript(&messages, Some(&template)).unwrap();
+    let transcript = transcript(&chat(messages.clone()), Some(&template))
+        .unwrap()
+        .transcript;
     assert_eq!(
         spans(&transcript),
         [
@@ -134,7 +139,9 @@ fn a_template_that_looks_into_contents_is_searched_instead() {
     let template = ChatTemplate::from_source("t", source, None, None).unwrap();
     let long = format!("<think>{}</think>\nyes", "x".repeat(80));
     let messages = [message("user", "is it?"), message("assistant", &long)];
-    let transcript = transcript(&messages, Some(&template)).unwrap();
+    let transcript = transcript(&chat(messages.clone()), Some(&template))
+        .unwrap()
+        .transcript;
     assert!(spans(&transcript).contains(&("assistant", "yes")));
     assert_covers(&transcript);
 }
@@ -143,13 +150,17 @@ fn a_template_that_looks_into_contents_is_searched_instead() {
 fn generation_tags_named_templates_and_dates() {
     let source = "{% for m in messages %}\n{%- generation %}{{ m.content }}{% endgeneration %}{% endfor %}{{ strftime_now('%d %b %Y') }} {{ {'a': '<', 'b': [1, true]} | tojson }}{% if nothing is defined %}x{% endif %} {{ none }}{{ true }}";
     let mut template = ChatTemplate::from_source("t", source, None, None).unwrap();
-    let text = template.render(&[message("user", "hi")], false).unwrap();
+    let text = template
+        .render(&chat([message("user", "hi")]), false)
+        .unwrap();
     assert_eq!(
         text,
         "hi26 Jul 2024 {\"a\": \"<\", \"b\": [1, true]} NoneTrue"
     );
     template.set_date(chrono::NaiveDate::from_ymd_opt(2025, 1, 2).unwrap());
-    let text = template.render(&[message("user", "hi")], false).unwrap();
+    let text = template
+        .render(&chat([message("user", "hi")]), false)
+        .unwrap();
     assert!(text.starts_with("hi02 Jan 2025"));
 
     let dir = tempfile::tempdir().unwrap();
@@ -157,7 +168,7 @@ fn generation_tags_named_templates_and_dates() {
     let config = r#"{"bos_token": {"content": "<s>"}, "chat_template": [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ bos_token }}yes"}]}"#;
     std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
     let template = ChatTemplate::load(dir.path()).unwrap().unwrap();
-    assert_eq!(template.render(&[], false).unwrap(), "<s>yes");
+    assert_eq!(template.render(&chat([]), false).unwrap(), "<s>yes");
     std::fs::write(dir.path().join("chat_template.jinja"), "{% if %}").unwrap();
     let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
     assert!(
@@ -168,9 +179,11 @@ fn generation_tags_named_templates_and_dates() {
 
 #[test]
 fn chats_need_a_template_and_texts_do_not() {
-    let error = transcript(&[message("user", "x")], None).unwrap_err();
+    let error = transcript(&chat([message("user", "x")]), None).unwrap_err();
     assert!(error.to_string().contains("chat_template.jinja"));
-    let plain = transcript(&[message("text", "héllo")], None).unwrap();
+    let plain = transcript(&chat([message("text", "héllo")]), None)
+        .unwrap()
+        .transcript;
     assert_eq!(spans(&plain), [("text", "héllo")]);
     assert!(plain.is_supervised());
 }
@@ -186,7 +199,9 @@ fn long_chats_split_before_a_user_turn() {
         message("user", "c"),
         message("assistant", "d"),
     ];
-    let transcript = transcript(&messages, Some(&template)).unwrap();
+    let transcript = transcript(&chat(messages.clone()), Some(&template))
+        .unwrap()
+        .transcript;
     let borders = transcript.turn_borders();
     assert_eq!(borders.len(), 1);
     assert!(transcript.text[borders[0]..].starts_with("<|im_start|>user\nc"));
@@ -213,11 +228,11 @@ fn every_shape_is_read() {
     ] {
         let records = records(name, text.as_bytes()).unwrap();
         assert_eq!(records.len(), 1, "{name}");
-        assert_eq!(records[0].messages, chat, "{name}");
+        assert_eq!(records[0].chat.messages, chat, "{name}");
         assert_eq!(records[0].source_row, 0);
     }
     let alpaca = br#"{"instruction": "q", "input": "i", "output": "a", "system": "s"}"#;
-    let messages = &records("f.jsonl", alpaca).unwrap()[0].messages;
+    let messages = &records("f.jsonl", alpaca).unwrap()[0].chat.messages;
     assert_eq!(messages[0], message("system", "s"));
     assert_eq!(messages[1], message("user", "q\n\ni"));
     assert!(records("g.jsonl", b"{\"text\": \"t\"}").unwrap()[0].is_text());
@@ -235,7 +250,7 @@ fn compressed_and_parquet_files_are_read() {
     );
     let zst = zstd::encode_all(&line[..], 1).unwrap();
     assert_eq!(
-        records("a.jsonl.zst", &zst).unwrap()[0].messages[0].content,
+        records("a.jsonl.zst", &zst).unwrap()[0].chat.messages[0].content(),
         "café"
     );
 
@@ -249,7 +264,10 @@ fn compressed_and_parquet_files_are_read() {
     writer.close().unwrap();
     let (_dir, path) = file("a.parquet", &parquet);
     let mut rows = read(&path, None).unwrap();
-    assert_eq!(rows.next().unwrap().unwrap().messages[0].content, "x\ny");
+    assert_eq!(
+        rows.next().unwrap().unwrap().chat.messages[0].content(),
+        "x\ny"
+    );
     let error = rows.next().unwrap().unwrap_err().to_string();
     assert!(
         error.contains("row 1") && error.contains("no known shape"),

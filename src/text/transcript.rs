@@ -1,18 +1,16 @@
 //! The canonical text of a sample, with the part that each byte plays.
-//!
-//! A template may trim a message, move it, wrap it or leave it out, so the places of the
-//! contents are not assumed: the messages are rendered once more with a mark in place of each
-//! content, and what stands between the marks is matched against the real rendering.
 
-use super::formats::Message;
+use super::chat::{Chat, Message};
 use super::template::{ChatTemplate, TURN_STARTS};
+use super::turns::{Places, Unplaced, places};
 use crate::error::{Error, Result};
 
 /// A half-open range of bytes of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// `system`, `user`, `assistant`, `tool`, `text`: content; `template`: what the chat template
-    /// adds; `turn_end`: the token that closes a supervised assistant's turn.
+    /// `system`, `user`, `assistant`, `tool`, `other`, `text`: content; `reasoning`: what an
+    /// assistant thinks; `turn`: what the template adds in a supervised turn of the assistant's,
+    /// `turn_end`: the token that closes it; `template`: what it adds elsewhere.
     pub role: String,
     /// The first byte.
     pub byte_start: u32,
@@ -22,11 +20,20 @@ pub struct Span {
     pub supervised: bool,
 }
 
+impl Span {
+    /// Whether it is what someone says or thinks, not what a template adds.
+    pub fn is_content(&self) -> bool {
+        !matches!(self.role.as_str(), "template" | "turn" | "turn_end")
+    }
+}
+
 /// The text of one sample; its spans cover it without gaps, in order, none of them empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     /// The text, without the BOS token with which a template may begin.
     pub text: String,
+    /// Whether the template writes BOS before it.
+    pub bos: bool,
     /// What each byte of it is.
     pub spans: Vec<Span>,
 }
@@ -47,7 +54,7 @@ impl Transcript {
 
     /// The stretches of supervised bytes that are content, not scaffolding, in order.
     pub(crate) fn content(&self) -> Vec<(u32, u32)> {
-        let content = |span: &&Span| span.supervised && span.role != "turn_end";
+        let content = |span: &&Span| span.supervised && span.is_content();
         let spans = self.spans.iter().filter(content);
         spans.map(|span| (span.byte_start, span.byte_end)).collect()
     }
@@ -90,22 +97,18 @@ impl Transcript {
         });
         Self {
             text: self.text.get(from..to).unwrap_or_default().to_owned(),
+            bos: self.bos && from == 0,
             spans: spans.collect(),
         }
     }
 
     /// The messages that the content spans of this transcript hold, as they read in it.
     pub fn messages(&self) -> Vec<Message> {
-        let content = |span: &&Span| span.role != "template" && span.role != "turn_end";
-        let spans = self.spans.iter().filter(content);
+        let spans = self.spans.iter().filter(|span| span.is_content());
         spans
-            .map(|span| Message {
-                role: span.role.clone(),
-                content: self
-                    .text
-                    .get(span.byte_start as usize..span.byte_end as usize)
-                    .unwrap_or_default()
-                    .to_owned(),
+            .map(|span| {
+                let bytes = span.byte_start as usize..span.byte_end as usize;
+                Message::new(&span.role, self.text.get(bytes).unwrap_or_default())
             })
             .collect()
     }
@@ -159,7 +162,11 @@ impl Transcript {
             at = *end;
         }
         push(at, text.len(), "template", false);
-        Ok(Self { text, spans })
+        Ok(Self {
+            text,
+            bos: false,
+            spans,
+        })
     }
 }
 
@@ -185,19 +192,39 @@ impl<'a> Overlap<'a> {
     }
 }
 
-/// The transcript of a record's messages. A plain text needs no template.
+/// A transcript, and what of its chat is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transcribed {
+    /// The transcript.
+    pub transcript: Transcript,
+    /// Where each message of the chat begins in it, if it was found.
+    pub begins: Vec<Option<usize>>,
+    /// The assistant's turns that should be supervised and are not, and why.
+    pub unplaced: Vec<Unplaced>,
+}
+
+/// The transcript of a chat. A plain text needs no template.
 ///
-/// Supervised are the contents of the assistant's messages, with the special token that ends
-/// the turn, and plain text. The BOS token that a template may write at the start is left out:
-/// every token sequence begins with its own.
+/// Supervised are the assistant's turns, from the end of the prompt to the token that ends the
+/// turn, and plain text; a turn whose extent cannot be derived from the template is not, and
+/// neither is one with the weight 0. The BOS token that a template may write at the start is left
+/// out: every token sequence begins with its own.
 ///
 /// # Errors
 /// Messages without a template, what the template refuses, 4 GiB or more of text.
-pub fn transcript(messages: &[Message], template: Option<&ChatTemplate>) -> Result<Transcript> {
-    if let [message] = messages
+pub fn transcript(chat: &Chat, template: Option<&ChatTemplate>) -> Result<Transcribed> {
+    if let [message] = chat.messages.as_slice()
         && message.role == "text"
     {
-        return Transcript::plain(&message.content);
+        let mut transcript = Transcript::plain(&message.content())?;
+        for span in &mut transcript.spans {
+            span.supervised = message.learned;
+        }
+        return Ok(Transcribed {
+            transcript,
+            begins: vec![Some(0)],
+            unplaced: Vec::new(),
+        });
     }
     let Some(template) = template else {
         return Err(Error::input(
@@ -206,106 +233,94 @@ pub fn transcript(messages: &[Message], template: Option<&ChatTemplate>) -> Resu
         )
         .remedy("add a `chat_template.jinja` to its folder (a chat model of the same family has one), or give plain `text`"));
     };
-    let mut text = template.render(messages, false)?;
-    if let Some(rest) = template.bos().and_then(|bos| text.strip_prefix(bos)) {
-        text = rest.to_owned();
-    }
-    let mut pieces: Vec<(usize, usize, &str, bool)> = Vec::new();
-    for (index, start, end) in locate(&text, messages, template) {
-        let Some(message) = messages.get(index) else {
-            continue;
-        };
-        let supervised = message.role == "assistant" && start < end;
-        pieces.push((start, end, &message.role, supervised));
-        if supervised {
-            let after = text.get(end..).unwrap_or_default();
-            let blank = after.len() - after.trim_start().len();
-            if let Some(closer) = template.closer(after.trim_start()) {
-                pieces.push((end + blank, end + blank + closer.len(), "turn_end", true));
-            }
-        }
-    }
-    Transcript::assemble(text, &pieces)
-}
+    let rendered = template.render(chat, false)?;
+    let found = places(&rendered, chat, template);
+    let bos = template.bos().and_then(|bos| rendered.strip_prefix(bos));
+    let cut = rendered.len() - bos.unwrap_or(&rendered).len();
 
-/// The mark that stands for the content of message `index`: private characters, which no
-/// template trims or splits.
-fn mark(index: usize) -> String {
-    format!("\u{E0F0}{index}\u{E0F1}")
-}
-
-/// Where the contents are in `text`: `(message, start, end)`, in the order of the text.
-fn locate(text: &str, messages: &[Message], template: &ChatTemplate) -> Vec<(usize, usize, usize)> {
-    let marked: Vec<Message> = messages
+    let mut begins: Vec<Option<usize>> = vec![None; chat.messages.len()];
+    let starts = found
+        .contents
         .iter()
-        .enumerate()
-        .map(|(index, message)| Message {
-            role: message.role.clone(),
-            content: mark(index),
-        })
-        .collect();
-    template
-        .render(&marked, false)
-        .ok()
-        .and_then(|skeleton| match_skeleton(text, messages, &skeleton, template.bos()))
-        .unwrap_or_else(|| search(text, messages))
-}
-
-/// Matches what stands between the marks; none if the contents changed the scaffolding.
-fn match_skeleton(
-    text: &str,
-    messages: &[Message],
-    skeleton: &str,
-    bos: Option<&str>,
-) -> Option<Vec<(usize, usize, usize)>> {
-    let mut rest = bos
-        .and_then(|bos| skeleton.strip_prefix(bos))
-        .unwrap_or(skeleton);
-    let mut found = Vec::new();
-    let mut at = 0;
-    while let Some(begin) = rest.find('\u{E0F0}') {
-        let (before, marked) = rest.split_at(begin);
-        let close = marked.find('\u{E0F1}')?;
-        let index: usize = marked.get('\u{E0F0}'.len_utf8()..close)?.parse().ok()?;
-        rest = marked.get(close + '\u{E0F1}'.len_utf8()..)?;
-        at += text.get(at..)?.strip_prefix(before).map(|_| before.len())?;
-        // The whole content, or what is left of it after trimming.
-        let scaffold = rest.split('\u{E0F0}').next()?;
-        let content = &messages.get(index)?.content;
-        let here = text.get(at..)?;
-        let forms = [
-            content.as_str(),
-            content.trim(),
-            content.trim_start(),
-            content.trim_end(),
-        ];
-        let form = forms.into_iter().find(|form| {
-            here.strip_prefix(form).is_some_and(|after| {
-                after.starts_with(scaffold) && (scaffold.len() < rest.len() || after == rest)
-            })
-        })?;
-        found.push((index, at, at + form.len()));
-        at += form.len();
+        .map(|place| (place.message, place.bytes.start));
+    let starts = starts.chain(
+        found
+            .turns
+            .iter()
+            .map(|turn| (turn.message, turn.bytes.start)),
+    );
+    for (message, start) in starts {
+        let start = start.saturating_sub(cut);
+        let begin = &mut begins[message];
+        *begin = Some(begin.map_or(start, |begin| begin.min(start)));
     }
-    (text.get(at..)? == rest).then_some(found)
+    let mut transcript = Transcript::assemble(
+        rendered[cut..].to_owned(),
+        &pieces(&rendered, cut, chat, &found, template),
+    )?;
+    transcript.bos = cut > 0;
+    let meant = found
+        .unplaced
+        .iter()
+        .filter(|(message, _)| chat.messages[*message].learned);
+    Ok(Transcribed {
+        unplaced: meant.map(|(_, reason)| *reason).collect(),
+        transcript,
+        begins,
+    })
 }
 
-/// Looks for the contents one after the other: whole, trimmed, or what follows a model's
-/// thoughts (which templates drop from earlier turns). What is not found is not supervised.
-fn search(text: &str, messages: &[Message]) -> Vec<(usize, usize, usize)> {
-    let mut at = 0;
-    let mut found = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        let content = message.content.as_str();
-        let spoken = content.rsplit("</think>").next().unwrap_or(content);
-        let place = [content, content.trim(), spoken.trim()]
-            .into_iter()
-            .filter(|form| !form.is_empty())
-            .find_map(|form| Some((text.get(at..)?.find(form)? + at, form.len())));
-        if let Some((start, length)) = place {
-            found.push((index, start, start + length));
-            at = start + length;
+/// The pieces `(start, end, role, supervised)` of a rendering without its first `cut` bytes.
+fn pieces<'a>(
+    rendered: &str,
+    cut: usize,
+    chat: &'a Chat,
+    found: &Places,
+    template: &ChatTemplate,
+) -> Vec<(usize, usize, &'a str, bool)> {
+    let mut pieces = Vec::new();
+    let mut contents = found.contents.iter().peekable();
+    let mut push = |start: usize, end: usize, role: &'a str, supervised: bool| {
+        let (start, end) = (start.max(cut), end.max(cut));
+        if start < end {
+            pieces.push((start - cut, end - cut, role, supervised));
         }
+    };
+    // Contents up to a byte; in a turn that is learnt, what is between them belongs to it.
+    let mut take =
+        |until: usize, turn: Option<usize>, push: &mut dyn FnMut(usize, usize, &'a str, bool)| {
+            let mut at = turn;
+            while let Some(place) = contents.next_if(|place| place.bytes.start < until) {
+                let message = &chat.messages[place.message];
+                let role = if place.thought {
+                    "reasoning"
+                } else {
+                    message.part()
+                };
+                if let Some(at) = &mut at {
+                    push(*at, place.bytes.start, "turn", true);
+                    *at = place.bytes.end;
+                }
+                push(place.bytes.start, place.bytes.end, role, turn.is_some());
+            }
+            at
+        };
+    for turn in &found.turns {
+        take(turn.bytes.start, None, &mut push);
+        if !chat.messages[turn.message].learned {
+            take(turn.bytes.end, None, &mut push);
+            continue;
+        }
+        let at = take(turn.bytes.end, Some(turn.bytes.start), &mut push);
+        let at = at.unwrap_or(turn.bytes.end).min(turn.bytes.end);
+        let rest = &rendered[at..turn.bytes.end];
+        let closer = template
+            .last_special(rest)
+            .filter(|closer| closer.end == rest.len());
+        let closer = closer.map_or(turn.bytes.end, |closer| at + closer.start);
+        push(at, closer, "turn", true);
+        push(closer, turn.bytes.end, "turn_end", true);
     }
-    found
+    take(rendered.len() + 1, None, &mut push);
+    pieces
 }

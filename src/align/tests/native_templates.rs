@@ -2,7 +2,7 @@
 
 use super::super::native::{Segment, by_offsets, links_of, segments};
 use super::super::*;
-use crate::text::{Span, Transcript};
+use crate::text::{Message, Span, Transcript};
 
 /// A transcript from pieces of text with their roles.
 fn transcript(pieces: &[(&str, &str)]) -> Transcript {
@@ -164,15 +164,15 @@ fn real_templates_and_tokenizers() {
     let pair = [&qwen, &llama];
     let mut linked = 0;
     for record in text::read(&chats, None).unwrap().take(40) {
-        let mut messages = record.unwrap().messages;
+        let mut chat = record.unwrap().chat;
         // Llama's template trims.
-        for message in &mut messages {
-            message.content.insert(0, ' ');
+        for message in &mut chat.messages {
+            *message = Message::new(&message.role, format!(" {}", message.content()));
         }
         let [ours, theirs] =
-            pair.map(|(_, template)| text::transcript(&messages, Some(template)).unwrap());
+            pair.map(|(_, template)| text::transcript(&chat, Some(template)).unwrap().transcript);
         let (found, unmatched) = segments(&ours, &theirs);
-        assert_eq!((found.len(), unmatched), (messages.len(), 0));
+        assert_eq!((found.len(), unmatched), (chat.messages.len(), 0));
         let sample = |transcript: &Transcript, tokenizer: &Tokenizer| {
             let row = tokenizer.encode_transcript(transcript, None).unwrap();
             SampleTokens {

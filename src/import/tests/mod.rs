@@ -74,6 +74,7 @@ impl Place {
             transcripts.push(SampleTranscript {
                 sample_id,
                 transcript: Transcript {
+                    bos: false,
                     text: ids[1..]
                         .iter()
                         .map(|id| (b'a' + *id as u8) as char)

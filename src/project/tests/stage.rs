@@ -33,6 +33,7 @@ fn the_stage_reads_and_writes_artifacts() {
     let transcript = text::SampleTranscript {
         sample_id: 0,
         transcript: text::Transcript {
+            bos: false,
             text: case.text.clone(),
             spans: Vec::new(),
         },

@@ -205,6 +205,8 @@ pub fn write_run(run: &RunDir) {
             u32s(&[0, 0]),
             texts(&["train"; 2]),
             empty_lists(Kind::Samples, "messages", 2),
+            nulls(&DataType::Utf8, 2),
+            nulls(&DataType::Utf8, 2),
         ],
     );
     write(
@@ -215,6 +217,7 @@ pub fn write_run(run: &RunDir) {
         vec![
             u64s(&[0, 1]),
             texts(&["abc", "a"]),
+            bools(&[false; 2]),
             spans(&[
                 vec![("text", 0, 2, true), ("text", 2, 3, true)],
                 vec![("text", 0, 1, true)],

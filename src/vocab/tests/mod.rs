@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::*;
-use crate::text::{ChatTemplate, Message, Transcript, transcript};
+use crate::text::{Chat, ChatTemplate, Message, Transcript, transcript};
 
 /// Material outside the repository; tests that need it say so and pass where it is absent.
 fn shared(path: &str) -> Option<PathBuf> {
@@ -353,15 +353,14 @@ fn the_first_token_in_mid_text() {
 }
 
 fn message(role: &str, content: &str) -> Message {
-    Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    }
+    Message::new(role, content)
 }
 
 fn chat(template: &ChatTemplate) -> Transcript {
     let messages = [message("user", "Hi 中"), message("assistant", "Yes, well.")];
-    transcript(&messages, Some(template)).unwrap()
+    transcript(&Chat::new(messages), Some(template))
+        .unwrap()
+        .transcript
 }
 
 #[test]

@@ -304,8 +304,9 @@ fn once<'a>(text: &'a str, mark: &str) -> Result<(&'a str, &'a str), Unplaced> {
 
 /// Where the prompt ends: as far as the messages before the turn are rendered alike when the
 /// assistant is asked to speak (a prompt may open its thoughts, too). Where the template shows
-/// them differently then, after the last prompt that looks like that of a plain chat.
+/// them differently then, or has no prompt there, after the last one like those of a plain chat.
 fn turn_start(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<usize> {
+    let template = rendering.template();
     if let Ok(prompt) = rendering.first(index, true) {
         let shared = common_prefix(before, &prompt);
         let history = || {
@@ -313,11 +314,15 @@ fn turn_start(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<u
             Some(common_prefix(&history, &prompt))
         };
         if shared == prompt.len() || history().is_some_and(|history| shared >= history) {
-            return Some(shared);
+            let own = &before[shared..];
+            let header = match template.never_prompts() && own.trim().is_empty() {
+                true => Some(own.len()),
+                false => template.last_header(own),
+            };
+            return Some(shared + header.unwrap_or(0));
         }
     }
-    let header = rendering.template().header()?;
-    before.rfind(header).map(|at| at + header.len())
+    template.last_header(before)
 }
 
 /// The bytes of `after` that close a turn: up to the last special token of what follows the
@@ -361,6 +366,9 @@ fn one_by_one(text: &str, chat: &Chat, template: &ChatTemplate) -> Places {
     for index in assistants(chat) {
         let end = ends.get(index).copied().flatten();
         match turn(text, chat, &rendering, index, end, &marks) {
+            Ok(bytes) if encloses_others(&bytes, index, &ends) => {
+                places.unplaced.push((index, Unplaced::Overlapping));
+            }
             Ok(bytes) => turns.push(Turn {
                 message: index,
                 bytes,
@@ -415,6 +423,14 @@ fn one_by_one(text: &str, chat: &Chat, template: &ChatTemplate) -> Places {
     places
 }
 
+/// Whether the content of another message ends inside a turn.
+fn encloses_others(turn: &Range<usize>, index: usize, ends: &[Option<usize>]) -> bool {
+    let others = ends.iter().enumerate().filter(|(other, _)| *other != index);
+    others
+        .filter_map(|(_, end)| *end)
+        .any(|end| turn.start < end && end <= turn.end)
+}
+
 /// The extent of one assistant's turn in `text`; `end` is where its content ends there.
 fn turn(
     text: &str,
@@ -448,7 +464,7 @@ fn turn(
         return Err(Unplaced::Entangled);
     }
     let content = message.content();
-    if !content.trim().is_empty() {
+    if !spoken(&content).trim().is_empty() {
         let close = text
             .len()
             .checked_sub(after.len())
@@ -461,7 +477,7 @@ fn turn(
         said(text, &content, frame.start, end).ok_or(Unplaced::Absent)?;
         return Ok(frame.start..close + frame.closer);
     }
-    // Nothing is said, which a template may write otherwise than something: the turn ends alike.
+    // Nothing is said, but perhaps thought, which a template may write otherwise than something: the turn ends alike.
     let (closer, rest) = after.split_at(frame.closer);
     let close = text
         .len()
@@ -484,6 +500,13 @@ pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reaso
 
 /// What ends a model's thoughts where they stand in its content.
 const THOUGHT_END: &str = "</think>";
+
+/// What follows the thoughts in a content.
+fn spoken(content: &str) -> &str {
+    content
+        .rsplit_once(THOUGHT_END)
+        .map_or(content, |(_, spoken)| spoken)
+}
 
 /// The names of the functions that a message calls.
 fn names(message: &Message) -> impl Iterator<Item = &str> {
@@ -559,8 +582,8 @@ fn said(text: &str, content: &str, first: usize, end: usize) -> Option<Range<usi
         Some(end - form.len()..end)
     };
     suffix(content).or_else(|| {
-        let (_, spoken) = content.rsplit_once(THOUGHT_END)?;
-        suffix(spoken)
+        let spoken = spoken(content);
+        suffix(spoken).filter(|_| spoken.len() < content.len())
     })
 }
 

@@ -169,12 +169,12 @@ impl Skeleton {
             let mut around = None;
             if chat.messages.get(message)?.part() == "assistant" {
                 match frame(&rendering, message, &text, &marks.of(message)) {
-                    Ok(frame) if frame.start < last => {
+                    Ok(frame) if frame.prompt.end < last => {
                         unplaced.push((message, Unplaced::Overlapping));
                     }
                     Ok(frame) => {
                         around = Some(Around {
-                            before: at - frame.start,
+                            before: at - frame.prompt.end,
                             after: frame.closer,
                         });
                     }
@@ -259,8 +259,8 @@ fn forms(content: &str) -> [Option<&str>; 4] {
 
 /// How the text lies around a content.
 pub(super) struct Frame {
-    /// Where the turn begins.
-    pub(super) start: usize,
+    /// The prompt before the turn.
+    pub(super) prompt: Range<usize>,
     /// Bytes of what closes it, from the end of the content.
     pub(super) closer: usize,
 }
@@ -274,7 +274,7 @@ pub(super) fn frame(
     mark: &str,
 ) -> Result<Frame, Unplaced> {
     let (before, after) = once(text, mark)?;
-    let start = turn_start(rendering, index, before).ok_or(Unplaced::Unprompted)?;
+    let prompt = prompt(rendering, index, before).ok_or(Unplaced::Unprompted)?;
     let alone = match index + 1 == rendering.len() {
         true => None,
         false => Some(
@@ -288,7 +288,7 @@ pub(super) fn frame(
         Some(alone) => once(alone, mark)?.1,
     };
     Ok(Frame {
-        start,
+        prompt,
         closer: closer(rendering.template(), after, ended),
     })
 }
@@ -302,24 +302,33 @@ fn once<'a>(text: &'a str, mark: &str) -> Result<(&'a str, &'a str), Unplaced> {
     }
 }
 
-/// Where the prompt ends: as far as the messages before the turn are rendered alike when the
-/// assistant is asked to speak (a prompt may open its thoughts, too). Where the template shows
-/// them differently then, or has no prompt there, after the last one like those of a plain chat.
-fn turn_start(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<usize> {
+/// The prompt before a turn. It ends as far as the messages before the turn are rendered alike when
+/// the assistant is asked to speak (a prompt may open its thoughts, too). Where the template shows
+/// them differently then, or has no prompt there, it is the last one like those of a plain chat.
+fn prompt(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<Range<usize>> {
     let template = rendering.template();
-    if let Ok(prompt) = rendering.first(index, true) {
-        let shared = common_prefix(before, &prompt);
-        let history = || {
-            let history = rendering.first(index, false).ok()?;
-            Some(common_prefix(&history, &prompt))
+    let blank = |text: &str| text.trim().is_empty();
+    if index == 0 {
+        // No template is made for a chat without a message.
+        let own = template.bos().and_then(|bos| before.strip_prefix(bos));
+        let header = template.last_header(before);
+        return header.or_else(|| blank(own.unwrap_or(before)).then(|| before.len()..before.len()));
+    }
+    if let Ok(asked) = rendering.first(index, true) {
+        let shared = common_prefix(before, &asked);
+        let history = match rendering.first(index, false) {
+            // What only ends a chat is no part of what comes before the next turn.
+            Ok(_) if template.is_special(asked[shared..].trim()) => shared,
+            Ok(history) => common_prefix(&history, &asked),
+            Err(_) => asked.len(),
         };
-        if shared == prompt.len() || history().is_some_and(|history| shared >= history) {
+        if shared >= history {
             let own = &before[shared..];
-            let header = match template.never_prompts() && own.trim().is_empty() {
-                true => Some(own.len()),
-                false => template.last_header(own),
+            let header = match template.never_prompts() && blank(own) {
+                true => own.len(),
+                false => template.last_header(own).map_or(0, |header| header.end),
             };
-            return Some(shared + header.unwrap_or(0));
+            return Some(history.min(shared)..shared + header);
         }
     }
     template.last_header(before)
@@ -460,7 +469,9 @@ fn turn(
         return Err(Unplaced::Entangled);
     }
     let frame = frame(&marked_once, index, &with_short, &short)?;
-    if text.get(..frame.start) != before.get(..frame.start) {
+    // What the turn says may begin as the prompt would go on: its thoughts, not opened for nothing.
+    let start = common_prefix(text, before).min(frame.prompt.end);
+    if start < frame.prompt.start {
         return Err(Unplaced::Entangled);
     }
     let content = message.content();
@@ -470,12 +481,12 @@ fn turn(
             .checked_sub(after.len())
             .filter(|_| text.ends_with(after));
         let close = close
-            .filter(|close| frame.start <= *close)
+            .filter(|close| start <= *close)
             .ok_or(Unplaced::Entangled)?;
-        let end = end.filter(|end| (frame.start..=close).contains(end));
+        let end = end.filter(|end| (start..=close).contains(end));
         let end = end.ok_or(Unplaced::Absent)?;
-        said(text, &content, frame.start, end).ok_or(Unplaced::Absent)?;
-        return Ok(frame.start..close + frame.closer);
+        said(text, &content, start, end).ok_or(Unplaced::Absent)?;
+        return Ok(start..close + frame.closer);
     }
     // Nothing is said, but perhaps thought, which a template may write otherwise than something: the turn ends alike.
     let (closer, rest) = after.split_at(frame.closer);
@@ -484,15 +495,15 @@ fn turn(
         .checked_sub(rest.len())
         .filter(|_| text.ends_with(rest));
     let close = close
-        .filter(|close| frame.start <= *close)
+        .filter(|close| start <= *close)
         .ok_or(Unplaced::Entangled)?;
     let last = rendering.template().last_special(closer);
     let last = last.and_then(|last| closer.get(last)).unwrap_or_default();
-    let written = &text[frame.start..close];
+    let written = &text[start..close];
     if !written.ends_with(last) || !names(message).all(|name| written.contains(name)) {
         return Err(Unplaced::Absent);
     }
-    Ok(frame.start..close)
+    Ok(start..close)
 }
 
 /// The fields in which records keep what a model thought, the first that is there being meant.

@@ -133,11 +133,9 @@ fn prompts(chat: &Chat, template: &ChatTemplate) -> Vec<String> {
 }
 
 /// Turns of templates without tags, where they are not those of the twin with tags, and why.
-const DIFFERENT: [(&str, &str); 2] = [
+const DIFFERENT: [(&str, &str); 1] = [
     // No user has spoken, which the template refuses when the assistant is asked to.
     ("qwen3.5", "starts_with_assistant"),
-    // The prompt is written after every user's turn, so before this one there is none.
-    ("yi1.5", "starts_with_assistant"),
 ];
 
 #[test]

@@ -189,10 +189,11 @@ impl ChatTemplate {
         self.bos.as_deref()
     }
 
-    /// Where what opens an assistant's turn in a plain chat last ends in a text.
-    pub(super) fn last_header(&self, text: &str) -> Option<usize> {
-        let end = |header: &String| text.rfind(header.as_str()).map(|at| at + header.len());
-        self.headers.iter().filter_map(end).max()
+    /// The last place of what opens an assistant's turn in a plain chat.
+    pub(super) fn last_header(&self, text: &str) -> Option<Range<usize>> {
+        let place = |header: &String| text.rfind(header.as_str()).map(|at| at..at + header.len());
+        let places = self.headers.iter().filter_map(place);
+        places.max_by_key(|place| place.end)
     }
 
     /// Whether `add_generation_prompt` changes nothing, even in a plain chat.
@@ -207,6 +208,11 @@ impl ChatTemplate {
             .iter()
             .filter_map(last)
             .max_by_key(|range| (range.end, range.len()))
+    }
+
+    /// Whether a text is a special token.
+    pub(super) fn is_special(&self, text: &str) -> bool {
+        self.specials.iter().any(|token| token == text)
     }
 
     /// The special token that a text begins with.
@@ -251,7 +257,7 @@ impl ChatTemplate {
             let header = |(at, frame): &(usize, Frame)| {
                 let end = match never_prompts {
                     true => text.find(&marks.of(*at))?,
-                    false => frame.start,
+                    false => frame.prompt.end,
                 };
                 let asked = rendering.first(*at, false).unwrap_or_default();
                 let header = text.get(turns::common_prefix(&text, &asked)..end);

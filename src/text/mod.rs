@@ -10,6 +10,7 @@ mod formats;
 mod json;
 mod rows;
 mod shapes;
+mod special;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use chat::{Chat, Message};
 pub use formats::{Format, Record, Records, read};
 pub use json::read_json;
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
+pub(crate) use special::TokenFacts;
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcribed, Transcript, transcript};

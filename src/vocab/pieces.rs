@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
+use tokenizers::Decoder;
 
 use super::{Kind, Role, Token, Vocabulary};
 
@@ -65,6 +66,9 @@ pub(super) enum Prefix {
     Always,
     /// Where the text (or what follows an added token) does not begin with a space itself.
     Missing,
+    /// The same, but at the start of the text only: not after an added token, and so not after
+    /// BOS.
+    First,
 }
 
 /// How a tokenizer spells bytes.
@@ -119,18 +123,25 @@ impl Scheme {
             .or_else(|| bpe_decoder.and_then(|part| text(part, "suffix")));
 
         let yes = |part: &Value, key: &str| part.get(key).and_then(Value::as_bool) == Some(true);
-        let added_if_missing = pre.iter().any(|part| {
-            (is(part, "ByteLevel") && yes(part, "add_prefix_space"))
-                || (is(part, "Metaspace")
-                    && part.get("prepend_scheme").and_then(Value::as_str) != Some("never")
-                    && part.get("add_prefix_space").and_then(Value::as_bool) != Some(false))
-        });
-        let prefix = if normalizers.iter().any(|part| is(part, "Prepend")) {
-            Prefix::Always
-        } else if added_if_missing {
-            Prefix::Missing
-        } else {
-            Prefix::None
+        let added_if_missing = |part: &&Value| {
+            if is(part, "ByteLevel") && yes(part, "add_prefix_space") {
+                return Some(Prefix::Missing);
+            }
+            let added = is(part, "Metaspace")
+                && part.get("add_prefix_space").and_then(Value::as_bool) != Some(false);
+            match part.get("prepend_scheme").and_then(Value::as_str) {
+                _ if !added => None,
+                Some("never") => None,
+                Some("first") => Some(Prefix::First),
+                _ => Some(Prefix::Missing),
+            }
+        };
+        let prefix = match normalizers.iter().any(|part| is(part, "Prepend")) {
+            true => Prefix::Always,
+            false => pre
+                .iter()
+                .find_map(added_if_missing)
+                .unwrap_or(Prefix::None),
         };
 
         Self {
@@ -251,16 +262,38 @@ fn byte_token(piece: &str) -> Option<u8> {
         .flatten()
 }
 
+/// The pieces of the model and their ids, in the file's order.
+fn pieces(spec: &Value, tokenizer: &tokenizers::Tokenizer) -> Vec<(String, u32)> {
+    let vocabulary = spec.get("model").and_then(|model| model.get("vocab"));
+    match vocabulary.and_then(Value::as_object) {
+        Some(vocabulary) => {
+            let piece = |(piece, id): (&String, &Value)| {
+                Some((piece.clone(), u32::try_from(id.as_u64()?).ok()?))
+            };
+            vocabulary.iter().filter_map(piece).collect()
+        }
+        // In a list every id has one spelling.
+        None => {
+            let mut pieces: Vec<(String, u32)> = tokenizer.get_vocab(false).into_iter().collect();
+            pieces.sort_by_key(|(_, id)| *id);
+            pieces
+        }
+    }
+}
+
 /// The vocabulary of a tokenizer: its tokens in the order of their ids, and the digest.
+///
+/// Of several pieces with one id, the first in the file is the token (which of them the library
+/// shows is left to chance); the digest counts the others as well.
 pub(super) fn vocabulary(
     spec: &Value,
     tokenizer: &tokenizers::Tokenizer,
     scheme: &Scheme,
     roles: &HashMap<Role, u32>,
 ) -> Vocabulary {
-    let model = tokenizer.get_vocab(false);
+    let model = pieces(spec, tokenizer);
     let added = tokenizer.get_added_tokens_decoder();
-    let ids = model.values().chain(added.keys());
+    let ids = model.iter().map(|(_, id)| id).chain(added.keys());
     // An id far beyond the number of tokens is a broken file, not a reason to allocate for it.
     let limit = (model.len() + added.len()).saturating_mul(4).max(1 << 20) as u32;
     let size = ids
@@ -269,23 +302,28 @@ pub(super) fn vocabulary(
         .max()
         .map_or(0, |id| id as usize + 1);
     let mut tokens = vec![Token::hole(); size];
+    let mut others = Vec::new();
     for (piece, id) in model {
-        let (bytes, kind) = scheme.bytes(&piece);
-        if let Some(token) = tokens.get_mut(id as usize) {
-            *token = Token {
-                display: piece,
-                bytes,
-                special: false,
-                role: None,
-                kind,
-            };
+        match tokens.get_mut(id as usize) {
+            Some(token) if token.kind == Kind::Hole => {
+                let (bytes, kind) = scheme.bytes(&piece);
+                *token = Token {
+                    display: piece,
+                    bytes,
+                    special: false,
+                    role: None,
+                    kind,
+                };
+            }
+            Some(_) => others.push((id, piece)),
+            None => {}
         }
     }
     for (id, token) in added {
         if let Some(slot) = tokens.get_mut(id as usize) {
             // The model makes a piece of many texts (Gemma's `▁▁` of two blanks); that its
             // spelling is taken out of a text as well is the exception.
-            if slot.kind != Kind::Hole && slot.display == token.content && !token.special {
+            if slot.kind != Kind::Hole && !token.special {
                 continue;
             }
             *slot = Token {
@@ -311,7 +349,7 @@ pub(super) fn vocabulary(
             token.role = token.role.or(Some(role));
         }
     }
-    let digest = digest(spec, &tokens, roles);
+    let digest = digest(spec, &tokens, &others, roles);
     let drops_blank = drops_blank(&tokens, tokenizer);
     Vocabulary::new(tokens, digest, roles.iter().map(|(role, id)| (*role, *id)))
         .dropping_blanks(Some(drops_blank))
@@ -320,17 +358,25 @@ pub(super) fn vocabulary(
 /// Whether the decoder drops the blank that a token alone begins with, told from a token that has
 /// one and text after it.
 fn drops_blank(tokens: &[Token], tokenizer: &tokenizers::Tokenizer) -> bool {
-    let word = (0u32..).zip(tokens).find(|(_, token)| {
+    let word = tokens.iter().find(|token| {
         let text = std::str::from_utf8(&token.bytes).ok();
         let word = text.and_then(|text| text.strip_prefix(' '));
         token.kind == Kind::Ordinary && word.is_some_and(|word| !word.trim_start().is_empty())
     });
-    let alone = word.and_then(|(id, _)| tokenizer.decode(&[id], false).ok());
+    let alone = word.and_then(|word| {
+        let word = vec![word.display.clone()];
+        tokenizer.get_decoder()?.decode(word).ok()
+    });
     alone.is_some_and(|text| !text.starts_with(' '))
 }
 
 /// BLAKE3 over every token and over the parts of the file that determine tokenisation.
-fn digest(spec: &Value, tokens: &[Token], roles: &HashMap<Role, u32>) -> String {
+fn digest(
+    spec: &Value,
+    tokens: &[Token],
+    others: &[(u32, String)],
+    roles: &HashMap<Role, u32>,
+) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -340,6 +386,10 @@ fn digest(spec: &Value, tokens: &[Token], roles: &HashMap<Role, u32>) -> String 
     for token in tokens {
         field(&token.bytes);
         field(&[u8::from(token.special), token.kind as u8]);
+    }
+    for (id, piece) in others {
+        field(&id.to_le_bytes());
+        field(piece.as_bytes());
     }
     for role in Role::ALL {
         let id = roles.get(&role).map(|id| id.to_le_bytes());

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::Model;
+use tokenizers::{Decoder, Model};
 
 use super::first::MidText;
 use super::normal::{self, Stretch};
-use super::pieces::{self, Growth, Scheme};
+use super::pieces::{self, Growth, Prefix, Scheme};
 use super::trace::{Trace, Tracer};
 use super::{Kind, Role, Vocabulary, merges, roles, spans};
 use crate::error::{Context, Error, Result};
 use crate::model::{check_tokens, tokenizer_dir};
-use crate::text::ChatTemplate;
+use crate::text::{ChatTemplate, TokenFacts};
 
 /// A text as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,10 +29,13 @@ pub struct Encoded {
 
 /// A tokenizer with the bytes of its tokens.
 ///
-/// Memory: the tokenizer's own tables and one [`super::Token`] for each id.
+/// Memory: the tokenizer's own tables, one [`super::Token`] for each id, and the text of
+/// `tokenizer.json`.
 pub struct Tokenizer {
     /// Its `tokenizer.json`, for errors.
     path: PathBuf,
+    /// The completed `tokenizer.json`.
+    spec: Arc<str>,
     pub(super) inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     template: Option<ChatTemplate>,
@@ -47,6 +51,9 @@ pub struct Tokenizer {
     /// Added tokens that are not special, the longest first.
     pub(super) added_text: Vec<(String, u32)>,
     by_bytes: HashMap<Vec<u8>, u32>,
+    /// How the token that begins every sequence is spelled, where a text after it can have other
+    /// tokens than the text alone.
+    opener: Option<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -69,14 +76,16 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json`,
-    /// `special_tokens_map.json` and the chat template of a model folder.
+    /// Reads `tokenizer.json`, the files beside it that have special and added tokens
+    /// (`tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`), and the chat
+    /// template of a model folder.
     ///
     /// # Errors
-    /// A missing or damaged file, a vocabulary without tokens.
+    /// A missing or damaged file, a vocabulary without tokens; files that contradict each other; a
+    /// BOS or EOS that a file names and the tokenizer lacks.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| {
+        let text = std::fs::read_to_string(&path).map_err(|source| {
             if source.kind() == std::io::ErrorKind::NotFound && dir.is_dir() {
                 Error::file(dir, "no `tokenizer.json` in this folder")
                     .remedy("convert the model's tokenizer to a fast one (`AutoTokenizer.from_pretrained(..).save_pretrained(..)`)")
@@ -84,48 +93,71 @@ impl Tokenizer {
                 Error::io(&path, source)
             }
         })?;
-        let mut spec: Value = serde_json::from_slice(&bytes)
+        let mut spec: Value = serde_json::from_str(&text)
             .map_err(|error| Error::file(&path, format!("no valid JSON: {error}")))?;
         merges::check(&path, &spec)?;
         // Dropout makes tokenisation random; it is of use to its trainers only.
         let dropout = spec
             .get_mut("model")
             .and_then(|model| model.get_mut("dropout"))
-            .filter(|dropout| !dropout.is_null());
-        let inner = match dropout {
-            None => tokenizers::Tokenizer::from_bytes(&bytes),
-            Some(dropout) => {
-                *dropout = Value::Null;
-                tokenizers::Tokenizer::from_bytes(spec.to_string())
-            }
+            .filter(|dropout| !dropout.is_null())
+            .map(Value::take);
+        let (facts, completed) = TokenFacts::complete(dir, &mut spec)?;
+        let text = match completed || dropout.is_some() {
+            true => spec.to_string(),
+            false => text,
         };
-        let mut inner =
-            inner.map_err(|error| Error::file(&path, format!("no tokenizer: {error}")))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).at(&path)?;
-
-        let template = ChatTemplate::load(dir)?;
-        let added: HashMap<String, u32> = inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .map(|(id, token)| (token.content, id))
-            .collect();
-        let roles = roles::read(dir, &spec, template.as_ref(), &added, |text| {
-            inner.token_to_id(text)
-        })?;
-        let scheme = Scheme::of(&spec);
-        let vocabulary = pieces::vocabulary(&spec, &inner, &scheme, &roles);
-        if vocabulary.is_empty() {
-            return Err(Error::file(&path, "the vocabulary has no tokens"));
+        let template = ChatTemplate::load_with(dir, &facts)?;
+        let roles = roles::read(&spec, &facts, template.as_ref());
+        let tokenizer = Self::build(&path, (text, &spec), template, &roles)?;
+        for (token, id) in facts.completed() {
+            tokenizer.check_id(token, id)?;
         }
-        Self::assemble(&path, inner, vocabulary, template, scheme, &spec)
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer from a completed `tokenizer.json`, in which all special tokens are. `path` is
+    /// for errors.
+    ///
+    /// # Errors
+    /// No tokenizer, a vocabulary without tokens.
+    pub fn from_spec(
+        path: &Path,
+        spec: &Value,
+        template: Option<ChatTemplate>,
+        roles: &HashMap<Role, u32>,
+    ) -> Result<Self> {
+        merges::check(path, spec)?;
+        Self::build(path, (spec.to_string(), spec), template, roles)
+    }
+
+    /// A tokenizer from a text and what it says as JSON.
+    fn build(
+        path: &Path,
+        (text, spec): (String, &Value),
+        template: Option<ChatTemplate>,
+        roles: &HashMap<Role, u32>,
+    ) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(text.as_bytes());
+        let mut inner =
+            inner.map_err(|error| Error::file(path, format!("no tokenizer: {error}")))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).at(path)?;
+        let scheme = Scheme::of(spec);
+        let vocabulary = pieces::vocabulary(spec, &inner, &scheme, roles);
+        if vocabulary.is_empty() {
+            return Err(Error::file(path, "the vocabulary has no tokens"));
+        }
+        let mut tokenizer = Self::assemble(path, inner, vocabulary, scheme, spec)?;
+        tokenizer.spec = text.into();
+        tokenizer.template = template;
+        Ok(tokenizer)
     }
 
     fn assemble(
         path: &Path,
         inner: tokenizers::Tokenizer,
         vocabulary: Vocabulary,
-        template: Option<ChatTemplate>,
         scheme: Scheme,
         spec: &Value,
     ) -> Result<Self> {
@@ -162,11 +194,13 @@ impl Tokenizer {
         }
         Ok(Self {
             path: path.to_owned(),
+            spec: Arc::default(),
+            template: None,
+            opener: opener(&inner, &vocabulary, &scheme),
             unknown_piece: unknown_piece(spec, &inner),
             unknown: vocabulary.id_with_role(Role::Unk),
             inner,
             vocabulary,
-            template,
             scheme,
             mid_text: MidText::of(spec).at(path)?,
             growth,
@@ -179,6 +213,11 @@ impl Tokenizer {
     /// The tokens, their bytes and roles.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
+    }
+
+    /// The completed `tokenizer.json`: with the tokens that the files beside it add.
+    pub fn spec(&self) -> &Arc<str> {
+        &self.spec
     }
 
     /// The model folder's chat template, if it has one.
@@ -228,6 +267,34 @@ impl Tokenizer {
             None => self.ends_by_steps(text, &ids)?,
         };
         Ok(Encoded { ids, byte_end })
+    }
+
+    /// Tokenises a text as it stands after the token that begins every sequence
+    /// ([`Tokenizer::first_id`]), which is no part of the result: a prefix that is added at the
+    /// start of a text only is not added, and blanks that this token takes to itself belong to
+    /// the next one.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_after_bos(&self, text: &str) -> Result<Encoded> {
+        let Some(opener) = &self.opener else {
+            return self.encode(text);
+        };
+        let whole = self.encode(&format!("{opener}{text}"))?;
+        // With what follows, its spelling can be that of another token.
+        let [first, ids @ ..] = whole.ids.as_slice() else {
+            return self.encode(text);
+        };
+        if *first != self.first_id()? {
+            return self.encode(text);
+        }
+        let ends = whole.byte_end.iter().skip(1);
+        Ok(Encoded {
+            ids: ids.to_vec(),
+            byte_end: ends
+                .map(|end| end.saturating_sub(opener.len() as u32))
+                .collect(),
+        })
     }
 
     fn pieces<'a>(&'a self, ids: &[u32]) -> Vec<spans::Piece<'a>> {
@@ -316,13 +383,43 @@ impl Tokenizer {
 
     /// The text of `ids`, special tokens left out; broken UTF-8 is replaced.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, true).unwrap_or_else(|_| {
+        let added = self.inner.get_added_vocabulary();
+        let model = self.inner.get_model();
+        // The library's own way, but that of several pieces with one id it takes any.
+        let spelling = |id: &u32| {
+            added
+                .simple_id_to_token(*id)
+                .or_else(|| Some(self.vocabulary.token(*id)?.display.clone()))
+                .or_else(|| model.id_to_token(*id))
+                .filter(|token| !added.is_special_token(token))
+        };
+        let tokens: Vec<String> = ids.iter().filter_map(spelling).collect();
+        let Some(decoder) = self.inner.get_decoder() else {
+            return tokens.join(" ");
+        };
+        decoder.decode(tokens).unwrap_or_else(|_| {
             let bytes: Vec<u8> = ids
                 .iter()
                 .flat_map(|id| self.vocabulary.bytes(*id).iter().copied())
                 .collect();
             String::from_utf8_lossy(&bytes).into_owned()
         })
+    }
+
+    /// Checks that a token got the id that the files say.
+    fn check_id(&self, token: &str, id: u32) -> Result<()> {
+        let found = self.inner.token_to_id(token);
+        if found == Some(id) {
+            return Ok(());
+        }
+        let found = found.map_or("none".to_owned(), |id| id.to_string());
+        Err(Error::file(
+            &self.path,
+            format!(
+                "`{token}`, which a file beside it adds, would have the id {id}, and gets {found}"
+            ),
+        )
+        .remedy("its ids have gaps; add the token to `added_tokens` there"))
     }
 
     /// Checks that a model has a row for each token.
@@ -357,4 +454,17 @@ fn unknown_piece(spec: &Value, inner: &tokenizers::Tokenizer) -> Option<u32> {
     by_name
         .and_then(|name| inner.get_model().token_to_id(name))
         .or_else(|| u32::try_from(model.get("unk_id")?.as_u64()?).ok())
+}
+
+/// The spelling of the token that begins every sequence, where a text after it can have other
+/// tokens than the text alone: a prefix at the start, blanks that the token takes.
+fn opener(
+    inner: &tokenizers::Tokenizer,
+    vocabulary: &Vocabulary,
+    scheme: &Scheme,
+) -> Option<String> {
+    let id = { vocabulary.id_with_role(Role::Bos) }.or(vocabulary.id_with_role(Role::Eos))?;
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let token = added.get(&id)?;
+    (scheme.prefix == Prefix::First || token.rstrip).then(|| token.content.clone())
 }

@@ -108,7 +108,7 @@ impl Tracer<'_> {
         tokens: &mut Vec<Place>,
     ) -> Result<usize> {
         if let [token] = found
-            && token.value == word
+            && self.spells(word, token)
             && normal.get(here.clone()) == Some(word)
         {
             let end = here.end;
@@ -135,6 +135,12 @@ impl Tracer<'_> {
             normal: border(place.start)..border(place.end),
         }));
         Ok(border(word.len()))
+    }
+
+    /// Whether a token is spelled like that; pieces can share an id, and the library then shows
+    /// any of them.
+    fn spells(&self, word: &str, token: &Token) -> bool {
+        token.value == word || self.inner.get_model().token_to_id(word) == Some(token.id)
     }
 
     fn misread(&self, word: &str, id: Option<u32>) -> Error {
@@ -327,7 +333,7 @@ impl Tracer<'_> {
         let known = self.vocabulary.token(token.id)?;
         let (start, end) = token.offsets;
         let part = word.get(start..end).filter(|_| start >= at);
-        if part == Some(known.display.as_str()) {
+        if part.is_some_and(|part| part == known.display || self.spells(part, token)) {
             return Some(start..end);
         }
         if known.kind == Kind::Byte {

@@ -19,6 +19,7 @@ use serde_json::Value as Json;
 
 use super::chat::{Chat, Message};
 use super::json::read_json;
+use super::special::TokenFacts;
 use super::turns::{self, Frame, Marks, REASONING, Skeleton};
 use crate::error::{Error, Result};
 
@@ -88,26 +89,19 @@ impl ChatTemplate {
     /// # Errors
     /// An unreadable file, a template that is no valid Jinja.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = read_json(&config_path)?.unwrap_or(Json::Null);
-        let own = dir.join("chat_template.jinja");
-        let (origin, source) = if own.is_file() {
-            let source = std::fs::read_to_string(&own).map_err(|error| Error::io(&own, error))?;
-            (own, source)
-        } else if let Some(source) = config.get("chat_template").and_then(named) {
-            (config_path, source)
-        } else {
-            let path = dir.join("chat_template.json");
-            let Some(file) = read_json(&path)? else {
-                return Ok(None);
-            };
-            match file.get("chat_template").and_then(named) {
-                Some(source) => (path, source),
-                None => return Ok(None),
+        match origin(dir)? {
+            Some((origin, source)) => {
+                Self::build(origin, &source, &TokenFacts::read(dir)?).map(Some)
             }
-        };
-        let added = added_tokens(dir)?;
-        Self::build(origin.display().to_string(), &source, &config, &added).map(Some)
+            None => Ok(None),
+        }
+    }
+
+    /// The same where the folder's tokens are known.
+    pub(crate) fn load_with(dir: &Path, tokens: &TokenFacts) -> Result<Option<Self>> {
+        let found = origin(dir)?;
+        let build = |(origin, source): (String, String)| Self::build(origin, &source, tokens);
+        found.map(build).transpose()
     }
 
     /// A template from its Jinja source; `bos` and `eos` are the tokens that it may write.
@@ -121,25 +115,22 @@ impl ChatTemplate {
         bos: Option<&str>,
         eos: Option<&str>,
     ) -> Result<Self> {
-        let config = serde_json::json!({ "bos_token": bos, "eos_token": eos });
-        Self::build(origin.into(), source, &config, &[])
+        let tokens = TokenFacts::of_names([("bos_token", bos), ("eos_token", eos)]);
+        Self::build(origin.into(), source, &tokens)
     }
 
-    fn build(origin: String, source: &str, config: &Json, added: &[String]) -> Result<Self> {
+    fn build(origin: String, source: &str, facts: &TokenFacts) -> Result<Self> {
         let environment = jinja::environment(&origin, source)?;
-        let mut tokens = BTreeMap::new();
-        for (key, value) in config.as_object().into_iter().flatten() {
-            let text = value.as_str().or_else(|| value.get("content")?.as_str());
-            if let Some(text) = text.filter(|_| key.ends_with("_token")) {
-                tokens.insert(key.clone(), Value::from(text));
-            }
-        }
-        let token = |key: &str| tokens.get(key).and_then(Value::as_str).map(str::to_owned);
-        let eos = token("eos_token");
-        let known = |text: &&str| added.is_empty() || added.iter().any(|token| token == text);
+        let names = facts.names();
+        let tokens: BTreeMap<String, Value> = names
+            .map(|(key, text)| (key.to_owned(), Value::from(text)))
+            .collect();
+        let token = |key: &str| facts.named(key).map(str::to_owned);
+        // Without a tokenizer any of them may be a token.
+        let known = |text: &&str| !facts.has_ids() || facts.id(text).is_some();
         let ends = TURN_ENDS.into_iter().filter(known).map(str::to_owned);
-        let mut specials: Vec<String> = eos.into_iter().chain(ends).collect();
-        specials.extend(added.iter().cloned());
+        let mut specials: Vec<String> = token("eos_token").into_iter().chain(ends).collect();
+        specials.extend(facts.specials().iter().cloned());
         specials.retain(|text| !text.is_empty());
         specials.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         specials.dedup();
@@ -456,30 +447,25 @@ fn present<'a>(message: &'a Message, name: &str) -> Option<&'a Json> {
     message.fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The spellings of the added tokens of a model folder's tokenizer.
-fn added_tokens(dir: &Path) -> Result<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    struct Added {
-        content: String,
-        #[serde(default)]
-        special: bool,
-    }
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    let path = dir.join("tokenizer.json");
-    let Ok(text) = std::fs::read(&path) else {
-        return Ok(Vec::new());
+/// The source of a model folder's template, and the file that it is from.
+fn origin(dir: &Path) -> Result<Option<(String, String)>> {
+    let config_path = dir.join("tokenizer_config.json");
+    let config = read_json(&config_path)?.unwrap_or(Json::Null);
+    let own = dir.join("chat_template.jinja");
+    let (path, source) = if own.is_file() {
+        let source = std::fs::read_to_string(&own).map_err(|error| Error::io(&own, error))?;
+        (own, source)
+    } else if let Some(source) = config.get("chat_template").and_then(named) {
+        (config_path, source)
+    } else {
+        let path = dir.join("chat_template.json");
+        let file = read_json(&path)?.unwrap_or(Json::Null);
+        match file.get("chat_template").and_then(named) {
+            Some(source) => (path, source),
+            None => return Ok(None),
+        }
     };
-    let file: File = serde_json::from_slice(&text)
-        .map_err(|error| Error::file(&path, format!("no valid tokenizer: {error}")))?;
-    let special = file.added_tokens.into_iter().filter(|token| token.special);
-    Ok(special
-        .map(|token| token.content)
-        .filter(|text| !text.is_empty())
-        .collect())
+    Ok(Some((path.display().to_string(), source)))
 }
 
 /// A template in a configuration: a text, or a list of named ones.

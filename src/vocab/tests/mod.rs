@@ -3,6 +3,7 @@ mod made;
 mod normal;
 mod reader;
 mod spans;
+mod special;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -10,6 +11,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+use self::made::load;
 use super::*;
 use crate::text::{Chat, ChatTemplate, Message, Transcript, transcript};
 

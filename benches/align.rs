@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use fuselm::vocab::SpecialTokens;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -180,7 +181,7 @@ fn samples(pivot: &Tokenizer, text: &str) -> Vec<Transcript> {
 fn tokens(tokenizer: &Tokenizer, pivot: &Tokenizer, samples: &[Transcript]) -> Vec<SampleTokens> {
     let rows = samples.iter().enumerate().map(|(id, transcript)| {
         let row = tokenizer
-            .encode_transcript(transcript, Some(pivot))
+            .encode_transcript(transcript, Some(pivot), SpecialTokens::Text)
             .unwrap();
         SampleTokens {
             sample_id: id as u64,

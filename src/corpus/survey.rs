@@ -223,7 +223,7 @@ impl<'a> Survey<'a> {
             }
             let tokens = model
                 .tokenizer
-                .encode_transcript(transcript, pivot)?
+                .encode_transcript(transcript, pivot, crate::vocab::SpecialTokens::Text)?
                 .ids
                 .len();
             if tokens > context {

@@ -122,7 +122,11 @@ pub(super) fn encode(
         let encoded: Vec<Result<SampleTokens>> = chunk
             .par_iter()
             .map(|sample| {
-                let row = tokenizer.encode_transcript(&sample.transcript, pivot)?;
+                let row = tokenizer.encode_transcript(
+                    &sample.transcript,
+                    pivot,
+                    crate::vocab::SpecialTokens::Text,
+                )?;
                 Ok(SampleTokens {
                     sample_id: sample.sample_id,
                     ids: row.ids,

@@ -226,7 +226,8 @@ fn read_task(
             silent += 1;
             continue;
         }
-        let row = tokenizer.encode_transcript(&transcript, None)?;
+        let row =
+            tokenizer.encode_transcript(&transcript, None, crate::vocab::SpecialTokens::Text)?;
         // Only what covers the content is predicted: the bytes that count are its bytes.
         let content = transcript.content_tokens(&row.byte_end);
         items.push(Item {

@@ -9,6 +9,7 @@
 
 pub(crate) mod edits;
 mod first;
+mod literal;
 pub(crate) mod merges;
 mod normal;
 mod pieces;
@@ -23,6 +24,7 @@ mod trace;
 mod transcripts;
 
 pub use edits::distance;
+pub use literal::SpecialTokens;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;
 

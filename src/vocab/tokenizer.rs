@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::{Decoder, Model};
 
 use super::first::MidText;
+use super::literal::Literal;
 use super::normal::{self, Stretch};
 use super::pieces::{self, Growth, Prefix, Scheme};
 use super::trace::{Trace, Tracer};
@@ -54,6 +55,7 @@ pub struct Tokenizer {
     /// How the token that begins every sequence is spelled, where a text after it can have other
     /// tokens than the text alone.
     opener: Option<String>,
+    pub(super) literal: Literal,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -195,6 +197,7 @@ impl Tokenizer {
         Ok(Self {
             path: path.to_owned(),
             spec: Arc::default(),
+            literal: Literal::default(),
             template: None,
             opener: opener(&inner, &vocabulary, &scheme),
             unknown_piece: unknown_piece(spec, &inner),
@@ -208,6 +211,11 @@ impl Tokenizer {
             added_text,
             by_bytes,
         })
+    }
+
+    /// Its `tokenizer.json`, for errors.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The tokens, their bytes and roles.

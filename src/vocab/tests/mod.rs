@@ -376,7 +376,9 @@ fn special_tokens_are_exchanged_by_role() {
         .iter()
         .find(|s| s.role == "turn_end")
         .unwrap();
-    let own = pivot.encode_transcript(&transcript, None).unwrap();
+    let own = pivot
+        .encode_transcript(&transcript, None, SpecialTokens::Text)
+        .unwrap();
     for name in [
         "qwen2",
         "llama-3",
@@ -386,7 +388,9 @@ fn special_tokens_are_exchanged_by_role() {
         "gpt-2",
     ] {
         let source = real(name).unwrap();
-        let row = source.encode_transcript(&transcript, Some(pivot)).unwrap();
+        let row = source
+            .encode_transcript(&transcript, Some(pivot), SpecialTokens::Text)
+            .unwrap();
         assert_eq!(row.byte_end[0], 0);
         assert_eq!(row.ids[0], source.first_id().unwrap());
         assert_eq!(

@@ -83,7 +83,9 @@ fn llama_2_with_chat_tokens_beside_its_tokenizer() {
         ]);
         let transcript = transcript(&chat, Some(template)).unwrap().transcript;
         assert_eq!(transcript.text, text);
-        let row = tokenizer.encode_transcript(&transcript, None).unwrap();
+        let row = tokenizer
+            .encode_transcript(&transcript, None, SpecialTokens::Text)
+            .unwrap();
         let learned = row.ids.iter().zip(&row.supervised);
         let learned: Vec<u32> = { learned.filter(|(_, yes)| **yes) }
             .map(|(id, _)| *id)
@@ -273,7 +275,11 @@ fn models_of_the_cases_are_the_same_at_every_load() {
             let chats = data.lines().map(chat_of);
             chats
                 .map(|chat| transcript(&chat, tokenizer.template()).unwrap().transcript)
-                .map(|transcript| tokenizer.encode_transcript(&transcript, None).unwrap())
+                .map(|transcript| {
+                    tokenizer
+                        .encode_transcript(&transcript, None, SpecialTokens::Text)
+                        .unwrap()
+                })
                 .collect()
         };
         let first = load();
@@ -367,7 +373,9 @@ fn compare(one: &Tokenizer, other: &Tokenizer, pivot: &Tokenizer, folder: &Path)
         for chat in data.lines().map(chat_of) {
             let transcript = transcript(&chat, other.template()).unwrap().transcript;
             for pivot in [None, Some(pivot)] {
-                let row = |tokenizer: &Tokenizer| tokenizer.encode_transcript(&transcript, pivot);
+                let row = |tokenizer: &Tokenizer| {
+                    tokenizer.encode_transcript(&transcript, pivot, SpecialTokens::Text)
+                };
                 assert_eq!(
                     row(one).unwrap(),
                     row(other).unwrap(),

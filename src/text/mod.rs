@@ -6,8 +6,16 @@
 //! are known by their bytes.
 
 mod chat;
+mod columns;
+mod fields;
 mod formats;
 mod json;
+mod kinds;
+mod lenient;
+mod messages;
+mod notes;
+#[cfg(test)]
+mod record_tests;
 mod rows;
 mod shapes;
 mod template;
@@ -18,8 +26,10 @@ mod turns;
 mod values;
 
 pub use chat::{Chat, Message};
-pub use formats::{Format, Record, Records, read};
+pub use fields::Fields;
+pub use formats::{Bad, BadReason, Format, RawRecord, Reading, Record, Records, read, read_as};
 pub use json::read_json;
+pub use notes::{Notes, Owner, Tally, Unread};
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;

@@ -1,211 +1,628 @@
-//! The shapes of a record: which fields make it a chat or a text.
+//! The shapes of a record: which fields make it a chat or a text, and what each becomes.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::chat::{Chat, Message};
-use super::formats::{Format, Record};
+use super::fields::Fields;
+use super::formats::{Format, Reading};
+use super::messages::{self, are_messages, messages};
+use super::notes::{Notes, Owner};
 use crate::error::{Error, Result};
 
-impl Format {
-    const ALL: [Self; 5] = [
-        Self::Messages,
-        Self::Conversations,
-        Self::Prompt,
-        Self::Instruction,
-        Self::Text,
-    ];
+/// A published shape of records, by the names of its fields.
+struct Shape {
+    format: Format,
+    /// Groups of fields; a record of this shape has one of each.
+    needs: &'static [&'static [&'static str]],
+    /// What else of a record it reads.
+    also: &'static [&'static str],
+}
 
-    /// The fields that a record of this shape has: in each group, at least one.
-    fn fields(self) -> &'static [&'static [&'static str]] {
-        match self {
-            Self::Messages => &[&["messages"]],
-            Self::Conversations => &[&["conversations", "conversation"]],
-            Self::Prompt => &[&["prompt"], &["response", "completion"]],
-            Self::Instruction => &[&["instruction"], &["output", "response"]],
-            Self::Text => &[&["text"]],
-        }
+/// What every chat may have beside its messages. `label` and `kto_tag` are TRL's and
+/// LLaMA-Factory's: whether the answer is a good one.
+const ALSO: [&str; 7] = [
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "label",
+    "kto_tag",
+];
+
+/// The shapes, in the order in which they are tried.
+const SHAPES: [Shape; 7] = [
+    // OpenAI, TRL, axolotl, SmolTalk, Tulu 3; UltraChat repeats the first question as `prompt`.
+    Shape {
+        format: Format::Messages,
+        needs: &[&["messages"]],
+        also: &["prompt", "chosen", "rejected"],
+    },
+    // ShareGPT, OpenHermes, LLaMA-Factory.
+    Shape {
+        format: Format::Conversations,
+        needs: &[&["conversations", "conversation"]],
+        also: &["prompt", "chosen", "rejected"],
+    },
+    // TRL's prompt and completion, either a text or a list of messages; ms-swift's `query`.
+    Shape {
+        format: Format::Prompt,
+        needs: &[&["prompt", "query"], &["response", "completion"]],
+        also: &["input", "context", "history"],
+    },
+    // Alpaca (`input`, `output`, LLaMA-Factory's `history`), Dolly (`context`, `response`).
+    Shape {
+        format: Format::Instruction,
+        needs: &[&["instruction"], &["output", "response"]],
+        also: &["input", "context", "history"],
+    },
+    // TRL's and LLaMA-Factory's preferences.
+    Shape {
+        format: Format::Preference,
+        needs: &[&["chosen"]],
+        also: &[
+            "rejected",
+            "prompt",
+            "instruction",
+            "question",
+            "input",
+            "history",
+        ],
+    },
+    // UltraChat before it had messages.
+    Shape {
+        format: Format::Turns,
+        needs: &[&["data"]],
+        also: &[],
+    },
+    Shape {
+        format: Format::Text,
+        needs: &[&["text"]],
+        also: &[],
+    },
+];
+
+/// What rows of OpenAssistant's trees have: each is one message of many.
+const TREE: [&str; 3] = ["message_tree_id", "parent_id", "message_id"];
+
+/// Variables of a template that are no arguments of it.
+const NO_KWARGS: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
+
+impl Shape {
+    fn describe(&self) -> String {
+        let groups = self.needs.iter().map(|names| format!("`{}`", names[0]));
+        groups.collect::<Vec<_>>().join(" and ")
     }
 
-    fn describe(self) -> String {
-        let groups = self.fields().iter().map(|names| format!("`{}`", names[0]));
-        groups.collect::<Vec<_>>().join(" and ")
+    /// Whether a record has what this shape needs; if so, whether all of it says something.
+    fn fits(&self, fields: &Map<String, Value>, other: &Fields) -> Option<bool> {
+        let mut full = true;
+        for names in self.needs {
+            let values = names.iter().filter_map(|name| get(fields, other, name));
+            let values = values.filter(|(name, value)| is_possible(name, value));
+            let empty = values.map(|(_, value)| is_empty(value)).min()?;
+            full &= !empty;
+        }
+        Some(full)
+    }
+
+    /// Whether a field that it needs is given another name.
+    fn is_named(&self, other: &Fields) -> bool {
+        let mut needs = self.needs.iter().flat_map(|names| names.iter());
+        needs.any(|name| other.other(name).is_some())
     }
 }
 
-/// The record in a JSON object; its shape is `format`, or the first that its fields show.
-pub(super) fn record(
+/// Whether a field of records is read in some shape.
+pub(super) fn reads(name: &str) -> bool {
+    let read = |shape: &Shape| {
+        shape.also.contains(&name) || shape.needs.iter().any(|names| names.contains(&name))
+    };
+    SHAPES.iter().any(read) || ALSO.contains(&name) || TREE.contains(&name) || name == "role"
+}
+
+/// The ignored fields that would be read: what ignoring them changes.
+pub(super) fn ignored<'a>(ignored: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    ignored
+        .filter(|name| reads(name) || messages::reads(name))
+        .collect()
+}
+
+/// A field that is not null, by its published name or the one that it is given.
+fn get<'a>(
+    fields: &'a Map<String, Value>,
+    other: &'a Fields,
+    name: &'a str,
+) -> Option<(&'a str, &'a Value)> {
+    let present = |name: &'a str| match fields.get(name) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some((name, value)),
+    };
+    other
+        .other(name)
+        .and_then(present)
+        .or_else(|| present(name))
+}
+
+/// Names that are also common for other things are told by what they hold.
+fn is_possible(name: &str, value: &Value) -> bool {
+    match name {
+        "data" => value
+            .as_array()
+            .is_some_and(|items| items.iter().all(Value::is_string)),
+        "chosen" => matches!(value, Value::String(_) | Value::Array(_) | Value::Object(_)),
+        _ => true,
+    }
+}
+
+/// Whether a value says nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The shape of a record, and its fields.
+pub(super) fn shape(
     place: &str,
     value: Value,
-    format: Option<Format>,
-    row: u64,
-) -> Result<Record> {
+    reading: &Reading,
+) -> Result<(Format, Map<String, Value>)> {
     let Value::Object(mut fields) = value else {
         return Err(Error::input(
             place,
             format!("expected an object, found {}", kind(&value)),
         ));
     };
-    let has = |fields: &Map<String, Value>, format: Format| {
-        format.fields().iter().all(|names| {
-            names
-                .iter()
-                .any(|name| fields.get(*name).is_some_and(|v| !v.is_null()))
-        })
-    };
-    let format = match format {
-        Some(format) if has(&fields, format) => format,
-        Some(format) => {
-            return Err(Error::input(
+    let other = &reading.fields;
+    fields.retain(|name, _| !other.ignores(name));
+    if let Some(format) = reading.format {
+        let mut shapes = SHAPES.iter().filter(|shape| shape.format == format);
+        return match shapes.next() {
+            Some(shape) if shape.fits(&fields, other).is_none() => Err(Error::input(
                 place,
-                format!("expected {}, found {}", format.describe(), names(&fields)),
-            ));
-        }
-        None => Format::ALL
-            .into_iter()
-            .find(|format| has(&fields, *format))
-            .ok_or_else(|| {
-                let known: Vec<_> = Format::ALL.iter().map(|f| f.describe()).collect();
-                Error::input(
-                    place,
-                    format!("no known shape of a record, found {}", names(&fields)),
-                )
-                .remedy(format!("expected one of: {}", known.join("; ")))
-            })?,
-    };
-    let mut take = |names: &[&str]| {
-        let name = names
-            .iter()
-            .find(|name| fields.get(**name).is_some_and(|value| !value.is_null()));
-        name.and_then(|name| Some(((*name).to_owned(), fields.remove(*name)?)))
-    };
-    let mut text = |names: &[&str]| match take(names) {
-        Some((name, value)) => content(place, &name, value).map(Some),
-        None => Ok(None),
-    };
-    let message = |role: &str, content: String| Message::new(role, content);
-    let messages = match format {
-        Format::Text => vec![message("text", text(&["text"])?.unwrap_or_default())],
-        Format::Messages => return chat(place, take(&["messages"]), row),
-        Format::Conversations => {
-            return chat(place, take(&["conversations", "conversation"]), row);
-        }
-        Format::Prompt | Format::Instruction => {
-            let mut messages = Vec::new();
-            if let Some(system) = text(&["system"])?.filter(|text| !text.is_empty()) {
-                messages.push(message("system", system));
-            }
-            let mut question = text(&["instruction", "prompt"])?.unwrap_or_default();
-            if format == Format::Instruction
-                && let Some(input) = text(&["input"])?.filter(|text| !text.is_empty())
-            {
-                question = format!("{question}\n\n{input}");
-            }
-            messages.push(message("user", question));
-            let answer = text(&["output", "response", "completion"])?.unwrap_or_default();
-            messages.push(message("assistant", answer));
-            messages
-        }
-    };
-    Ok(Record {
-        source_row: row,
-        place: place.to_owned(),
-        chat: Chat::new(messages),
-    })
-}
-
-/// A record that is a list of messages.
-fn chat(place: &str, list: Option<(String, Value)>, row: u64) -> Result<Record> {
-    let Some((name, Value::Array(items))) = list else {
-        return Err(Error::input(place, "expected a list of messages"));
-    };
-    if items.is_empty() {
-        return Err(Error::input(place, format!("`{name}` has no message")));
+                format!("expected {}, found {}", shape.describe(), names(&fields)),
+            )),
+            _ => Ok((format, fields)),
+        };
     }
-    let messages = items.into_iter().enumerate().map(|(i, item)| {
-        let field = format!("{name}[{i}]");
-        let Value::Object(mut item) = item else {
-            return Err(Error::input(
-                place,
-                format!("`{field}`: expected an object, found {}", kind(&item)),
-            ));
-        };
-        let from = item.remove("role").or_else(|| item.remove("from"));
-        let Some(Value::String(from)) = from else {
-            return Err(Error::input(
-                place,
-                format!(
-                    "`{field}` has no `role` (or `from`), found {}",
-                    names(&item)
-                ),
-            ));
-        };
-        let role = role(&from).ok_or_else(|| {
-            Error::input(place, format!("`{field}`: `{from}` is no known role"))
-                .remedy("expected `system`, `user`, `assistant` or `tool`")
-        })?;
-        let said = item.remove("content").or_else(|| item.remove("value"));
-        let content = match said {
-            // An assistant that only calls a tool says nothing.
-            None | Some(Value::Null) if item.contains_key("tool_calls") => String::new(),
-            None | Some(Value::Null) => {
-                return Err(Error::input(
-                    place,
-                    format!(
-                        "`{field}` has no `content` (or `value`), found {}",
-                        names(&item)
-                    ),
-                ));
-            }
-            Some(said) => content(place, &field, said)?,
-        };
-        Ok(Message::new(role, content))
-    });
-    Ok(Record {
-        source_row: row,
-        place: place.to_owned(),
-        chat: Chat::new(messages.collect::<Result<Vec<_>>>()?),
-    })
-}
-
-fn role(name: &str) -> Option<&'static str> {
-    Some(match name.to_ascii_lowercase().as_str() {
-        "system" | "developer" => "system",
-        "user" | "human" | "prompter" => "user",
-        "assistant" | "gpt" | "model" | "bot" | "chatgpt" | "function_call" => "assistant",
-        "tool" | "function" | "observation" | "ipython" | "function_response" => "tool",
-        _ => return None,
-    })
-}
-
-/// A text, or a list of parts of which each is or has a text.
-fn content(place: &str, field: &str, value: Value) -> Result<String> {
-    match value {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => parts
-            .into_iter()
-            .map(|part| match part {
-                Value::String(text) => Ok(text),
-                Value::Object(mut part) => match part.remove("text") {
-                    Some(Value::String(text)) => Ok(text),
-                    _ => Err(Error::input(
-                        place,
-                        format!(
-                            "`{field}`: only parts with `text` can be read, found {}",
-                            names(&part)
-                        ),
-                    )),
-                },
-                other => content(place, field, other),
-            })
-            .collect(),
-        other => Err(Error::input(
+    let fitting: Vec<(bool, &Shape)> = SHAPES
+        .iter()
+        .filter_map(|shape| Some((shape.fits(&fields, other)?, shape)))
+        .collect();
+    // One whose fields are given names, one that says something, the first.
+    let best = fitting
+        .iter()
+        .min_by_key(|(full, shape)| (!shape.is_named(other), !full));
+    let format = best.map(|(_, shape)| shape.format);
+    let in_tree = TREE.iter().any(|name| fields.contains_key(*name));
+    if in_tree
+        && (format.is_none() || (format == Some(Format::Text) && fields.contains_key("role")))
+    {
+        return Err(Error::input(
             place,
-            format!("`{field}`: expected a text, found {}", kind(&other)),
-        )),
+            format!("a message of a tree (OpenAssistant), no chat: found {}", names(&fields)),
+        )
+        .remedy("follow each tree from its root to an answer that is good, and write each way as `messages`"));
+    }
+    match format {
+        Some(format) => Ok((format, fields)),
+        None => {
+            let known: Vec<_> = SHAPES.iter().map(Shape::describe).collect();
+            Err(Error::input(
+                place,
+                format!("no known shape of a record, found {}", names(&fields)),
+            )
+            .remedy(format!(
+                "expected one of: {}; or name its fields, such as `corpus.fields: {{ prompt: question, response: answer }}`",
+                known.join("; ")
+            )))
+        }
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+/// The chat in a record of a known shape, and what of it is not read.
+pub(super) fn chat(
+    place: &str,
+    format: Format,
+    fields: Map<String, Value>,
+    other: &Fields,
+) -> Result<(Chat, Notes)> {
+    let mut open = Open {
+        place,
+        format,
+        fields,
+        other,
+        notes: Notes::default(),
+    };
+    let mut chat = Chat::new(match format {
+        Format::Messages => open.listed(&["messages"])?,
+        Format::Conversations => open.listed(&["conversations", "conversation"])?,
+        Format::Prompt => open.pair(&["prompt", "query"], &["response", "completion"])?,
+        Format::Instruction => open.pair(&["instruction"], &["output", "response"])?,
+        Format::Preference => open.preferred()?,
+        Format::Turns => open.turns()?,
+        Format::Text => vec![Message::new(
+            "text",
+            open.text(&["text"])?.unwrap_or_default(),
+        )],
+    });
+    if !chat.is_text() {
+        open.system(&mut chat.messages)?;
+        open.label(&mut chat.messages);
+        chat.tools = open.tools()?;
+        chat.kwargs = open.kwargs()?;
+    }
+    let Open {
+        fields, mut notes, ..
+    } = open;
+    for (name, value) in fields {
+        if !is_empty(&value) {
+            notes.unread(Owner::Record, name);
+        }
+    }
+    Ok((chat, notes))
+}
+
+/// A record that is being read: what is read is taken out.
+struct Open<'a> {
+    place: &'a str,
+    format: Format,
+    fields: Map<String, Value>,
+    other: &'a Fields,
+    notes: Notes,
+}
+
+impl Open<'_> {
+    fn wrong(&self, problem: impl Into<String>) -> Error {
+        Error::input(self.place, problem)
+    }
+
+    /// The first of these fields that says something, or else that is there, with its own name.
+    fn take(&mut self, names: &[&str]) -> Option<(String, Value)> {
+        let found = names
+            .iter()
+            .filter_map(|name| get(&self.fields, self.other, name));
+        let (name, _) = found.min_by_key(|(_, value)| is_empty(value))?;
+        let name = name.to_owned();
+        let value = self.fields.swap_remove(&name)?;
+        Some((name, value))
+    }
+
+    fn text(&mut self, names: &[&str]) -> Result<Option<String>> {
+        match self.take(names) {
+            Some((name, value)) => self.content(&name, value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A text that is not empty.
+    fn some_text(&mut self, name: &str) -> Result<Option<String>> {
+        Ok(self.text(&[name])?.filter(|text| !text.is_empty()))
+    }
+
+    /// A text, or parts of one.
+    fn content(&self, name: &str, value: Value) -> Result<String> {
+        let is_text =
+            |part: &Value| part.is_string() || part.get("text").is_some_and(Value::is_string);
+        match value {
+            Value::String(text) => Ok(text),
+            Value::Array(parts) if parts.iter().all(is_text) => {
+                let mut message = Message::new("", "");
+                message
+                    .fields
+                    .insert("content".to_owned(), Value::Array(parts));
+                Ok(message.content().into_owned())
+            }
+            other => Err(self.wrong(format!("`{name}`: expected a text, found {}", kind(&other)))),
+        }
+    }
+
+    fn messages(&mut self, name: &str, value: Value) -> Result<Vec<Message>> {
+        messages(self.place, name, value, self.other, &mut self.notes)
+    }
+
+    /// The messages in a field that others only repeat, such as a preferred answer.
+    fn quietly(&self, name: &str, value: &Value) -> Option<Vec<Message>> {
+        let mut notes = Notes::default();
+        messages(self.place, name, value.clone(), self.other, &mut notes).ok()
+    }
+
+    /// Messages, or a text that is one of this role.
+    fn said(&mut self, name: &str, value: Value, role: &str) -> Result<Vec<Message>> {
+        match are_messages(&value) {
+            true => self.messages(name, value),
+            false => Ok(vec![Message::new(role, self.content(name, value)?)]),
+        }
+    }
+
+    /// A record that is a list of messages.
+    fn listed(&mut self, names: &[&str]) -> Result<Vec<Message>> {
+        let Some((name, value)) = self.take(names) else {
+            return Err(self.wrong("expected a list of messages"));
+        };
+        let mut messages = self.messages(&name, value)?;
+        self.continued(&mut messages)?;
+        // UltraChat's first question, once more.
+        let asked = messages.iter().find(|message| message.role == "user");
+        if let Some(Value::String(prompt)) = self.fields.get("prompt")
+            && asked.is_some_and(|asked| asked.content() == *prompt)
+        {
+            self.fields.swap_remove("prompt");
+        }
+        Ok(messages)
+    }
+
+    /// LLaMA-Factory's preferences: the chosen message follows the list. UltraFeedback's repeat it.
+    fn continued(&mut self, messages: &mut Vec<Message>) -> Result<()> {
+        let asks = messages
+            .last()
+            .is_some_and(|message| message.role != "assistant");
+        let chosen = get(&self.fields, self.other, "chosen");
+        let Some((name, chosen)) = chosen.filter(|(_, chosen)| are_messages(chosen)) else {
+            return Ok(());
+        };
+        let answer = self.quietly(name, chosen).unwrap_or_default();
+        let answers = answer
+            .first()
+            .is_some_and(|message| message.role == "assistant");
+        if answer == *messages || (asks && answers) {
+            if let Some((name, chosen)) = self.take(&["chosen"])
+                && asks
+            {
+                messages
+                    .iter_mut()
+                    .for_each(|message| message.learned = false);
+                messages.extend(self.messages(&name, chosen)?);
+            }
+            self.take(&["rejected"]);
+        }
+        Ok(())
+    }
+
+    /// A question and its answer, with what was said before.
+    fn pair(&mut self, questions: &[&str], answers: &[&str]) -> Result<Vec<Message>> {
+        let mut messages = self.history()?;
+        messages.extend(self.question(questions)?.unwrap_or_default());
+        let answer = self.take(answers);
+        let (name, value) = answer.unwrap_or_default();
+        messages.extend(self.said(&name, value, "assistant")?);
+        Ok(messages)
+    }
+
+    /// A question, and below it what it is about. The turns of a prompt are not learnt (TRL).
+    fn question(&mut self, names: &[&str]) -> Result<Option<Vec<Message>>> {
+        let Some((name, value)) = self.take(names) else {
+            return Ok(None);
+        };
+        if are_messages(&value) {
+            let mut asked = self.messages(&name, value)?;
+            asked.iter_mut().for_each(|message| message.learned = false);
+            return Ok(Some(asked));
+        }
+        let mut question = self.content(&name, value)?;
+        // Beside an instruction it is the instruction's, and a prompt was made of both.
+        let own =
+            self.format != Format::Prompt || get(&self.fields, self.other, "instruction").is_none();
+        for name in ["input", "context"].into_iter().filter(|_| own) {
+            match self.some_text(name)? {
+                Some(about) if question.is_empty() => question = about,
+                Some(about) => question = format!("{question}\n\n{about}"),
+                None => {}
+            }
+        }
+        Ok(Some(vec![Message::new("user", question)]))
+    }
+
+    /// Earlier rounds: pairs of texts (LLaMA-Factory, ms-swift), or messages. They are learnt.
+    fn history(&mut self) -> Result<Vec<Message>> {
+        let Some((name, value)) = self
+            .take(&["history"])
+            .filter(|(_, value)| !is_empty(value))
+        else {
+            return Ok(Vec::new());
+        };
+        if are_messages(&value) {
+            return self.messages(&name, value);
+        }
+        let wrong = || self.wrong(format!("`{name}`: expected a list of pairs of texts"));
+        let Value::Array(rounds) = value else {
+            return Err(wrong());
+        };
+        let mut messages = Vec::with_capacity(2 * rounds.len());
+        for round in rounds {
+            let Some([Value::String(question), Value::String(answer)]) =
+                round.as_array().map(Vec::as_slice)
+            else {
+                return Err(wrong());
+            };
+            messages.push(Message::new("user", question.as_str()));
+            messages.push(Message::new("assistant", answer.as_str()));
+        }
+        Ok(messages)
+    }
+
+    /// What was preferred: an answer, or a whole chat whose end was compared with another.
+    fn preferred(&mut self) -> Result<Vec<Message>> {
+        let history = self.history()?;
+        let asked = get(&self.fields, self.other, "prompt")
+            .map(|(name, value)| (name.to_owned(), value.clone()));
+        let question = self.question(&["prompt", "instruction", "question"])?;
+        let (name, chosen) = self.take(&["chosen"]).unwrap_or_default();
+        let rejected = self.take(&["rejected"]).map(|(_, value)| value);
+        if !are_messages(&chosen) {
+            let answer = self.content(&name, chosen)?;
+            let Some(question) = question else {
+                // A whole text whose end was compared.
+                return Ok(vec![Message::new("text", answer)]);
+            };
+            let answer = Message::new("assistant", answer);
+            return Ok([history, question, vec![answer]].concat());
+        }
+        let mut chosen = self.messages(&name, chosen)?;
+        let question = question.unwrap_or_default();
+        let rejected = rejected.and_then(|value| self.quietly("rejected", &value));
+        let same = |a: &Message, b: &Message| a.role == b.role && a.fields == b.fields;
+        let shared = rejected
+            .iter()
+            .flatten()
+            .zip(&chosen)
+            .take_while(|(a, b)| same(a, b))
+            .count();
+        let before = chosen
+            .iter()
+            .zip(&question)
+            .take_while(|(a, b)| same(a, b))
+            .count();
+        chosen[..shared.max(before)]
+            .iter_mut()
+            .for_each(|message| message.learned = false);
+        let answers = chosen
+            .first()
+            .is_some_and(|message| message.role == "assistant");
+        let asks = chosen.iter().find(|message| message.role == "user");
+        match question.as_slice() {
+            _ if before == question.len() => Ok([history, chosen].concat()),
+            [one]
+                if !answers
+                    && asks.is_some_and(|asks| asks.content().trim() == one.content().trim()) =>
+            {
+                Ok([history, chosen].concat())
+            }
+            // A whole chat with another beginning: its own counts, and the prompt is not read.
+            [_] if !answers && asked.is_some() => {
+                self.fields.extend(asked);
+                Ok([history, chosen].concat())
+            }
+            _ => Ok([history, question, chosen].concat()),
+        }
+    }
+
+    /// The user's and the assistant's texts, in turn.
+    fn turns(&mut self) -> Result<Vec<Message>> {
+        let (name, value) = self.take(&["data"]).unwrap_or_default();
+        let texts = match value {
+            Value::Array(texts) if !texts.is_empty() => texts,
+            _ => return Err(self.wrong(format!("`{name}`: expected a list of texts"))),
+        };
+        let turn = |(role, text)| Ok(Message::new(role, self.content(&name, text)?));
+        let roles = ["user", "assistant"].into_iter().cycle();
+        roles.zip(texts).map(turn).collect()
+    }
+
+    /// Puts a system prompt before the messages, unless they begin with it.
+    fn system(&mut self, messages: &mut Vec<Message>) -> Result<()> {
+        for name in ["system", "system_prompt"] {
+            let Some(system) = self.some_text(name)? else {
+                continue;
+            };
+            match messages.first().filter(|first| first.part() == "system") {
+                Some(first) if first.content().trim() == system.trim() => {}
+                Some(_) => {
+                    return Err(self
+                        .wrong(format!(
+                            "`{name}` is not what the first message says, which is a system's too"
+                        ))
+                        .remedy(
+                            "leave one of them out, or ignore the field with `corpus.fields`",
+                        ));
+                }
+                None => messages.insert(0, Message::new("system", system)),
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer that is labelled as a bad one is not learnt.
+    fn label(&mut self, messages: &mut [Message]) {
+        for name in ["label", "kto_tag"] {
+            if let Some(Value::Bool(good)) = self.fields.get(name) {
+                if !good {
+                    messages
+                        .iter_mut()
+                        .for_each(|message| message.learned = false);
+                }
+                self.fields.swap_remove(name);
+            }
+        }
+    }
+
+    /// The functions that can be called, as transformers gives them to templates.
+    fn tools(&mut self) -> Result<Option<Value>> {
+        let (name, value, bare) = match self.take(&["tools"]) {
+            Some((name, value)) => (name, value, self.format == Format::Conversations),
+            // OpenAI's before there were tools.
+            None if self.fields.get("functions").is_some_and(Value::is_array) => {
+                let (name, value) = self.take(&["functions"]).unwrap_or_default();
+                (name, value, true)
+            }
+            None => return Ok(None),
+        };
+        let value = match value {
+            Value::String(text) if text.trim().is_empty() => return Ok(None),
+            value => self.parsed(&name, value)?,
+        };
+        let tools = match value {
+            Value::Null => return Ok(None),
+            Value::Array(tools) if tools.is_empty() && bare => return Ok(None),
+            Value::Array(tools) => tools,
+            tool => vec![tool],
+        };
+        let tool = |tool: Value| match self.parsed(&name, tool)? {
+            Value::Object(tool)
+                if bare && tool.contains_key("name") && !tool.contains_key("function") =>
+            {
+                Ok(json!({ "type": "function", "function": tool }))
+            }
+            Value::Object(tool) => Ok(Value::Object(tool)),
+            other => Err(self.wrong(format!(
+                "`{name}`: expected a list of functions, found {}",
+                kind(&other)
+            ))),
+        };
+        tools
+            .into_iter()
+            .map(tool)
+            .collect::<Result<_>>()
+            .map(|tools| Some(Value::Array(tools)))
+    }
+
+    /// Variables for the template, but for those that are null.
+    fn kwargs(&mut self) -> Result<Map<String, Value>> {
+        let Some((name, value)) = self.take(&["chat_template_kwargs"]) else {
+            return Ok(Map::new());
+        };
+        let mut kwargs = match self.parsed(&name, value)? {
+            Value::Object(kwargs) => kwargs,
+            other => {
+                return Err(self.wrong(format!(
+                    "`{name}`: expected an object, found {}",
+                    kind(&other)
+                )));
+            }
+        };
+        kwargs.retain(|_, value| !value.is_null());
+        match NO_KWARGS.iter().find(|name| kwargs.contains_key(**name)) {
+            Some(own) => Err(self.wrong(format!("`{name}`: `{own}` is no argument of a template"))),
+            None => Ok(kwargs),
+        }
+    }
+
+    /// A value that may be written as JSON in a text.
+    fn parsed(&self, name: &str, value: Value) -> Result<Value> {
+        match value {
+            Value::String(text) => serde_json::from_str(&text)
+                .map_err(|error| self.wrong(format!("`{name}`: expected JSON: {error}"))),
+            value => Ok(value),
+        }
+    }
+}
+
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",
@@ -216,7 +633,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn names(fields: &Map<String, Value>) -> String {
+pub(super) fn names(fields: &Map<String, Value>) -> String {
     match fields.len() {
         0 => "no fields".to_owned(),
         _ => fields

@@ -11,6 +11,8 @@
 //! makes the tokens of every other vocabulary from the transcripts, and [`transcribe`] the
 //! transcripts of other templates.
 
+#[cfg(test)]
+mod case_tests;
 mod options;
 mod rows;
 mod survey;

@@ -10,6 +10,7 @@ use super::chat::Chat;
 use super::columns::Column;
 use super::fields::Fields;
 use super::notes::Notes;
+use super::record;
 use super::shapes;
 use super::values::{Text, Texts};
 use crate::error::{Error, Result};
@@ -157,7 +158,7 @@ impl RawRecord {
             .map_err(|error| beside(error, &left_out))
             .map_err(bad(BadReason::Shape))?;
         let (chat, notes) =
-            shapes::chat(&place, format, fields, &reading.fields).map_err(bad(BadReason::Field))?;
+            record::chat(&place, format, fields, &reading.fields).map_err(bad(BadReason::Field))?;
         Ok(Record {
             source_row: row,
             place,

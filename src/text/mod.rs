@@ -8,12 +8,17 @@
 mod chat;
 mod columns;
 mod fields;
+#[cfg(test)]
+mod file_tests;
 mod formats;
 mod json;
 mod kinds;
 mod lenient;
+#[cfg(test)]
+mod message_tests;
 mod messages;
 mod notes;
+mod record;
 #[cfg(test)]
 mod record_tests;
 mod rows;

@@ -11,8 +11,8 @@ use fuselm::progress::note;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
 
-use super::Force;
 use super::paths::model_row;
+use super::{FieldArgs, Force};
 
 /// Chat and text files to samples, transcripts and tokens.
 ///
@@ -31,6 +31,8 @@ pub struct Command {
     models: Vec<String>,
     #[command(flatten)]
     options: CorpusOptions,
+    #[command(flatten)]
+    fields: FieldArgs,
     #[command(flatten)]
     force: Force,
 }
@@ -57,6 +59,10 @@ fn open(argument: &str) -> Result<Opened> {
 }
 
 pub fn run(command: &Command) -> Result<()> {
+    let options = CorpusOptions {
+        fields: command.fields.fields()?,
+        ..command.options.clone()
+    };
     let opened: Vec<Opened> = command
         .models
         .iter()
@@ -77,7 +83,7 @@ pub fn run(command: &Command) -> Result<()> {
     let dir = RunDir::new(&command.run);
     let existing = command.force.existing();
     let outputs = corpus::Outputs::in_run(&dir, pivot.name, pivot.name);
-    let summary = corpus::run(&command.options, pivot, others, &outputs, existing)?;
+    let summary = corpus::run(&options, pivot, others, &outputs, existing)?;
     note(format!(
         "{} samples from {} records, {} tokens",
         Count(summary.samples),
@@ -85,7 +91,7 @@ pub fn run(command: &Command) -> Result<()> {
         Count(summary.tokens)
     ));
     register(&dir, &opened, &models)?;
-    let native = command.options.template == TemplateMode::Native;
+    let native = options.template == TemplateMode::Native;
     let mut known: Vec<&str> = Vec::new();
     for model in &models {
         let vocabulary = model.tokenizer.vocabulary();
@@ -101,7 +107,7 @@ pub fn run(command: &Command) -> Result<()> {
             false => (outputs.transcripts.clone(), Some(pivot.tokenizer)),
             true => {
                 let own = dir.artifact(Kind::Transcripts, &[model.name]);
-                let date = command.options.date()?;
+                let date = options.date()?;
                 corpus::transcribe(&outputs.samples, model.tokenizer, date, &own, existing)?;
                 (own, None)
             }

@@ -8,9 +8,10 @@ use fuselm::artifact::{Existing, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
 use fuselm::model;
+use fuselm::text::{Format, Reading};
 
 use super::paths::RunArg;
-use super::{Force, Global, print};
+use super::{FieldArgs, Force, Global, print};
 
 /// Bits per byte and perplexity of a checkpoint on text and chat files.
 #[derive(Args)]
@@ -29,6 +30,11 @@ pub struct Command {
     /// A task: a text or chat file, with a name for it
     #[arg(long = "data", value_name = "[NAME=]FILE", required = true)]
     data: Vec<String>,
+    /// The shape of every record; without it, each record shows its own
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    #[command(flatten)]
+    fields: FieldArgs,
     /// Type of weights and activations: f32, f16, bf16
     #[arg(long, default_value = "f32")]
     dtype: String,
@@ -51,7 +57,7 @@ pub struct Command {
     force: Force,
 }
 
-fn task(argument: &str) -> Result<Task> {
+fn task(argument: &str, reading: &Reading) -> Result<Task> {
     let (name, file) = match argument.split_once('=') {
         Some((name, file)) => (name.to_owned(), file),
         None => {
@@ -67,7 +73,8 @@ fn task(argument: &str) -> Result<Task> {
         task: TaskKind::Perplexity,
         name,
         data: PathBuf::from(file),
-        format: None,
+        format: reading.format,
+        fields: reading.fields.clone(),
     })
 }
 
@@ -87,6 +94,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         .into_owned(),
     };
     check_name("model", &name)?;
+    let reading = Reading {
+        format: command.format,
+        fields: command.fields.fields()?,
+    };
     let temporary = tempfile_dir();
     let kept = command.out.is_some() || command.run.run.is_some();
     let out = match kept {
@@ -102,7 +113,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         tasks: command
             .data
             .iter()
-            .map(|argument| task(argument))
+            .map(|argument| task(argument, &reading))
             .collect::<Result<_>>()?,
         out,
         batch_tokens: command.batch_tokens,

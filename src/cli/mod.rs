@@ -27,6 +27,7 @@ use fuselm::artifact::Existing;
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress;
+use fuselm::text::Fields;
 
 /// Fuses the knowledge of several LLMs into one, offline.
 ///
@@ -96,6 +97,33 @@ impl Force {
             true => Existing::Replace,
             false => Existing::Refuse,
         }
+    }
+}
+
+/// How the fields of records are called.
+#[derive(Args)]
+struct FieldArgs {
+    /// Read the field FIELD of the records as NAME (`prompt=question`)
+    #[arg(long = "field", value_name = "NAME=FIELD")]
+    fields: Vec<String>,
+    /// A field that need not be read
+    #[arg(long = "ignore-field", value_name = "FIELD")]
+    ignore: Vec<String>,
+}
+
+impl FieldArgs {
+    fn fields(&self) -> Result<Fields> {
+        let mut fields = Fields::default();
+        for argument in &self.fields {
+            let (name, field) = argument.split_once('=').ok_or_else(|| {
+                Error::usage(format!("`--field {argument}`: expected NAME=FIELD"))
+            })?;
+            fields.set(name, field)?;
+        }
+        for field in &self.ignore {
+            fields.ignore(field);
+        }
+        Ok(fields)
     }
 }
 

@@ -11,6 +11,8 @@
 //! makes the tokens of every other vocabulary from the transcripts, and [`transcribe`] the
 //! transcripts of other templates.
 
+#[cfg(test)]
+mod case_tests;
 mod options;
 mod rows;
 mod survey;
@@ -21,7 +23,7 @@ mod tokenise;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use options::{CorpusOptions, TemplateMode, TooLong};
+pub use options::{BadRecords, CorpusOptions, TemplateMode, TooLong};
 pub use tokenise::{TokenSummary, tokenise, tokens_changing, transcribe};
 
 use crate::artifact::{
@@ -29,7 +31,7 @@ use crate::artifact::{
 };
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
-use crate::text::{SampleTranscript, Unplaced, transcripts_to_batch};
+use crate::text::{BadReason, SampleTranscript, Tally, Unplaced, transcripts_to_batch};
 use crate::units::Count;
 use crate::vocab::Tokenizer;
 use survey::{Piece, Survey};
@@ -86,6 +88,10 @@ pub struct Summary {
     pub skipped_too_long: u64,
     /// Assistant's turns that are not learnt, by reason.
     pub unplaced: BTreeMap<Unplaced, u64>,
+    /// Records of no use that were left out (`bad_records: skip`), by reason.
+    pub bad_records: BTreeMap<BadReason, u64>,
+    /// Fields that are not read, and roles that are not known.
+    pub noticed: Tally,
     /// Bytes of all transcripts.
     pub bytes: u64,
     /// The pivot's tokens, BOS included, of the parts that were written now.
@@ -106,8 +112,8 @@ pub struct Summary {
 /// # Errors
 /// Before anything is written: invalid options, missing, unreadable or broken files (with line),
 /// a tokenizer that does not fit its model, a chat for a pivot without a template, a piece too
-/// long for some model (`too_long: error`), a sample without an assistant's turn (`strict`), no
-/// sample at all. Then: artifacts of another corpus in the way, a full disk.
+/// long for some model (`too_long: error`), a sample without an assistant's turn or with a field or
+/// role that is not known (`strict`), no sample at all. Then: artifacts of another corpus in the way, a full disk.
 ///
 /// # Memory
 /// One part: the text of `part_samples` samples and its tokens (9 bytes each).
@@ -160,11 +166,12 @@ pub fn run(
         return Err(Error::input(
             first.unwrap_or_default(),
             format!(
-                "no sample in {} records of {} files ({} without an assistant's turn, {} too long)",
+                "no sample in {} records of {} files ({} with no assistant's turn, {} too long, {} of no use)",
                 Count(summary.records),
                 options.inputs.len(),
                 Count(summary.skipped_silent),
-                Count(summary.skipped_too_long)
+                Count(summary.skipped_too_long),
+                Count(summary.bad_records.values().sum())
             ),
         )
         .remedy("check `inputs`, `format` and `max_tokens`"));
@@ -208,6 +215,27 @@ fn samples_provenance(
         "part_samples": options.part_samples,
         "split": options.split,
     });
+    if let Some(fields) = options.fields.changing() {
+        results["fields"] = fields;
+    }
+    if options.bad_records == BadRecords::Skip {
+        results["bad_records"] = serde_json::json!({ "strict": options.strict });
+        if options.template == TemplateMode::Native {
+            // What one of these templates refuses is left out.
+            let mut templates: Vec<_> = others
+                .iter()
+                .map(|model| {
+                    model
+                        .tokenizer
+                        .template()
+                        .map(crate::text::ChatTemplate::digest)
+                })
+                .collect();
+            templates.sort_unstable();
+            templates.dedup();
+            results["bad_records"]["templates"] = templates.into();
+        }
+    }
     if options.too_long == TooLong::Skip {
         // Only then can a model's context change the samples.
         let mut contexts: Vec<(&str, Option<usize>)> = std::iter::once(pivot)
@@ -228,6 +256,16 @@ fn samples_provenance(
 }
 
 fn report(summary: &Summary) {
+    for line in summary.noticed.lines() {
+        warn(format!("corpus: {line}"));
+    }
+    for (reason, count) in &summary.bad_records {
+        warn(format!(
+            "{} of {} records are left out: {reason}",
+            Count(*count),
+            Count(summary.records)
+        ));
+    }
     if summary.skipped_silent > 0 {
         warn(format!(
             "{} of {} records have no assistant's turn and are left out",

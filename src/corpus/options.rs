@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::text::{DEFAULT_DATE, Format};
+use crate::text::{DEFAULT_DATE, Fields, Format, Reading};
 
 /// Whose chat template the transcripts follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -32,6 +32,18 @@ pub enum TooLong {
     Skip,
 }
 
+/// What to do with a record that is of no use: broken, of no known shape, refused by a template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum BadRecords {
+    /// Stop before anything is written.
+    #[default]
+    Error,
+    /// Leave it out, and count it by reason.
+    Skip,
+}
+
 /// Options of the `corpus` stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +54,13 @@ pub struct CorpusOptions {
     /// The shape of every record; without it, each record shows its own.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+    /// Names of fields, where they are not the published ones.
+    #[arg(skip)]
+    pub fields: Fields,
+    /// What happens to a record that is broken, has no known shape, or is refused by a template:
+    /// `error` (default) or `skip`.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().bad_records, hide_default_value = true)]
+    pub bad_records: BadRecords,
     /// Whose chat template is followed: `pivot` (default) or `native`.
     #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template, hide_default_value = true)]
     pub template: TemplateMode,
@@ -60,7 +79,8 @@ pub struct CorpusOptions {
     /// Samples in a part, the unit of resume and of cluster work. Default 4,096.
     #[arg(long, default_value_t = CorpusOptions::default().part_samples, hide_default_value = true)]
     pub part_samples: u64,
-    /// Whether a sample without an assistant's turn is an error; by default it is left out.
+    /// Whether a sample without an assistant's turn is an error, and a field or a role that is
+    /// not known; by default the first is left out, and the others are only said.
     #[arg(long)]
     pub strict: bool,
     /// The name in the column `split`. Default `train`.
@@ -73,6 +93,8 @@ impl Default for CorpusOptions {
         Self {
             inputs: Vec::new(),
             format: None,
+            fields: Fields::default(),
+            bad_records: BadRecords::default(),
             template: TemplateMode::default(),
             date: DEFAULT_DATE.to_owned(),
             max_tokens: 2048,
@@ -106,6 +128,14 @@ impl CorpusOptions {
             ));
         }
         self.date().map(|_| ())
+    }
+
+    /// How records are read.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            format: self.format,
+            fields: self.fields.clone(),
+        }
     }
 
     /// The date that templates see.

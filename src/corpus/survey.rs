@@ -8,14 +8,20 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::options::{CorpusOptions, TemplateMode, TooLong};
+use super::options::{BadRecords, CorpusOptions, TemplateMode, TooLong};
 use super::{Model, Summary};
 use crate::error::{Error, Result};
-use crate::progress::check_interrupt;
-use crate::text::{self, Chat, ChatTemplate, Record, Transcribed, Transcript, Unplaced};
+use crate::progress::{check_interrupt, warn};
+use crate::text::{
+    self, Bad, BadReason, Chat, ChatTemplate, Format, Notes, Owner, RawRecord, Reading, Record,
+    Transcribed, Transcript, Unplaced,
+};
 
 /// Records that are worked on at a time.
 const CHUNK: usize = 512;
+
+/// Bad records that are named, where they are left out.
+const MOST_NAMED: u64 = 10;
 
 /// A sample, but for its id.
 pub(super) struct Piece {
@@ -31,16 +37,42 @@ pub(super) struct Survey<'a> {
     pub(super) options: &'a CorpusOptions,
     pub(super) pivot: &'a Model<'a>,
     pub(super) others: &'a [Model<'a>],
+    reading: Reading,
     templates: Vec<Option<ChatTemplate>>,
 }
 
 /// What became of one record.
 struct Outcome {
+    format: Format,
+    notes: Notes,
     pieces: Vec<Piece>,
     split: bool,
     silent: u64,
     too_long: u64,
     unplaced: Vec<Unplaced>,
+}
+
+/// Why a record has no outcome.
+enum Stop {
+    /// It is of no use, but those after it may be.
+    Bad(Bad),
+    /// Nothing can go on.
+    All(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::All(error)
+    }
+}
+
+impl Stop {
+    fn bad(reason: BadReason, error: Error) -> Self {
+        match error {
+            Error::Input { .. } => Self::Bad(Bad { reason, error }),
+            other => Self::All(other),
+        }
+    }
 }
 
 impl<'a> Survey<'a> {
@@ -64,56 +96,112 @@ impl<'a> Survey<'a> {
             options,
             pivot,
             others,
+            reading: options.reading(),
             templates,
         })
     }
 
     /// Walks over all inputs and hands every piece to `take`, in order. The summary counts
-    /// what there was. `thorough` checks each piece against every model's context; otherwise
-    /// that is done only where the option drops such pieces.
+    /// what there was. The `first` walk checks each piece against every model's context (otherwise
+    /// that is done only where it decides what is left out), and says what is wrong.
     pub(super) fn walk(
         &self,
-        thorough: bool,
+        first: bool,
         mut take: impl FnMut(Piece) -> Result<()>,
     ) -> Result<Summary> {
         let mut summary = Summary::default();
         for path in &self.options.inputs {
-            let mut records = text::read(path, self.options.format)?;
+            let mut records = text::read_as(path, &self.reading)?;
+            let columns = records.unread_columns();
+            let columns: Vec<_> = columns
+                .map(|(name, rows)| (name.to_owned(), rows))
+                .collect();
+            let mut format = self.reading.format;
             loop {
-                let chunk = records
-                    .by_ref()
-                    .take(CHUNK)
-                    .collect::<Result<Vec<Record>>>()?;
+                let chunk = records.chunk(CHUNK)?;
                 if chunk.is_empty() {
                     break;
                 }
                 check_interrupt()?;
-                let outcomes: Vec<Result<Outcome>> = chunk
+                let outcomes: Vec<Result<Outcome, Stop>> = chunk
                     .into_par_iter()
-                    .map(|record| self.pieces(path, record, thorough))
+                    .map(|record| self.outcome(path, record, first))
                     .collect();
                 for outcome in outcomes {
-                    let outcome = outcome?;
                     summary.records += 1;
-                    summary.split += u64::from(outcome.split);
-                    summary.skipped_silent += outcome.silent;
-                    summary.skipped_too_long += outcome.too_long;
-                    for reason in outcome.unplaced {
-                        *summary.unplaced.entry(reason).or_default() += 1;
-                    }
-                    summary.samples += outcome.pieces.len() as u64;
-                    for piece in outcome.pieces {
-                        summary.bytes += piece.transcript.text.len() as u64;
-                        take(piece)?;
+                    match outcome {
+                        Ok(outcome) => {
+                            format.get_or_insert(outcome.format);
+                            summary.add(outcome, &mut take)?;
+                        }
+                        Err(Stop::All(error)) => return Err(error),
+                        Err(Stop::Bad(bad)) => self.leave_out(bad, first, &mut summary)?,
                     }
                 }
+            }
+            if let Some(format) = format {
+                self.count_columns(path, columns, format, &mut summary)?;
             }
         }
         Ok(summary)
     }
 
-    fn pieces(&self, path: &Path, record: Record, thorough: bool) -> Result<Outcome> {
+    /// Counts a bad record, or fails with it.
+    fn leave_out(&self, bad: Bad, first: bool, summary: &mut Summary) -> Result<()> {
+        if self.options.bad_records == BadRecords::Error {
+            return Err(bad.error);
+        }
+        let named: u64 = summary.bad_records.values().sum();
+        if first && named < MOST_NAMED {
+            warn(format!("left out: {}", bad.error));
+        }
+        *summary.bad_records.entry(bad.reason).or_default() += 1;
+        Ok(())
+    }
+
+    /// Counts the columns of a Parquet file that are not even decoded.
+    fn count_columns(
+        &self,
+        path: &Path,
+        columns: Vec<(String, u64)>,
+        format: Format,
+        summary: &mut Summary,
+    ) -> Result<()> {
+        for (name, rows) in columns {
+            if self.options.strict && self.options.bad_records == BadRecords::Error {
+                let problem = format!(
+                    "has the column `{name}`, which shape \"{}\" does not read",
+                    format.name()
+                );
+                return Err(Error::file(path, problem)
+                    .remedy("name it in `corpus.fields` (there, `ignore` lists what need not be read), or leave out `strict`"));
+            }
+            summary.noticed.count(Owner::Record, name, format, rows);
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, path: &Path, record: RawRecord, first: bool) -> Result<Outcome, Stop> {
+        let mut record = record.read(&self.reading).map_err(Stop::Bad)?;
+        let strict = |problem: String, remedy: &str| {
+            let error = Error::input(&record.place, problem).remedy(remedy);
+            Stop::bad(BadReason::Strict, error)
+        };
+        if self.options.strict
+            && let Some((problem, remedy)) = record.notes.complaint(record.format)
+        {
+            return Err(strict(problem, remedy));
+        }
+        let notes = std::mem::take(&mut record.notes);
+        let mut outcome = self.pieces(path, record, first)?;
+        outcome.notes = notes;
+        Ok(outcome)
+    }
+
+    fn pieces(&self, path: &Path, record: Record, first: bool) -> Result<Outcome, Stop> {
         let mut outcome = Outcome {
+            format: record.format,
+            notes: Notes::default(),
             pieces: Vec::new(),
             split: false,
             silent: 0,
@@ -124,7 +212,9 @@ impl<'a> Survey<'a> {
             transcript: whole,
             begins,
             unplaced,
-        } = self.transcript(0, self.pivot, &record.chat, &record.place)?;
+        } = self
+            .transcript(0, self.pivot, &record.chat, &record.place)
+            .map_err(|error| Stop::bad(BadReason::Template, error))?;
         outcome.unplaced = unplaced;
         if !whole.is_supervised() {
             if self.options.strict {
@@ -133,8 +223,9 @@ impl<'a> Survey<'a> {
                     Some(reason) => format!("no assistant's turn that can be learnt: {reason}"),
                     None => "no assistant's turn".to_owned(),
                 };
-                return Err(Error::input(&record.place, what)
-                    .remedy("remove it, or leave out `strict` to skip such samples"));
+                let error = Error::input(&record.place, what)
+                    .remedy("remove it, or leave out `strict` to skip such samples");
+                return Err(Stop::bad(BadReason::Strict, error));
             }
             outcome.silent = 1;
             return Ok(outcome);
@@ -147,14 +238,12 @@ impl<'a> Survey<'a> {
             .tokenizer
             .split_transcript(&whole, most, whole_turns)?;
         let Some(pieces) = pieces else {
-            return self.refuse(
-                outcome,
-                Error::input(
-                    &record.place,
-                    format!("a turn of more than {most} tokens, and `template: native` splits only between turns"),
-                )
-                .remedy("raise `max_tokens`, use `template: pivot`, or `too_long: skip`"),
-            );
+            let error = Error::input(
+                &record.place,
+                format!("a turn of more than {most} tokens, and `template: native` splits only between turns"),
+            )
+            .remedy("raise `max_tokens`, use `template: pivot`, or `too_long: skip`");
+            return Ok(self.refuse(outcome, error)?);
         };
         outcome.split = pieces.len() > 1;
         let source_file = path.display().to_string();
@@ -171,7 +260,9 @@ impl<'a> Survey<'a> {
                 true if native => part_of(&record.chat, &begins, bytes),
                 true => Chat::new(transcript.messages()),
             };
-            let check = thorough || self.options.too_long == TooLong::Skip;
+            // What another template refuses is left out in both walks.
+            let skips = native && self.options.bad_records == BadRecords::Skip;
+            let check = first || skips || self.options.too_long == TooLong::Skip;
             if check && let Some(error) = self.misfit(&record, index, &chat, &transcript)? {
                 outcome = self.refuse(outcome, error)?;
                 continue;
@@ -204,7 +295,7 @@ impl<'a> Survey<'a> {
         piece: u32,
         chat: &Chat,
         transcript: &Transcript,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<Error>, Stop> {
         for (index, model) in std::iter::once(self.pivot).chain(self.others).enumerate() {
             let Some(context) = model.context else {
                 continue;
@@ -212,7 +303,9 @@ impl<'a> Survey<'a> {
             let own;
             let (transcript, pivot) = if self.options.template == TemplateMode::Native && index > 0
             {
-                own = self.transcript(index, model, chat, &record.place)?;
+                own = self
+                    .transcript(index, model, chat, &record.place)
+                    .map_err(|error| Stop::bad(BadReason::Template, error))?;
                 (&own.transcript, None)
             } else {
                 (transcript, (index > 0).then_some(self.pivot.tokenizer))
@@ -264,6 +357,25 @@ impl<'a> Survey<'a> {
             },
             other => other,
         })
+    }
+}
+
+impl Summary {
+    /// Adds what became of a record, and hands its pieces to `take`.
+    fn add(&mut self, outcome: Outcome, take: &mut dyn FnMut(Piece) -> Result<()>) -> Result<()> {
+        self.split += u64::from(outcome.split);
+        self.skipped_silent += outcome.silent;
+        self.skipped_too_long += outcome.too_long;
+        for reason in outcome.unplaced {
+            *self.unplaced.entry(reason).or_default() += 1;
+        }
+        self.noticed.add(outcome.format, outcome.notes);
+        self.samples += outcome.pieces.len() as u64;
+        for piece in outcome.pieces {
+            self.bytes += piece.transcript.text.len() as u64;
+            take(piece)?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::text::read_transcripts;
 use crate::vocab::Role;
 
 /// Material outside the repository; tests that need it say so and pass where it is absent.
-fn shared(path: &str) -> Option<PathBuf> {
+pub(super) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("FUSELM_TEST_SHARED").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
         PathBuf::from,
@@ -173,7 +173,7 @@ fn what_is_wrong_is_found_before_anything_is_written() {
     case = Case::new(TWO);
     case.options.strict = true;
     let error = case.run(&[]).unwrap_err().to_string();
-    assert!(error.contains("line 3: no assistant turn"), "{error}");
+    assert!(error.contains("line 3: no assistant's turn"), "{error}");
     assert!(case.nothing_written());
 
     case = Case::new("\n");
@@ -350,4 +350,67 @@ fn stories_for_three_models() {
             assert!(tokens.ids.len() <= 256);
         }
     }
+}
+
+#[test]
+fn bad_records_are_left_out_and_counted() {
+    let lines = [
+        r#"{"prompt": "Hi", "response": "Yes", "id": 1}"#,
+        r#"{"prompt": "#,
+        r#"{"question": "x"}"#,
+        r#"{"messages": [{"role": "assistant", "content": 3}]}"#,
+        r#"{"messages": [{"role": "system", "content": "no"}, {"role": "assistant", "content": "x"}]}"#,
+        r#"{"messages": [{"role": "pope", "content": "x"}, {"role": "assistant", "content": "x"}]}"#,
+    ];
+    let mut case = Case::new(&lines.join("\n"));
+    case.pivot = letters(case.dir.path(), PLAIN);
+    let error = case.run(&[]).unwrap_err().to_string();
+    assert!(error.contains("chat.jsonl line 2"), "{error}");
+    assert!(case.nothing_written());
+    case.options.bad_records = BadRecords::Skip;
+    let summary = case.run(&[]).unwrap();
+    let all = [
+        BadReason::Json,
+        BadReason::Shape,
+        BadReason::Field,
+        BadReason::Template,
+    ];
+    assert_eq!(summary.bad_records, all.map(|reason| (reason, 1)).into());
+    assert_eq!((summary.records, summary.samples), (6, 2));
+    let noticed = serde_json::to_value(&summary.noticed).unwrap();
+    assert_eq!(
+        noticed,
+        serde_json::json!({
+            "unread": [{"field": "id", "owner": "record", "format": "prompt", "count": 1}],
+            "roles": {"pope": 1},
+        })
+    );
+    assert!(
+        serde_json::to_string(&summary)
+            .unwrap()
+            .contains(r#""bad_records":{"json":1"#)
+    );
+
+    // What `strict` forbids is bad too; and a corpus with nothing else is none.
+    let mut case = Case::new(lines[0]);
+    case.options.strict = true;
+    let error = case.run(&[]).unwrap_err().to_string();
+    assert!(
+        error.contains("line 1: a field \"id\", which shape \"prompt\" does not read; name it in `corpus.fields`"),
+        "{error}"
+    );
+    case.options.bad_records = BadRecords::Skip;
+    let error = case.run(&[]).unwrap_err().to_string();
+    assert!(
+        error.contains("no sample in 1 records") && error.contains("1 of no use"),
+        "{error}"
+    );
+    case.options.fields.ignore("id");
+    assert_eq!(case.run(&[]).unwrap().samples, 1);
+    // A file that cannot be read on stops all the same.
+    std::fs::remove_dir_all(case.dir.path().join("run")).unwrap();
+    let packed = zstd::encode_all(TWO.as_bytes(), 1).unwrap();
+    std::fs::write(&case.options.inputs[0], &packed[..packed.len() - 2]).unwrap();
+    let error = case.run(&[]).unwrap_err().to_string();
+    assert!(error.contains("is cut short"), "{error}");
 }

@@ -24,7 +24,7 @@ use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
 use crate::progress::{self, Bar};
-use crate::text::{self, ChatTemplate, Format};
+use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
 use crate::vocab::Tokenizer;
 
@@ -46,11 +46,24 @@ pub struct Task {
     pub task: TaskKind,
     /// Name of the task on the scoreboard.
     pub name: String,
-    /// Text or chat file: JSONL (.gz, .zst), JSON or Parquet.
+    /// Text or chat file: JSON lines, JSON or Parquet, plain or compressed with gzip or zstd.
     pub data: PathBuf,
     /// Shape of its records; told from the file if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// Names of fields, where they are not the published ones.
+    #[serde(default, skip_serializing_if = "Fields::is_empty")]
+    pub fields: Fields,
+}
+
+impl Task {
+    /// How its records are read.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            format: self.format,
+            fields: self.fields.clone(),
+        }
+    }
 }
 
 /// The model that is evaluated, and on what.
@@ -129,15 +142,21 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
     check_tokens(&inputs.model, tokenizer.vocabulary())?;
     let mut template = ChatTemplate::load(&inputs.tokenizer)?;
+    let mut options = serde_json::json!({
+        "figures": changing(inputs.dtype),
+        "date": inputs.date.map(|date| date.to_string()),
+        "template": template.as_ref().map(ChatTemplate::digest),
+        "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
+    });
+    let fields = inputs.tasks.iter().map(|task| task.fields.changing());
+    let fields: Vec<_> = fields.collect();
+    if fields.iter().any(Option::is_some) {
+        options["fields"] = serde_json::json!(fields);
+    }
     let mut provenance = Provenance::new(Kind::EvalItems)
         .model(digest::model(&inputs.model)?)
         .vocabulary(&tokenizer.vocabulary().digest)
-        .options(serde_json::json!({
-            "figures": changing(inputs.dtype),
-            "date": inputs.date.map(|date| date.to_string()),
-            "template": template.as_ref().map(ChatTemplate::digest),
-            "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
-        }));
+        .options(options);
     for task in &inputs.tasks {
         provenance = provenance.input(format!("task {}", task.name), digest::file(&task.data)?);
     }
@@ -214,9 +233,14 @@ fn read_task(
 ) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     let (mut silent, mut unplaced) = (0, 0);
-    for record in text::read(&task.data, task.format)? {
-        let record = record?;
+    let mut noticed = Tally::default();
+    let mut records = text::read_as(&task.data, &task.reading())?;
+    let mut format = None;
+    for record in records.by_ref() {
+        let mut record = record?;
         progress::check_interrupt()?;
+        format.get_or_insert(record.format);
+        noticed.add(record.format, std::mem::take(&mut record.notes));
         let transcribed = text::transcript(&record.chat, template)
             .map_err(|error| Error::input(&record.place, error.to_string()))?;
         unplaced += transcribed.unplaced.len() as u64;
@@ -242,6 +266,14 @@ fn read_task(
             nll: 0.0,
             content_tokens: 0,
         });
+    }
+    for (name, rows) in records.unread_columns() {
+        if let Some(format) = format {
+            noticed.count(Owner::Record, name.to_owned(), format, rows);
+        }
+    }
+    for line in noticed.lines() {
+        progress::warn(format!("task `{}`: {line}", task.name));
     }
     if unplaced > 0 {
         progress::warn(format!(

@@ -152,7 +152,7 @@ fn check_tasks(run: &Run) -> Result<()> {
     let mut models = run.models.iter();
     let plain = models.find(|model| model.tokenizer.template().is_none());
     for task in &run.recipe.eval {
-        for record in text::read(&task.data, task.format)? {
+        for record in text::read_as(&task.data, &task.reading())? {
             let record = record?;
             if let (Some(model), false) = (plain, record.is_text()) {
                 let problem = format!("a chat, but `{}` has no chat template", model.name());

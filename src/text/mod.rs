@@ -6,8 +6,21 @@
 //! are known by their bytes.
 
 mod chat;
+mod columns;
+mod fields;
+#[cfg(test)]
+mod file_tests;
 mod formats;
 mod json;
+mod kinds;
+mod lenient;
+#[cfg(test)]
+mod message_tests;
+mod messages;
+mod notes;
+mod record;
+#[cfg(test)]
+mod record_tests;
 mod rows;
 mod shapes;
 mod special;
@@ -21,8 +34,10 @@ mod turns_tests;
 mod values;
 
 pub use chat::{Chat, Message};
-pub use formats::{Format, Record, Records, read};
+pub use fields::Fields;
+pub use formats::{Bad, BadReason, Format, RawRecord, Reading, Record, Records, read, read_as};
 pub use json::read_json;
+pub use notes::{Notes, Owner, Tally, Unread};
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub(crate) use special::TokenFacts;
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};

@@ -2,210 +2,225 @@
 
 use serde_json::{Map, Value};
 
-use super::chat::{Chat, Message};
-use super::formats::{Format, Record};
+use super::fields::Fields;
+use super::formats::{Format, Reading};
+use super::messages;
 use crate::error::{Error, Result};
 
-impl Format {
-    const ALL: [Self; 5] = [
-        Self::Messages,
-        Self::Conversations,
-        Self::Prompt,
-        Self::Instruction,
-        Self::Text,
-    ];
+/// A published shape of records, by the names of its fields.
+struct Shape {
+    format: Format,
+    /// Groups of fields; a record of this shape has one of each.
+    needs: &'static [&'static [&'static str]],
+    /// What else of a record it reads.
+    also: &'static [&'static str],
+}
 
-    /// The fields that a record of this shape has: in each group, at least one.
-    fn fields(self) -> &'static [&'static [&'static str]] {
-        match self {
-            Self::Messages => &[&["messages"]],
-            Self::Conversations => &[&["conversations", "conversation"]],
-            Self::Prompt => &[&["prompt"], &["response", "completion"]],
-            Self::Instruction => &[&["instruction"], &["output", "response"]],
-            Self::Text => &[&["text"]],
-        }
+/// What every chat may have beside its messages. `label` and `kto_tag` are TRL's and
+/// LLaMA-Factory's: whether the answer is a good one.
+const ALSO: [&str; 7] = [
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "label",
+    "kto_tag",
+];
+
+/// The shapes, in the order in which they are tried.
+const SHAPES: [Shape; 7] = [
+    // OpenAI, TRL, axolotl, SmolTalk, Tulu 3; UltraChat repeats the first question as `prompt`.
+    Shape {
+        format: Format::Messages,
+        needs: &[&["messages"]],
+        also: &["prompt", "chosen", "rejected"],
+    },
+    // ShareGPT, OpenHermes, LLaMA-Factory.
+    Shape {
+        format: Format::Conversations,
+        needs: &[&["conversations", "conversation"]],
+        also: &["prompt", "chosen", "rejected"],
+    },
+    // TRL's prompt and completion, either a text or a list of messages; ms-swift's `query`.
+    Shape {
+        format: Format::Prompt,
+        needs: &[&["prompt", "query"], &["response", "completion"]],
+        also: &["input", "context", "history"],
+    },
+    // Alpaca (`input`, `output`, LLaMA-Factory's `history`), Dolly (`context`, `response`).
+    Shape {
+        format: Format::Instruction,
+        needs: &[&["instruction"], &["output", "response"]],
+        also: &["input", "context", "history"],
+    },
+    // TRL's and LLaMA-Factory's preferences.
+    Shape {
+        format: Format::Preference,
+        needs: &[&["chosen"]],
+        also: &[
+            "rejected",
+            "prompt",
+            "instruction",
+            "question",
+            "input",
+            "history",
+        ],
+    },
+    // UltraChat before it had messages.
+    Shape {
+        format: Format::Turns,
+        needs: &[&["data"]],
+        also: &[],
+    },
+    Shape {
+        format: Format::Text,
+        needs: &[&["text"]],
+        also: &[],
+    },
+];
+
+/// What rows of OpenAssistant's trees have: each is one message of many.
+const TREE: [&str; 3] = ["message_tree_id", "parent_id", "message_id"];
+
+impl Shape {
+    fn describe(&self) -> String {
+        let groups = self.needs.iter().map(|names| format!("`{}`", names[0]));
+        groups.collect::<Vec<_>>().join(" and ")
     }
 
-    fn describe(self) -> String {
-        let groups = self.fields().iter().map(|names| format!("`{}`", names[0]));
-        groups.collect::<Vec<_>>().join(" and ")
+    /// Whether a record has what this shape needs; if so, whether all of it says something.
+    fn fits(&self, fields: &Map<String, Value>, other: &Fields) -> Option<bool> {
+        let mut full = true;
+        for names in self.needs {
+            let values = names.iter().filter_map(|name| get(fields, other, name));
+            let values = values.filter(|(name, value)| is_possible(name, value));
+            let empty = values.map(|(_, value)| is_empty(value)).min()?;
+            full &= !empty;
+        }
+        Some(full)
+    }
+
+    /// Whether a field that it needs is given another name.
+    fn is_named(&self, other: &Fields) -> bool {
+        let mut needs = self.needs.iter().flat_map(|names| names.iter());
+        needs.any(|name| other.other(name).is_some())
     }
 }
 
-/// The record in a JSON object; its shape is `format`, or the first that its fields show.
-pub(super) fn record(
+/// Whether a field of records is read in some shape.
+pub(super) fn reads(name: &str) -> bool {
+    let read = |shape: &Shape| {
+        shape.also.contains(&name) || shape.needs.iter().any(|names| names.contains(&name))
+    };
+    SHAPES.iter().any(read) || ALSO.contains(&name) || TREE.contains(&name) || name == "role"
+}
+
+/// The ignored fields that would be read: what ignoring them changes.
+pub(super) fn ignored<'a>(ignored: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    ignored
+        .filter(|name| reads(name) || messages::reads(name))
+        .collect()
+}
+
+/// A field that is not null, by its published name or the one that it is given.
+pub(super) fn get<'a>(
+    fields: &'a Map<String, Value>,
+    other: &'a Fields,
+    name: &'a str,
+) -> Option<(&'a str, &'a Value)> {
+    let present = |name: &'a str| match fields.get(name) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some((name, value)),
+    };
+    other
+        .other(name)
+        .and_then(present)
+        .or_else(|| present(name))
+}
+
+/// Names that are also common for other things are told by what they hold.
+fn is_possible(name: &str, value: &Value) -> bool {
+    match name {
+        "data" => value
+            .as_array()
+            .is_some_and(|items| items.iter().all(Value::is_string)),
+        "chosen" => matches!(value, Value::String(_) | Value::Array(_) | Value::Object(_)),
+        _ => true,
+    }
+}
+
+/// Whether a value says nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The shape of a record, and its fields.
+pub(super) fn shape(
     place: &str,
     value: Value,
-    format: Option<Format>,
-    row: u64,
-) -> Result<Record> {
+    reading: &Reading,
+) -> Result<(Format, Map<String, Value>)> {
     let Value::Object(mut fields) = value else {
         return Err(Error::input(
             place,
             format!("expected an object, found {}", kind(&value)),
         ));
     };
-    let has = |fields: &Map<String, Value>, format: Format| {
-        format.fields().iter().all(|names| {
-            names
-                .iter()
-                .any(|name| fields.get(*name).is_some_and(|v| !v.is_null()))
-        })
-    };
-    let format = match format {
-        Some(format) if has(&fields, format) => format,
-        Some(format) => {
-            return Err(Error::input(
+    let other = &reading.fields;
+    fields.retain(|name, _| !other.ignores(name));
+    if let Some(format) = reading.format {
+        let mut shapes = SHAPES.iter().filter(|shape| shape.format == format);
+        return match shapes.next() {
+            Some(shape) if shape.fits(&fields, other).is_none() => Err(Error::input(
                 place,
-                format!("expected {}, found {}", format.describe(), names(&fields)),
-            ));
-        }
-        None => Format::ALL
-            .into_iter()
-            .find(|format| has(&fields, *format))
-            .ok_or_else(|| {
-                let known: Vec<_> = Format::ALL.iter().map(|f| f.describe()).collect();
-                Error::input(
-                    place,
-                    format!("no known shape of a record, found {}", names(&fields)),
-                )
-                .remedy(format!("expected one of: {}", known.join("; ")))
-            })?,
-    };
-    let mut take = |names: &[&str]| {
-        let name = names
-            .iter()
-            .find(|name| fields.get(**name).is_some_and(|value| !value.is_null()));
-        name.and_then(|name| Some(((*name).to_owned(), fields.remove(*name)?)))
-    };
-    let mut text = |names: &[&str]| match take(names) {
-        Some((name, value)) => content(place, &name, value).map(Some),
-        None => Ok(None),
-    };
-    let message = |role: &str, content: String| Message::new(role, content);
-    let messages = match format {
-        Format::Text => vec![message("text", text(&["text"])?.unwrap_or_default())],
-        Format::Messages => return chat(place, take(&["messages"]), row),
-        Format::Conversations => {
-            return chat(place, take(&["conversations", "conversation"]), row);
-        }
-        Format::Prompt | Format::Instruction => {
-            let mut messages = Vec::new();
-            if let Some(system) = text(&["system"])?.filter(|text| !text.is_empty()) {
-                messages.push(message("system", system));
-            }
-            let mut question = text(&["instruction", "prompt"])?.unwrap_or_default();
-            if format == Format::Instruction
-                && let Some(input) = text(&["input"])?.filter(|text| !text.is_empty())
-            {
-                question = format!("{question}\n\n{input}");
-            }
-            messages.push(message("user", question));
-            let answer = text(&["output", "response", "completion"])?.unwrap_or_default();
-            messages.push(message("assistant", answer));
-            messages
-        }
-    };
-    Ok(Record {
-        source_row: row,
-        place: place.to_owned(),
-        chat: Chat::new(messages),
-    })
-}
-
-/// A record that is a list of messages.
-fn chat(place: &str, list: Option<(String, Value)>, row: u64) -> Result<Record> {
-    let Some((name, Value::Array(items))) = list else {
-        return Err(Error::input(place, "expected a list of messages"));
-    };
-    if items.is_empty() {
-        return Err(Error::input(place, format!("`{name}` has no message")));
+                format!("expected {}, found {}", shape.describe(), names(&fields)),
+            )),
+            _ => Ok((format, fields)),
+        };
     }
-    let messages = items.into_iter().enumerate().map(|(i, item)| {
-        let field = format!("{name}[{i}]");
-        let Value::Object(mut item) = item else {
-            return Err(Error::input(
-                place,
-                format!("`{field}`: expected an object, found {}", kind(&item)),
-            ));
-        };
-        let from = item.remove("role").or_else(|| item.remove("from"));
-        let Some(Value::String(from)) = from else {
-            return Err(Error::input(
-                place,
-                format!(
-                    "`{field}` has no `role` (or `from`), found {}",
-                    names(&item)
-                ),
-            ));
-        };
-        let role = role(&from).ok_or_else(|| {
-            Error::input(place, format!("`{field}`: `{from}` is no known role"))
-                .remedy("expected `system`, `user`, `assistant` or `tool`")
-        })?;
-        let said = item.remove("content").or_else(|| item.remove("value"));
-        let content = match said {
-            // An assistant that only calls a tool says nothing.
-            None | Some(Value::Null) if item.contains_key("tool_calls") => String::new(),
-            None | Some(Value::Null) => {
-                return Err(Error::input(
-                    place,
-                    format!(
-                        "`{field}` has no `content` (or `value`), found {}",
-                        names(&item)
-                    ),
-                ));
-            }
-            Some(said) => content(place, &field, said)?,
-        };
-        Ok(Message::new(role, content))
-    });
-    Ok(Record {
-        source_row: row,
-        place: place.to_owned(),
-        chat: Chat::new(messages.collect::<Result<Vec<_>>>()?),
-    })
-}
-
-fn role(name: &str) -> Option<&'static str> {
-    Some(match name.to_ascii_lowercase().as_str() {
-        "system" | "developer" => "system",
-        "user" | "human" | "prompter" => "user",
-        "assistant" | "gpt" | "model" | "bot" | "chatgpt" | "function_call" => "assistant",
-        "tool" | "function" | "observation" | "ipython" | "function_response" => "tool",
-        _ => return None,
-    })
-}
-
-/// A text, or a list of parts of which each is or has a text.
-fn content(place: &str, field: &str, value: Value) -> Result<String> {
-    match value {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => parts
-            .into_iter()
-            .map(|part| match part {
-                Value::String(text) => Ok(text),
-                Value::Object(mut part) => match part.remove("text") {
-                    Some(Value::String(text)) => Ok(text),
-                    _ => Err(Error::input(
-                        place,
-                        format!(
-                            "`{field}`: only parts with `text` can be read, found {}",
-                            names(&part)
-                        ),
-                    )),
-                },
-                other => content(place, field, other),
-            })
-            .collect(),
-        other => Err(Error::input(
+    let fitting: Vec<(bool, &Shape)> = SHAPES
+        .iter()
+        .filter_map(|shape| Some((shape.fits(&fields, other)?, shape)))
+        .collect();
+    // One whose fields are given names, one that says something, the first.
+    let best = fitting
+        .iter()
+        .min_by_key(|(full, shape)| (!shape.is_named(other), !full));
+    let format = best.map(|(_, shape)| shape.format);
+    let in_tree = TREE.iter().any(|name| fields.contains_key(*name));
+    if in_tree
+        && (format.is_none() || (format == Some(Format::Text) && fields.contains_key("role")))
+    {
+        return Err(Error::input(
             place,
-            format!("`{field}`: expected a text, found {}", kind(&other)),
-        )),
+            format!("a message of a tree (OpenAssistant), no chat: found {}", names(&fields)),
+        )
+        .remedy("follow each tree from its root to an answer that is good, and write each way as `messages`"));
+    }
+    match format {
+        Some(format) => Ok((format, fields)),
+        None => {
+            let known: Vec<_> = SHAPES.iter().map(Shape::describe).collect();
+            Err(Error::input(
+                place,
+                format!("no known shape of a record, found {}", names(&fields)),
+            )
+            .remedy(format!(
+                "expected one of: {}; or name its fields, such as `corpus.fields: {{ prompt: question, response: answer }}`",
+                known.join("; ")
+            )))
+        }
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",
@@ -216,7 +231,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn names(fields: &Map<String, Value>) -> String {
+pub(super) fn names(fields: &Map<String, Value>) -> String {
     match fields.len() {
         0 => "no fields".to_owned(),
         _ => fields

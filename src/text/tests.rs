@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -6,7 +5,7 @@ use serde_json::Value;
 use super::*;
 
 /// Material outside the repository; tests that need it say so and pass where it is absent.
-fn shared(path: &str) -> Option<PathBuf> {
+pub(super) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("FUSELM_TEST_SHARED").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
         PathBuf::from,
@@ -24,18 +23,6 @@ fn message(role: &str, content: &str) -> Message {
 
 fn chat(messages: impl Into<Vec<Message>>) -> Chat {
     Chat::new(messages)
-}
-
-fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(name);
-    std::fs::write(&path, content).unwrap();
-    (dir, path)
-}
-
-fn records(name: &str, content: &[u8]) -> Result<Vec<Record>, crate::error::Error> {
-    let (_dir, path) = file(name, content);
-    read(&path, None)?.collect()
 }
 
 #[test]
@@ -214,157 +201,4 @@ fn long_chats_split_before_a_user_turn() {
     let borders = transcript.turn_borders();
     assert_eq!(borders.len(), 1);
     assert!(transcript.text[borders[0]..].starts_with("<|im_start|>user\nc"));
-}
-
-#[test]
-fn every_shape_is_read() {
-    let chat = [message("user", "q"), message("assistant", "a")];
-    for (name, text) in [
-        (
-            "a.jsonl",
-            r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]}"#,
-        ),
-        (
-            "b.json",
-            r#"[{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]"#,
-        ),
-        ("c.jsonl", "\n{\"prompt\": \"q\", \"response\": \"a\"}\n\n"),
-        ("d.json", r#"{"prompt": "q", "completion": "a"}"#),
-        (
-            "e.jsonl",
-            r#"{"instruction": "q", "input": "", "output": "a"}"#,
-        ),
-    ] {
-        let records = records(name, text.as_bytes()).unwrap();
-        assert_eq!(records.len(), 1, "{name}");
-        assert_eq!(records[0].chat.messages, chat, "{name}");
-        assert_eq!(records[0].source_row, 0);
-    }
-    let alpaca = br#"{"instruction": "q", "input": "i", "output": "a", "system": "s"}"#;
-    let messages = &records("f.jsonl", alpaca).unwrap()[0].chat.messages;
-    assert_eq!(messages[0], message("system", "s"));
-    assert_eq!(messages[1], message("user", "q\n\ni"));
-    assert!(records("g.jsonl", b"{\"text\": \"t\"}").unwrap()[0].is_text());
-    assert!(records("h.jsonl", b"").unwrap().is_empty());
-}
-
-#[test]
-fn compressed_and_parquet_files_are_read() {
-    let line = b"{\"text\": \"caf\xC3\xA9\"}\n{\"text\": \"b\"}";
-    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gz.write_all(line).unwrap();
-    assert_eq!(
-        records("a.jsonl.gz", &gz.finish().unwrap()).unwrap().len(),
-        2
-    );
-    let zst = zstd::encode_all(&line[..], 1).unwrap();
-    assert_eq!(
-        records("a.jsonl.zst", &zst).unwrap()[0].chat.messages[0].content(),
-        "café"
-    );
-
-    let texts: arrow::array::ArrayRef =
-        std::sync::Arc::new(arrow::array::StringArray::from(vec![Some("x\ny"), None]));
-    let batch = arrow::array::RecordBatch::try_from_iter([("text", texts)]).unwrap();
-    let mut parquet = Vec::new();
-    let mut writer =
-        parquet::arrow::ArrowWriter::try_new(&mut parquet, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
-    let (_dir, path) = file("a.parquet", &parquet);
-    let mut rows = read(&path, None).unwrap();
-    assert_eq!(
-        rows.next().unwrap().unwrap().chat.messages[0].content(),
-        "x\ny"
-    );
-    let error = rows.next().unwrap().unwrap_err().to_string();
-    assert!(
-        error.contains("row 1") && error.contains("no known shape"),
-        "{error}"
-    );
-    assert!(rows.next().is_none());
-}
-
-#[test]
-fn broken_files_are_named_with_their_place() {
-    for (name, text, expected) in [
-        (
-            "a.jsonl",
-            "{\"text\": \"x\"}\n\n{\"text\": ",
-            "a.jsonl line 3: no valid JSON",
-        ),
-        (
-            "b.jsonl",
-            "3",
-            "b.jsonl line 1: expected an object, found a number",
-        ),
-        (
-            "c.json",
-            "[{\"text\": \"x\"}, 3]",
-            "c.json record 2: expected an object",
-        ),
-        (
-            "d.json",
-            "[{\"text\": \"x\"",
-            "d.json: expected a JSON array",
-        ),
-        (
-            "e.jsonl",
-            "{\"txt\": 1}",
-            "no known shape of a record, found `txt`",
-        ),
-        (
-            "f.jsonl",
-            "{\"messages\": [{\"role\": \"pope\", \"content\": \"\"}]}",
-            "`messages[0]`: `pope` is no known role",
-        ),
-        (
-            "g.jsonl",
-            "{\"messages\": [{\"role\": \"user\"}]}",
-            "`messages[0]` has no `content`",
-        ),
-        ("h.jsonl", "{\"messages\": []}", "`messages` has no message"),
-        (
-            "i.jsonl",
-            "{\"text\": 3}",
-            "`text`: expected a text, found a number",
-        ),
-        ("j.jsonl.gz", "not gz", "j.jsonl.gz"),
-        ("k.jsonl.zst", "not zst", "k.jsonl.zst"),
-        ("l.parquet", "not parquet", "l.parquet"),
-    ] {
-        let error = records(name, text.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains(expected), "{name}: {error}");
-    }
-    assert!(read(std::path::Path::new("no/such.jsonl"), None).is_err());
-    let (_dir, path) = file("m.jsonl", b"{\"text\": \"x\"}");
-    let error = read(&path, Some(Format::Messages))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("expected `messages`, found `text`")
-    );
-}
-
-#[test]
-fn public_chat_files_are_read() {
-    for (name, count) in [
-        ("dolly_hhrlhf_train_small.jsonl", 1000),
-        ("llamafactory_alpaca_en_demo.json", 999),
-        ("fastchat_dummy_conversation.json", 500),
-    ] {
-        let Some(path) = shared(&format!("assets/text/chat/{name}")) else {
-            return;
-        };
-        let records = read(&path, None)
-            .unwrap()
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap();
-        assert_eq!(records.len(), count);
-        assert!(records.iter().all(|record| !record.is_text()));
-    }
 }

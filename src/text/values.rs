@@ -1,13 +1,17 @@
-//! The records of JSON lines, JSON arrays and Parquet files, plain or compressed (`.gz`, `.zst`).
+//! The records of JSON lines, JSON arrays and Parquet files, plain or compressed with gzip or zstd.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::columns::{self, Column};
+use super::kinds::{self, Opened, Unpacked};
+use super::lenient::{self, Wrong};
 use crate::error::{Context, Error, Result};
 
 /// Which numbers JSON may have.
@@ -21,102 +25,26 @@ pub enum Numbers {
 
 /// The records of a file, each with its place for people (`train.jsonl line 7`), in order; ends
 /// with the first error. Memory: one record of a JSON lines file, one batch of 1,024 rows of a
-/// Parquet file, all of a JSON array.
+/// Parquet file, the text of a JSON array.
 pub struct Values<T> {
-    path: PathBuf,
+    texts: Texts,
     numbers: Numbers,
-    row: u64,
-    source: Source<T>,
     failed: bool,
-}
-
-enum Source<T> {
-    Lines {
-        reader: Box<dyn BufRead + Send>,
-        line: u64,
-    },
-    Array(std::vec::IntoIter<T>),
-    Parquet {
-        batches: ParquetRecordBatchReader,
-        rows: std::vec::IntoIter<T>,
-    },
+    value: std::marker::PhantomData<fn() -> T>,
 }
 
 /// Opens a file of records.
 ///
 /// # Errors
-/// Here, a missing, unreadable or damaged file; from the iterator, a broken record, with its
-/// line or row and what was expected.
+/// Here, a missing, unreadable or damaged file, or one of another kind; from the iterator, a broken
+/// record, with its line or row and what was expected.
 pub fn values<T: DeserializeOwned>(path: &Path, numbers: Numbers) -> Result<Values<T>> {
-    let name = path.to_string_lossy().to_ascii_lowercase();
-    let source = if name.ends_with(".parquet") {
-        let file = File::open(path).map_err(|error| Error::io(path, error))?;
-        let batches = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|builder| builder.with_batch_size(1024).build())
-            .at(path)?;
-        Source::Parquet {
-            batches,
-            rows: Vec::new().into_iter(),
-        }
-    } else {
-        text_source(path, &name, numbers)?
-    };
     Ok(Values {
-        path: path.to_owned(),
+        texts: Texts::open(path, None)?,
         numbers,
-        row: 0,
-        source,
         failed: false,
+        value: std::marker::PhantomData,
     })
-}
-
-fn text_source<T: DeserializeOwned>(
-    path: &Path,
-    name: &str,
-    numbers: Numbers,
-) -> Result<Source<T>> {
-    let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-        return Err(Error::file(path, "a folder, expected a file").remedy("name the files in it"));
-    }
-    let mut reader: Box<dyn BufRead + Send> = if name.ends_with(".gz") {
-        Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file)))
-    } else if name.ends_with(".zst") {
-        let decoder = zstd::Decoder::new(file).map_err(|error| Error::io(path, error))?;
-        Box::new(BufReader::new(decoder))
-    } else {
-        Box::new(BufReader::with_capacity(1 << 16, file))
-    };
-    skip_byte_order_mark(&mut reader).map_err(|error| Error::io(path, error))?;
-    // Blank lines before the first record are skipped on the way to its first character.
-    let mut line = 0;
-    let first = loop {
-        let buffer = reader.fill_buf().map_err(|error| Error::io(path, error))?;
-        match buffer.first() {
-            Some(byte) if byte.is_ascii_whitespace() => {
-                line += u64::from(*byte == b'\n');
-                reader.consume(1);
-            }
-            other => break other.copied(),
-        }
-    };
-    if first != Some(b'[') {
-        return Ok(Source::Lines { reader, line });
-    }
-    let mut text = Vec::new();
-    reader
-        .read_to_end(&mut text)
-        .map_err(|error| Error::io(path, error))?;
-    let items: Vec<T> = serde_json::from_slice(&quoted(&text, numbers))
-        .map_err(|error| Error::file(path, format!("expected a JSON array of records: {error}")))?;
-    Ok(Source::Array(items.into_iter()))
-}
-
-fn skip_byte_order_mark(reader: &mut Box<dyn BufRead + Send>) -> std::io::Result<()> {
-    if reader.fill_buf()?.starts_with(&[0xEF, 0xBB, 0xBF]) {
-        reader.consume(3);
-    }
-    Ok(())
 }
 
 impl<T: DeserializeOwned> Iterator for Values<T> {
@@ -126,82 +54,204 @@ impl<T: DeserializeOwned> Iterator for Values<T> {
         if self.failed {
             return None;
         }
-        let value = self.value();
-        self.row += 1;
+        let numbers = self.numbers;
+        let parsed = |text: Text| {
+            check_utf8(&text)?;
+            let value = serde_json::from_slice(&quoted(&text.bytes, numbers))
+                .map_err(|error| broken(&text.place, &error))?;
+            Ok((text.place, value))
+        };
+        let value = self
+            .texts
+            .next()
+            .and_then(|text| text.map(parsed).transpose());
         self.failed = value.is_err();
         value.transpose()
     }
 }
 
-impl<T: DeserializeOwned> Values<T> {
-    /// The next record and its place.
-    fn value(&mut self) -> Result<Option<(String, T)>> {
+/// One record as JSON.
+pub(super) struct Text {
+    /// Its place for people.
+    pub(super) place: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Text {
+    /// What it says, read as Python reads it.
+    pub(super) fn value(&self) -> Result<Value> {
+        check_utf8(self)?;
+        serde_json::from_slice(&self.bytes).or_else(|error| {
+            // What serde_json does not read may be right nevertheless.
+            let deep = error.to_string().starts_with("recursion limit");
+            match lenient::parse(&self.bytes) {
+                Ok(value) => Ok(value),
+                Err(wrong) if deep => Err(broken_at(&self.place, &wrong)),
+                Err(_) => Err(broken(&self.place, &error)),
+            }
+        })
+    }
+}
+
+/// The texts of the records of a file, in order.
+pub(super) struct Texts {
+    path: PathBuf,
+    row: u64,
+    source: Source,
+    /// Columns of a Parquet file that are not read.
+    pub(super) left_out: Arc<[Column]>,
+}
+
+enum Source {
+    Lines {
+        reader: Unpacked,
+        line: u64,
+    },
+    Array {
+        text: Vec<u8>,
+        items: std::vec::IntoIter<Range<usize>>,
+    },
+    Parquet {
+        batches: ParquetRecordBatchReader,
+        /// The rows of a batch as lines of JSON, and where the next begins.
+        text: Vec<u8>,
+        at: usize,
+    },
+}
+
+impl Texts {
+    /// Opens a file. Of a Parquet file only the `wanted` columns are read, and all where that is
+    /// not given.
+    pub(super) fn open(path: &Path, wanted: Option<&dyn Fn(&str) -> bool>) -> Result<Self> {
+        let mut left_out = Vec::new();
+        let source = match kinds::open(path)? {
+            Opened::Text(reader) => text_source(path, reader)?,
+            Opened::Parquet(file) => {
+                let (batches, skipped) = columns::open(path, file, wanted)?;
+                left_out = skipped;
+                Source::Parquet {
+                    batches,
+                    text: Vec::new(),
+                    at: 0,
+                }
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            row: 0,
+            source,
+            left_out: left_out.into(),
+        })
+    }
+
+    /// The next record; none at the end. After an error the file cannot be read on.
+    pub(super) fn next(&mut self) -> Result<Option<Text>> {
         let path = self.path.display();
+        let row = self.row;
+        self.row += 1;
         match &mut self.source {
             Source::Lines { reader, line } => loop {
-                let mut text = Vec::new();
-                let read = reader
-                    .read_until(b'\n', &mut text)
-                    .map_err(|error| Error::io(&self.path, error))?;
-                if read == 0 {
+                let mut bytes = Vec::new();
+                if !reader.line(&self.path, &mut bytes)? {
                     return Ok(None);
                 }
                 *line += 1;
-                if text.iter().all(u8::is_ascii_whitespace) {
+                if bytes.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
                 let place = format!("{path} line {line}");
-                let value = parse(&place, &text, self.numbers)?;
-                return Ok(Some((place, value)));
+                return Ok(Some(Text { place, bytes }));
             },
-            Source::Array(items) => Ok(items
-                .next()
-                .map(|value| (format!("{path} record {}", self.row + 1), value))),
-            Source::Parquet { batches, rows } => loop {
-                if let Some(value) = rows.next() {
-                    return Ok(Some((format!("{path} row {}", self.row), value)));
+            Source::Array { text, items } => Ok(items.next().map(|item| Text {
+                place: format!("{path} record {}", row + 1),
+                bytes: text.get(item).unwrap_or_default().to_vec(),
+            })),
+            Source::Parquet { batches, text, at } => loop {
+                let rest = text.get(*at..).unwrap_or_default();
+                if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let bytes = rest[..end].to_vec();
+                    *at += end + 1;
+                    let place = format!("{path} row {row}");
+                    return Ok(Some(Text { place, bytes }));
                 }
                 let Some(batch) = batches.next() else {
                     return Ok(None);
                 };
                 let batch = batch.at(&self.path)?;
-                let mut text = Vec::new();
-                let mut writer = arrow::json::LineDelimitedWriter::new(&mut text);
+                text.clear();
+                *at = 0;
+                let mut writer = arrow::json::LineDelimitedWriter::new(&mut *text);
                 writer.write(&batch).at(&self.path)?;
                 writer.finish().at(&self.path)?;
-                drop(writer);
-                *rows = serde_json::Deserializer::from_slice(&text)
-                    .into_iter()
-                    .collect::<Result<Vec<T>, _>>()
-                    .at(&self.path)?
-                    .into_iter();
             },
         }
     }
 }
 
-/// One line.
-fn parse<T: DeserializeOwned>(place: &str, text: &[u8], numbers: Numbers) -> Result<T> {
-    if let Err(error) = std::str::from_utf8(text) {
-        return Err(Error::input(
-            place,
+fn text_source(path: &Path, mut reader: Unpacked) -> Result<Source> {
+    // Blank lines before the first record are skipped on the way to its first character.
+    let mut line = 0;
+    let first = loop {
+        match reader.fill(path)?.first().copied() {
+            Some(byte) if byte.is_ascii_whitespace() => {
+                line += u64::from(byte == b'\n');
+                reader.consume(1);
+            }
+            other => break other,
+        }
+    };
+    if first != Some(b'[') {
+        return Ok(Source::Lines { reader, line });
+    }
+    let text = reader.rest(path)?;
+    let items = lenient::items(&text).map_err(|wrong| {
+        let lines = text[..wrong.at]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        let line = line + lines as u64 + 1;
+        let problem = format!(
+            "expected a JSON array of records: {} in line {line}",
+            wrong.what
+        );
+        Error::file(path, problem)
+    })?;
+    Ok(Source::Array {
+        text,
+        items: items.into_iter(),
+    })
+}
+
+fn check_utf8(text: &Text) -> Result<()> {
+    match std::str::from_utf8(&text.bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::input(
+            &text.place,
             format!(
-                "no valid UTF-8 at byte {} of the line",
+                "no valid UTF-8 at byte {} of the record",
                 error.valid_up_to() + 1
             ),
         )
-        .remedy("convert the file to UTF-8"));
+        .remedy("convert the file to UTF-8")),
     }
-    serde_json::from_slice(&quoted(text, numbers)).map_err(|error| {
-        // Of its own position only the column means anything here.
-        let problem = error.to_string();
-        let problem = problem.split(" at line ").next().unwrap_or_default();
-        Error::input(
-            place,
-            format!("no valid JSON: {problem} at column {}", error.column()),
-        )
-        .remedy("write one JSON object on each line")
-    })
+}
+
+fn broken(place: &str, error: &serde_json::Error) -> Error {
+    // Of its own position only the column means anything here.
+    let problem = error.to_string();
+    let problem = problem.split(" at line ").next().unwrap_or_default();
+    Error::input(
+        place,
+        format!("no valid JSON: {problem} at column {}", error.column()),
+    )
+    .remedy("write one JSON object on each line")
+}
+
+fn broken_at(place: &str, wrong: &Wrong) -> Error {
+    Error::input(
+        place,
+        format!("cannot be read: {} at byte {}", wrong.what, wrong.at + 1),
+    )
 }
 
 /// JSON whose `NaN`, `Infinity` and `-Infinity` have become strings, where they are allowed.

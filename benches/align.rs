@@ -167,7 +167,9 @@ fn samples(pivot: &Tokenizer, text: &str) -> Vec<Transcript> {
         }
         let (head, tail) = rest.split_at(end);
         let whole = Transcript::plain(head).unwrap();
-        let pieces = pivot.split_transcript(&whole, LENGTH, false).unwrap();
+        let pieces = pivot
+            .split_transcript(&whole, LENGTH, false, SpecialTokens::Text)
+            .unwrap();
         // The last piece of several may be short.
         let pieces = pieces.unwrap();
         let full = pieces.len().saturating_sub(1).max(1);

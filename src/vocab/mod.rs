@@ -9,6 +9,8 @@
 
 pub(crate) mod edits;
 mod first;
+mod listing;
+mod load;
 pub(crate) mod merges;
 mod normal;
 mod pieces;

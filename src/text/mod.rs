@@ -16,6 +16,8 @@ mod template;
 mod tests;
 mod transcript;
 mod turns;
+#[cfg(test)]
+mod turns_tests;
 mod values;
 
 pub use chat::{Chat, Message};

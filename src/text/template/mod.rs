@@ -20,7 +20,7 @@ use serde_json::Value as Json;
 use super::chat::{Chat, Message};
 use super::json::read_json;
 use super::special::TokenFacts;
-use super::turns::{self, Marks, REASONING, Skeleton};
+use super::turns::{self, Frame, Marks, REASONING, Skeleton};
 use crate::error::{Error, Result};
 
 /// The date that `strftime_now` returns where no other is set: 26 July 2024.
@@ -64,8 +64,9 @@ pub struct ChatTemplate {
     /// Spellings of special tokens, and of ends of turns; the longest first.
     specials: Vec<String>,
     turn_end: Option<String>,
-    /// What opens an assistant's turn in a plain chat.
-    header: Option<String>,
+    /// What opens an assistant's turns in a plain chat.
+    headers: Vec<String>,
+    never_prompts: bool,
     /// Whether it reads contents that are lists of parts.
     reads_parts: bool,
     skeletons: Arc<RwLock<HashMap<String, Option<Arc<Skeleton>>>>>,
@@ -141,13 +142,14 @@ impl ChatTemplate {
             tokens,
             specials,
             turn_end: None,
-            header: None,
+            headers: Vec::new(),
+            never_prompts: false,
             reads_parts: true,
             skeletons: Arc::default(),
         };
         template.set_date(NaiveDate::from_ymd_opt(2024, 7, 26).unwrap_or_default());
         template.reads_parts = template.reads_parts();
-        (template.header, template.turn_end) = template.probe();
+        template.probe();
         Ok(template)
     }
 
@@ -178,9 +180,16 @@ impl ChatTemplate {
         self.bos.as_deref()
     }
 
-    /// What opens an assistant's turn in a plain chat.
-    pub(super) fn header(&self) -> Option<&str> {
-        self.header.as_deref()
+    /// The last place of what opens an assistant's turn in a plain chat.
+    pub(super) fn last_header(&self, text: &str) -> Option<Range<usize>> {
+        let place = |header: &String| text.rfind(header.as_str()).map(|at| at..at + header.len());
+        let places = self.headers.iter().filter_map(place);
+        places.max_by_key(|place| place.end)
+    }
+
+    /// Whether `add_generation_prompt` changes nothing, even in a plain chat.
+    pub(super) fn never_prompts(&self) -> bool {
+        self.never_prompts
     }
 
     /// The last special token of a text.
@@ -190,6 +199,11 @@ impl ChatTemplate {
             .iter()
             .filter_map(last)
             .max_by_key(|range| (range.end, range.len()))
+    }
+
+    /// Whether a text is a special token.
+    pub(super) fn is_special(&self, text: &str) -> bool {
+        self.specials.iter().any(|token| token == text)
     }
 
     /// The special token that a text begins with.
@@ -209,32 +223,53 @@ impl ChatTemplate {
         rendered.is_ok_and(|rendered| rendered.contains(&text) && !rendered.contains("'type'"))
     }
 
-    /// What opens and what closes an answer in a plain chat; the latter if it is a special token.
-    fn probe(&self) -> (Option<String>, Option<String>) {
-        let said = Marks::DEFAULT.of(1);
-        let messages = [("user", "question"), ("assistant", said.as_str())];
-        let messages = messages.map(|(role, content)| Message::new(role, content));
-        let chat = Chat::new(messages);
-        let rendering = self.rendering(&chat);
-        let Ok(text) = rendering.all() else {
-            return (None, None);
-        };
-        let Ok(frame) = turns::frame(&rendering, 1, &text, &said) else {
-            return (None, None);
-        };
-        let Some((before, after)) = text.split_once(&said) else {
-            return (None, None);
-        };
-        let asked = rendering.first(1, false).unwrap_or_default();
-        let history = turns::common_prefix(before, &asked).min(frame.start);
-        let header = before
-            .get(history..frame.start)
-            .filter(|text| !text.trim().is_empty());
-        let closer = after.get(..frame.closer).unwrap_or_default();
-        let end = self
-            .last_special(closer)
-            .and_then(|range| closer.get(range));
-        (header.map(str::to_owned), end.map(str::to_owned))
+    /// Learns from a plain chat what opens an assistant's turn, and what ends one if that is a
+    /// special token. The last turn may look different from those before it.
+    fn probe(&mut self) {
+        let marks = Marks::DEFAULT;
+        let roles = ["user", "assistant", "user", "assistant"];
+        let messages = (0..4).map(|at| Message::new(roles[at], marks.of(at)));
+        let messages: Vec<Message> = messages.collect();
+        for count in [4, 2] {
+            let chat = Chat::new(&messages[..count]);
+            let rendering = self.rendering(&chat);
+            let Ok(text) = rendering.all() else {
+                continue;
+            };
+            let never = || Some(rendering.first(1, false).ok()? == rendering.first(1, true).ok()?);
+            let never_prompts = never() == Some(true);
+            let frames: Vec<(usize, Frame)> = (1..count)
+                .step_by(2)
+                .filter_map(|at| {
+                    let frame = turns::frame(&rendering, at, &text, &marks.of(at)).ok()?;
+                    Some((at, frame))
+                })
+                .collect();
+            let header = |(at, frame): &(usize, Frame)| {
+                let end = match never_prompts {
+                    true => text.find(&marks.of(*at))?,
+                    false => frame.prompt.end,
+                };
+                let asked = rendering.first(*at, false).unwrap_or_default();
+                let header = text.get(turns::common_prefix(&text, &asked)..end);
+                // Where there is none, what ends the user's turn.
+                header.filter(|text| !text.trim().is_empty()).or_else(|| {
+                    let (_, answered) = text.get(..end)?.rsplit_once(&marks.of(at - 1))?;
+                    Some(answered).filter(|text| !text.trim().is_empty())
+                })
+            };
+            let headers = frames.iter().filter_map(header);
+            let headers = headers.map(str::to_owned).collect();
+            let end = frames.last().and_then(|(at, frame)| {
+                let (_, after) = text.split_once(&marks.of(*at))?;
+                let closer = after.get(..frame.closer)?;
+                closer.get(self.last_special(closer)?)
+            });
+            let end = end.map(str::to_owned);
+            (self.headers, self.turn_end) = (headers, end);
+            self.never_prompts = never_prompts;
+            return;
+        }
     }
 
     /// What this template writes around the contents of chats with these roles; none if a message

@@ -9,7 +9,9 @@
 
 pub(crate) mod edits;
 mod first;
+mod listing;
 mod literal;
+mod load;
 pub(crate) mod merges;
 mod normal;
 mod pieces;

@@ -61,6 +61,8 @@ pub(super) struct Tracer<'a> {
     pub(super) separates: &'a [bool],
     /// The model's own id for what it does not know.
     pub(super) unknown: Option<u32>,
+    /// Whether pieces of the model share an id.
+    pub(super) shares_ids: bool,
 }
 
 /// A part of the normalised text, before the pre-tokenizer.
@@ -342,8 +344,10 @@ impl Tracer<'_> {
             let byte = word.as_bytes().get(at..=at)?;
             return (byte == known.bytes).then_some(at..at + 1);
         }
-        let stands =
-            Some(token.id) == self.unknown || self.scheme.bytes_of_text(part?) == known.bytes;
+        // What is spelled by another piece with the same id is merged as if it were that one.
+        let stands = Some(token.id) == self.unknown
+            || self.shares_ids && part.is_some()
+            || self.scheme.bytes_of_text(part?) == known.bytes;
         stands.then_some(start..end)
     }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokenizers::Model;
 
 use super::first::MidText;
-use super::literal::Literal;
 use super::listing::{self, Listed};
+use super::literal::Literal;
 use super::pieces::{Growth, Prefix, Scheme};
 use super::{Kind, Role, Tokenizer, Vocabulary, merges, roles};
 use crate::error::{Context, Error, Result};

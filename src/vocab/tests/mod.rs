@@ -1,4 +1,5 @@
 mod first;
+mod literal;
 mod made;
 mod normal;
 mod reader;

@@ -87,7 +87,8 @@ impl ChatTemplate {
     /// `chat_template.json`. None if the folder has none.
     ///
     /// # Errors
-    /// An unreadable file, a template that is no valid Jinja.
+    /// An unreadable file, a template that is no valid Jinja; files of tokens that contradict each
+    /// other, a BOS or EOS that is no token.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         match origin(dir)? {
             Some((origin, source)) => {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::survey::Piece;
 use crate::artifact::{Kind, Part, rows};
 use crate::error::{Context, Error, Result};
-use crate::text::{Chat, Message, check_text_size};
+use crate::text::{Chat, Message, check_text_size, stored_json};
 use crate::units::SampleId;
 
 /// The rows of `pieces`, whose ids begin with `first`.
@@ -113,7 +113,7 @@ pub(super) fn read_chats(part: &Part) -> Result<Vec<(SampleId, Chat)>> {
         for row in 0..batch.num_rows() {
             let chat = || {
                 let json = |column: &StringArray| match column.is_valid(row) {
-                    true => serde_json::from_str(column.value(row)).ok().map(Some),
+                    true => stored_json(column.value(row)).map(Some),
                     false => Some(None),
                 };
                 let kwargs = match json(kwargs)? {
@@ -151,7 +151,10 @@ fn messages(list: &ArrayRef) -> Option<Vec<Message>> {
             fields.insert("content".to_owned(), contents.value(row).into());
         }
         if others.is_valid(row) {
-            fields.extend(serde_json::from_str::<Map<_, _>>(others.value(row)).ok()?);
+            let Value::Object(others) = stored_json(others.value(row))? else {
+                return None;
+            };
+            fields.extend(others);
         }
         Some(Message {
             role: roles.value(row).to_owned(),

@@ -497,6 +497,12 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
             problem(&GOOD.replace("merge:", "merges:")),
             "r.yml line 7: unknown key `merges`; did you mean `merge`?"
         );
+        assert_eq!(
+            problem(&GOOD.replace("max_tokens: 128", "fields: { promt: q }")),
+            "r.yml line 2: `corpus` has no key `promt`; did you mean `prompt`?"
+        );
+        let named = GOOD.replace("data: v.jsonl", "data: v.jsonl, fields: { ignore: 3 }");
+        assert!(problem(&named).contains("`fields.ignore`"));
         assert!(problem(&GOOD.replace("bf16", "bf61")).contains("did you mean `bf16`?"));
         assert_eq!(
             problem("corpus: { inputs: [a] }\n"),

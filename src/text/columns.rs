@@ -8,7 +8,7 @@ use std::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{ConvertedType, LogicalType, Type};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{Context, Error, Result};
@@ -35,6 +35,7 @@ pub(super) fn open(
                 .remedy("a Parquet file ends with its schema: was it copied whole?")
         })?
         .with_batch_size(1024);
+    check_places(path, builder.metadata())?;
     let mut left_out = Vec::new();
     if let Some(wanted) = wanted {
         let schema = builder.parquet_schema();
@@ -65,6 +66,25 @@ pub(super) fn open(
         builder = builder.with_projection(mask);
     }
     Ok((builder.build().at(path)?, left_out))
+}
+
+/// Fails if a part of the file is said to lie before its beginning.
+fn check_places(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    let columns = metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns());
+    let damaged = |column: &ColumnChunkMetaData| {
+        let start = column
+            .dictionary_page_offset()
+            .unwrap_or(column.data_page_offset());
+        start < 0 || column.compressed_size() < 0
+    };
+    match columns.into_iter().any(damaged) {
+        true => Err(Error::file(path, "the schema at its end is damaged")
+            .remedy("download or copy it again")),
+        false => Ok(()),
+    }
 }
 
 /// Whether JSON has what this column holds: not bytes, and not what only bytes can say.

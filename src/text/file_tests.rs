@@ -81,12 +81,13 @@ fn deep_arguments_are_rendered() {
     let record = records("x.jsonl", line.as_bytes()).unwrap().remove(0);
     let thread = std::thread::Builder::new().stack_size(2 << 20);
     let rendered = thread.spawn(move || template.render(&record.chat, false).unwrap());
-    assert!(rendered.unwrap().join().unwrap().contains(&deep));
+    let rendered = rendered.unwrap().join().unwrap();
+    assert!(rendered.contains(&deep), "{rendered}");
 }
 
 #[test]
 fn compressed_and_parquet_files_are_read() {
-    let line = b"{\"text\": \"caf\xC3\xA9\"}\n{\"text\": \"b\"}";
+    let line = b"{\"text\": \"caf\xC3\xA9\"}\n{\"text\": \"b\"}\n";
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(line).unwrap();
     assert_eq!(
@@ -302,7 +303,7 @@ fn columns_that_nobody_reads_cannot_refuse_a_file() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("found `context` and the columns `answer`, `question`"),
+        error.contains("found `question`, `context` and the columns `answer`"),
         "{error}"
     );
     let mut reading = Reading::default();

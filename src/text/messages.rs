@@ -77,8 +77,8 @@ pub(super) fn are_messages(value: &Value) -> bool {
 
 /// A part of a content, `{"type": "text", "text": ..}`, is no message.
 fn is_part(value: &Value) -> bool {
-    let role = |name: &&str| value.get(name).is_some_and(|role| !role.is_null());
-    value.get("text").is_some() && !ROLE.iter().any(|name| role(&name))
+    let has = |name: &&str| value.get(name).is_some_and(|role| !role.is_null());
+    value.get("text").is_some() && !ROLE.iter().any(has)
 }
 
 /// Reads the messages in `value`, a list of them or one, which is the field `name`.
@@ -148,7 +148,7 @@ impl Reader<'_> {
         let content = self.take(&mut item, &CONTENT).map(|(_, content)| content);
         let calls = role.eq_ignore_ascii_case(FUNCTION_CALL);
         let role = self.role(key, role, notes)?;
-        let learned = self.learned(&mut item)?;
+        let learned = self.learned(&mut item, &role, notes)?;
         let mut fields = Map::new();
         match content {
             Some(Value::String(call)) if calls => {
@@ -228,27 +228,35 @@ impl Reader<'_> {
         Ok(role)
     }
 
-    /// Whether the message is learnt: if nothing says otherwise.
-    fn learned(&self, item: &mut Map<String, Value>) -> Result<bool> {
+    /// Whether the message is learnt: if nothing says otherwise. Of the turns of others nothing is,
+    /// which is noted where axolotl would.
+    fn learned(
+        &self,
+        item: &mut Map<String, Value>,
+        role: &str,
+        notes: &mut Notes,
+    ) -> Result<bool> {
         let mut learned = true;
         for name in LEARNED {
-            let Some(value) = item.swap_remove(name) else {
+            let value = item.swap_remove(name).filter(|value| !value.is_null());
+            let Some(value) = value.filter(|_| !self.fields.ignores(name)) else {
                 continue;
             };
-            if self.fields.ignores(name) {
-                continue;
-            }
-            learned &= match &value {
-                Value::Null => true,
+            let weight = match &value {
                 Value::Bool(learned) => *learned,
                 Value::Number(weight) if weight.as_f64() == Some(0.0) => false,
                 Value::Number(weight) if weight.as_f64() == Some(1.0) => true,
                 other => {
-                    return Err(self
-                        .wrong(format_args!(": `{name}` is {other}, expected 0 or 1"))
-                        .remedy("a message is learnt or not; leave out the weight, or ignore it with `corpus.fields`"));
+                    let problem = format_args!(": `{name}` is {other}, expected 0 or 1");
+                    return Err(self.wrong(problem).remedy(
+                        "a message is learnt or not; leave the weight out, or ignore it with `corpus.fields`",
+                    ));
                 }
             };
+            if weight && role != "assistant" && name.starts_with("train") {
+                notes.unread(Owner::Message, name.to_owned());
+            }
+            learned &= weight;
         }
         Ok(learned)
     }

@@ -44,4 +44,5 @@ pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcribed, Transcript, transcript};
 pub use turns::Unplaced;
+pub(crate) use values::stored_json;
 pub use values::{Numbers, Values, values};

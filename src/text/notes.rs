@@ -140,7 +140,7 @@ impl Tally {
                 count: *count,
             });
         let mut fields: Vec<Unread> = fields.collect();
-        fields.sort_by(|a, b| b.count.cmp(&a.count));
+        fields.sort_by_key(|field| std::cmp::Reverse(field.count));
         fields
     }
 

@@ -90,6 +90,12 @@ fn published_records_are_read() {
             &[],
         ),
         (
+            "axolotl, a user's turn",
+            json!({"conversations": [{"from": "human", "value": "q", "train": true}, {"from": "gpt", "value": "a", "training": true}]}),
+            &["u q", "A a"],
+            &["train"],
+        ),
+        (
             "TRL, prompt and completion",
             json!({"prompt": [{"role": "system", "content": "s"}, q, b, q], "completion": [a]}),
             &["s s", "u q", "a b", "u q", "A a"],
@@ -318,10 +324,7 @@ fn published_records_are_read() {
             }
         }
         let again = one(&with_nulls).unwrap();
-        assert_eq!(
-            (again.chat, again.notes),
-            (record.chat, record.notes),
-            "{name}"
-        );
+        assert_eq!(unread(&again), *left, "{name}");
+        assert_eq!(again.chat, record.chat, "{name}");
     }
 }

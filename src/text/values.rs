@@ -93,6 +93,12 @@ impl Text {
     }
 }
 
+/// A value that was read from a record and is stored as JSON, as deep as it may be.
+pub(crate) fn stored_json(text: &str) -> Option<Value> {
+    let read = |_| lenient::parse(text.as_bytes());
+    serde_json::from_str(text).or_else(read).ok()
+}
+
 /// The texts of the records of a file, in order.
 pub(super) struct Texts {
     path: PathBuf,

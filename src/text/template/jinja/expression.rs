@@ -736,42 +736,46 @@ impl Parser<'_> {
         Ok(text)
     }
 
-    /// `with a = 1, b = 2`.
+    /// `with a = 1, b = 2`: no value sees the other names.
     pub(super) fn with(&mut self) -> Result<String> {
-        let mut parts = Vec::new();
+        let (mut targets, mut values) = (Vec::new(), Vec::new());
         while self.peek().is_some() {
-            if !parts.is_empty() {
+            if !targets.is_empty() {
                 self.expect(",")?;
             }
-            let target = self.target(false)?;
+            targets.push(self.target(false)?);
             self.expect("=")?;
-            parts.push(format!("{target} = {}", self.expression()?.text));
+            values.push(self.expression()?.text);
         }
-        Ok(format!("with {}", parts.join(", ")))
+        match (targets.as_slice(), values.as_slice()) {
+            ([], _) => Ok("with".to_owned()),
+            ([target], [value]) => Ok(format!("with {target} = {value}")),
+            _ => Ok(format!("with ({}) = ({})", targets.join(", "), values.join(", "))),
+        }
     }
 
-    /// A macro's parameters in brackets, written without them.
-    pub(super) fn parameters(&mut self) -> Result<String> {
+    /// A macro's parameters in brackets, written without them, and what its body begins with:
+    /// minijinja does not let a default see the parameters before it.
+    pub(super) fn parameters(&mut self) -> Result<(String, String)> {
         self.expect("(")?;
-        let mut defaults = false;
-        let mut parts = Vec::new();
+        let (mut names, mut defaults) = (Vec::new(), String::new());
         while !self.skip_operator(")") {
-            if !parts.is_empty() {
+            if !names.is_empty() {
                 self.expect(",")?;
             }
             let name = self.name()?;
+            names.push(name);
             if self.skip_operator("=") {
-                defaults = true;
-                parts.push(format!("{name}={}", self.expression()?.text));
-            } else if defaults {
-                return Err(format!(
-                    "the parameter `{name}` needs a default, as those before it"
-                ));
-            } else {
-                parts.push(name.to_owned());
+                let value = self.expression()?.text;
+                let _ = write!(
+                    defaults,
+                    "{{% if {name} is undefined() %}}{{% set {name} = {value} %}}{{% endif %}}"
+                );
+            } else if !defaults.is_empty() {
+                return Err(format!("the parameter `{name}` needs a default, as those before it"));
             }
         }
-        Ok(parts.join(", "))
+        Ok((names.join(", "), defaults))
     }
 
     /// What a loop or `set` assigns to: a name, several in brackets or not, or with `attributes`

@@ -144,6 +144,9 @@ fn length(value: &Value) -> Result<Value> {
 }
 
 fn number(value: &Value, name: &str, args: &[Value]) -> Result<Value> {
+    if value.is_undefined() {
+        return Err(error(format!("{name}: the value is undefined")));
+    }
     match name {
         "abs" => match Number::of(value) {
             Some(Number::Integer(value)) => Ok(integer(value.saturating_abs())),

@@ -346,7 +346,7 @@ pub(super) fn braces(
         manual: false,
     };
     let mut out = String::new();
-    fields.expand(template, 2, &mut out)?;
+    fields.expand(template, 3, &mut out)?;
     charge(out.len())?;
     Ok(out)
 }

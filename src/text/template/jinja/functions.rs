@@ -33,6 +33,16 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         let (items, at) = (args.to_vec(), AtomicUsize::new(0));
         Ok(Value::from_object(Cycler { items, at }))
     });
+    let native = environment.globals().find(|(name, _)| *name == "namespace");
+    if let Some((_, native)) = native {
+        environment.add_function(
+            "namespace",
+            move |state: &mut State, args: &[Value], names: Kwargs| {
+                let all = in_one(args, names, dict)?;
+                native.call(state, &[all])
+            },
+        );
+    }
     environment.add_function("raise_exception", |message: &Value| -> Result<Value> {
         Err(error(text(message)?))
     });

@@ -458,6 +458,13 @@ fn extreme(all: Vec<(Value, Value)>, wanted: Ordering) -> Result<Value> {
 fn unique(all: Vec<(Value, Value)>) -> Vec<Value> {
     let mut seen = std::collections::HashSet::new();
     all.into_iter()
-        .filter_map(|(key, item)| seen.insert(key).then_some(item))
+        .filter_map(|(key, item)| {
+            // `True` is 1 to Python.
+            let key = match key.kind() {
+                ValueKind::Bool => Value::from(i64::from(key.is_true())),
+                _ => key,
+            };
+            seen.insert(key).then_some(item)
+        })
         .collect()
 }

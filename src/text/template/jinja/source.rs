@@ -94,7 +94,7 @@ struct Block {
 
 /// Tags that open a block, with what is written before the end of the block: Jinja2 gives all of
 /// them a scope of their own except `if`.
-const BLOCKS: [(&str, &str, &str); 10] = [
+const BLOCKS: [(&str, &str, &str); 9] = [
     ("if", "endif", ""),
     ("for", "endfor", ""),
     ("macro", "endmacro", ""),
@@ -103,7 +103,6 @@ const BLOCKS: [(&str, &str, &str); 10] = [
     ("set", "endset", "{% endwith %}"),
     ("with", "endwith", ""),
     ("block", "endblock", ""),
-    ("autoescape", "endautoescape", "{% endwith %}"),
     ("generation", "endgeneration", "{% endwith %}"),
 ];
 
@@ -307,29 +306,36 @@ impl<'s> Reader<'s> {
                 self.open("filter", false)
             }
             "macro" => {
-                let text = format!("macro {}({})", parser.name()?, parser.parameters()?);
-                self.write(start, &text);
+                let name = parser.name()?;
+                let (parameters, defaults) = parser.parameters()?;
+                self.write(start, &format!("macro {name}({parameters})"));
+                self.out.push(&defaults);
                 self.open("macro", false)
             }
             "call" => {
-                let parameters = match parser.is_operator("(") {
-                    true => format!("({})", parser.parameters()?),
-                    false => String::new(),
+                let (parameters, defaults) = match parser.is_operator("(") {
+                    true => parser.parameters()?,
+                    false => Default::default(),
                 };
-                let text = format!("call{parameters} {}", parser.unconditional()?.text);
-                self.write(start, &text);
+                let call = parser.unconditional()?.text;
+                self.write(start, &format!("call({parameters}) {call}"));
+                self.out.push(&defaults);
                 self.open("call", false)
             }
             "print" => {
-                let text = parser.tuple(true)?;
+                let mut text = parser.expression()?.text;
+                while parser.skip_operator(",") {
+                    text = format!("({text})|py_concat({})", parser.expression()?.text);
+                }
                 self.emit(start, &text);
                 Ok(())
             }
             "break" | "continue" => {
-                let loops = |block: &&Block| block.name != "if" && block.name != "with";
-                match self.blocks.iter().rev().find(loops) {
+                // minijinja does not leave the scopes between the loop and its `break`.
+                match self.blocks.iter().rev().find(|block| block.name != "if") {
                     Some(block) if block.name == "for" => {}
-                    _ => return Err(format!("`{name}` outside of a loop")),
+                    Some(block) => return Err(format!("`{name}` inside of `{}`", block.name)),
+                    None => return Err(format!("`{name}` outside of a loop")),
                 }
                 self.write(start, name);
                 Ok(())
@@ -340,11 +346,7 @@ impl<'s> Reader<'s> {
                 self.write(start, &format!("block {block}"));
                 self.open("block", false)
             }
-            "autoescape" => {
-                parser.expression()?;
-                self.write(start, "with");
-                self.open("autoescape", false)
-            }
+            "autoescape" => Err("`autoescape` is not supported".to_owned()),
             "generation" => {
                 self.generation(start);
                 self.open("generation", false)
@@ -419,7 +421,6 @@ impl<'s> Reader<'s> {
                 self.out.push("{% endwith %}");
                 self.out.marked += "{% endfilter %}";
             }
-            "endautoescape" => self.out.push(block.end),
             _ => {
                 self.out.push(block.end);
                 self.write(start, name);

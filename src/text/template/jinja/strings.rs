@@ -7,7 +7,7 @@ use super::format;
 use super::python::{Result, charge, error, is_printable, is_space, items, tuple, type_of};
 
 /// The methods.
-pub(super) const METHODS: [&str; 43] = [
+pub(super) const METHODS: [&str; 44] = [
     "capitalize",
     "casefold",
     "center",
@@ -50,7 +50,7 @@ pub(super) const METHODS: [&str; 43] = [
     "strip",
     "swapcase",
     "title",
-    "upper",
+    "upper", "zfill",
 ];
 
 /// Calls a method of a text.
@@ -135,8 +135,21 @@ fn swapped(c: char) -> Vec<char> {
 /// The first character large, the others small.
 pub(super) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
-    let first = chars.next().into_iter().flat_map(char::to_uppercase);
-    first.collect::<String>() + &chars.as_str().to_lowercase()
+    let first = chars.next().map(title_case).unwrap_or_default();
+    first + &chars.as_str().to_lowercase()
+}
+
+/// A character as a word begins with it: of those that are two letters only the first is large.
+fn title_case(c: char) -> String {
+    let pairs = [("Ǆǆ", 'ǅ'), ("Ǉǉ", 'ǈ'), ("Ǌǌ", 'ǋ'), ("Ǳǳ", 'ǲ')];
+    if let Some((_, title)) = pairs.iter().find(|(pair, title)| pair.contains(c) || *title == c) {
+        return title.to_string();
+    }
+    let mut upper = c.to_uppercase();
+    let first = upper.next().unwrap_or(c);
+    let rest: String = upper.collect();
+    let small = "ßﬀﬁﬂﬃﬄﬅﬆև".contains(c);
+    format!("{first}{}", if small { rest.to_lowercase() } else { rest })
 }
 
 fn title(text: &str) -> String {
@@ -145,14 +158,20 @@ fn title(text: &str) -> String {
     for c in text.chars() {
         match inside {
             true => out.extend(c.to_lowercase()),
-            false => out.extend(c.to_uppercase()),
+            false => out.push_str(&title_case(c)),
         }
         inside = is_cased(c);
     }
     out
 }
 
+/// Methods whose arguments have names.
+const WITH_NAMES: [&str; 5] = ["split", "rsplit", "splitlines", "expandtabs", "format"];
+
 fn with_arguments(own: &str, name: &str, args: &[Value]) -> Result<Value> {
+    if args.last().is_some_and(Value::is_kwargs) && !WITH_NAMES.contains(&name) {
+        return Err(error(format!("str.{name}() takes no arguments by name")));
+    }
     match name {
         "strip" | "lstrip" | "rstrip" => {
             let arguments = Arguments::new(name, args, &["chars"])?;
@@ -224,6 +243,14 @@ fn with_arguments(own: &str, name: &str, args: &[Value]) -> Result<Value> {
             let fill = fill.map_or(Some(' '), |fill| one(&fill));
             let fill = fill.ok_or_else(|| error("the fill character must be one character"))?;
             justify(own, name, width, fill)
+        }
+        "zfill" => {
+            let width = Arguments::new(name, args, &["width"])?.integer(0, "width")?;
+            let width = usize::try_from(width.unwrap_or(0)).unwrap_or(0);
+            let (sign, digits) = own.split_at(usize::from(own.starts_with(['+', '-'])));
+            let missing = width.saturating_sub(own.chars().count());
+            charge(missing)?;
+            Ok(Value::from(format!("{sign}{}{digits}", "0".repeat(missing))))
         }
         "expandtabs" => {
             let arguments = Arguments::new(name, args, &["tabsize"])?;

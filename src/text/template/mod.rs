@@ -6,6 +6,8 @@
 //! `{% generation %}` tag, which changes nothing in the text.
 
 mod jinja;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -310,11 +312,8 @@ impl ChatTemplate {
     /// The bytes of `text`, the rendering of a chat, that the template itself marks as the
     /// assistant's (`{% generation %}`); none if it marks nothing, or not in this text.
     pub(super) fn generated(&self, chat: &Chat, text: &str) -> Option<Vec<Range<usize>>> {
-        let marked = self.environment.get_template(jinja::MARKED).ok()?;
-        let marked = marked
-            .render(self.context(chat, self.values(chat), false))
-            .ok()?;
-        let (plain, ranges) = jinja::unmark(&marked)?;
+        let context = self.context(chat, self.values(chat), false);
+        let (plain, ranges) = jinja::render_marked(&self.environment, context)?;
         (plain == text).then_some(ranges)
     }
 
@@ -374,7 +373,7 @@ impl ChatTemplate {
         {
             value.push(("reasoning_content", Value::from(Serde(reasoning))));
         }
-        value.into_iter().collect()
+        Value::from_pairs(value)
     }
 
     fn context(&self, chat: &Chat, messages: Vec<Value>, prompt: bool) -> BTreeMap<String, Value> {
@@ -430,16 +429,12 @@ impl<'a> Rendering<'a> {
         let messages = self.messages[..count].to_vec();
         let template = self.template;
         let context = template.context(self.chat, messages, prompt);
-        template
-            .environment
-            .get_template(jinja::CHAT)
-            .and_then(|template| template.render(context))
-            .map_err(|error| {
-                Error::input(
-                    &template.origin,
-                    format!("the chat template refuses: {}", jinja::describe(&error)),
-                )
-            })
+        jinja::render(&template.environment, context).map_err(|error| {
+            Error::input(
+                &template.origin,
+                format!("the chat template refuses: {}", jinja::describe(&error)),
+            )
+        })
     }
 }
 

@@ -62,7 +62,9 @@ fn goldens() -> Vec<(ChatTemplate, Json)> {
         let name = golden["template"].as_str().unwrap().to_owned();
         let path = folder.join(format!("templates/{name}.jinja"));
         let source = std::fs::read_to_string(path).unwrap();
-        let template = ChatTemplate::build(name, &source, &golden["tokens"], &[]).unwrap();
+        let tokens = golden["tokens"].as_object().unwrap().iter();
+        let tokens = TokenFacts::of_names(tokens.map(|(key, text)| (key.as_str(), text.as_str())));
+        let template = ChatTemplate::build(name, &source, &tokens).unwrap();
         (template, golden)
     };
     names.into_iter().map(golden).collect()

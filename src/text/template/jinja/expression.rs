@@ -750,7 +750,11 @@ impl Parser<'_> {
         match (targets.as_slice(), values.as_slice()) {
             ([], _) => Ok("with".to_owned()),
             ([target], [value]) => Ok(format!("with {target} = {value}")),
-            _ => Ok(format!("with ({}) = ({})", targets.join(", "), values.join(", "))),
+            _ => Ok(format!(
+                "with ({}) = ({})",
+                targets.join(", "),
+                values.join(", ")
+            )),
         }
     }
 
@@ -772,7 +776,9 @@ impl Parser<'_> {
                     "{{% if {name} is undefined() %}}{{% set {name} = {value} %}}{{% endif %}}"
                 );
             } else if !defaults.is_empty() {
-                return Err(format!("the parameter `{name}` needs a default, as those before it"));
+                return Err(format!(
+                    "the parameter `{name}` needs a default, as those before it"
+                ));
             }
         }
         Ok((names.join(", "), defaults))

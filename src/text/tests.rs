@@ -130,7 +130,7 @@ fn turns_that_change_what_is_around_them_are_not_learned() {
     };
     let short = of("<think>x</think>\nyes");
     let learned = [
-        ("template", "<assistant>"),
+        ("template", "<|im_end|><assistant>"),
         ("assistant", "yes"),
         ("turn_end", "<|im_end|>"),
     ];

@@ -312,7 +312,8 @@ fn prompt(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<Range
         // No template is made for a chat without a message.
         let own = template.bos().and_then(|bos| before.strip_prefix(bos));
         let header = template.last_header(before);
-        return header.or_else(|| blank(own.unwrap_or(before)).then(|| before.len()..before.len()));
+        let end = before.len();
+        return header.or_else(|| blank(own.unwrap_or(before)).then_some(end..end));
     }
     if let Ok(asked) = rendering.first(index, true) {
         let shared = common_prefix(before, &asked);

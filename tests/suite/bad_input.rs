@@ -340,7 +340,7 @@ fn samples_without_an_assistant_turn() {
     let silent = "{\"messages\": [{\"role\": \"user\", \"content\": \"Anyone there?\"}]}\n";
     workshop.write("chat.jsonl", &format!("{good}{silent}{silent}"));
     let run = workshop.fuselm("run recipe.yml --only corpus").exits(0);
-    let warning = "2 of 26 records have no assistant turn";
+    let warning = "2 of 26 records have no assistant's turn";
     assert_eq!(run.stderr.matches(warning).count(), 1, "{}", run.stderr);
     assert_eq!(run.stderr.matches("warning: ").count(), 1, "{}", run.stderr);
 
@@ -349,7 +349,7 @@ fn samples_without_an_assistant_turn() {
         &workshop,
         strict,
         1,
-        &["chat.jsonl line 25", "no assistant turn"],
+        &["chat.jsonl line 25", "no assistant's turn"],
     );
     assert!(!workshop.path("strict/samples").exists());
 

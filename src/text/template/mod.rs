@@ -262,7 +262,7 @@ impl ChatTemplate {
                 })
             };
             let headers = frames.iter().filter_map(header);
-            let headers = headers.map(str::to_owned).collect();
+            let headers = headers.map(|header| header.trim_start().to_owned()).collect();
             let end = frames.last().and_then(|(at, frame)| {
                 let (_, after) = text.split_once(&marks.of(*at))?;
                 let closer = after.get(..frame.closer)?;

@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use fuselm::vocab::SpecialTokens;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,9 @@ fn samples(pivot: &Tokenizer, text: &str) -> Vec<Transcript> {
         }
         let (head, tail) = rest.split_at(end);
         let whole = Transcript::plain(head).unwrap();
-        let pieces = pivot.split_transcript(&whole, LENGTH, false).unwrap();
+        let pieces = pivot
+            .split_transcript(&whole, LENGTH, false, SpecialTokens::Text)
+            .unwrap();
         // The last piece of several may be short.
         let pieces = pieces.unwrap();
         let full = pieces.len().saturating_sub(1).max(1);
@@ -180,7 +183,7 @@ fn samples(pivot: &Tokenizer, text: &str) -> Vec<Transcript> {
 fn tokens(tokenizer: &Tokenizer, pivot: &Tokenizer, samples: &[Transcript]) -> Vec<SampleTokens> {
     let rows = samples.iter().enumerate().map(|(id, transcript)| {
         let row = tokenizer
-            .encode_transcript(transcript, Some(pivot))
+            .encode_transcript(transcript, Some(pivot), SpecialTokens::Text)
             .unwrap();
         SampleTokens {
             sample_id: id as u64,

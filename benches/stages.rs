@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use fuselm::vocab::SpecialTokens;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -151,9 +152,11 @@ fn main() {
         .map(|transcript| transcript.text.len())
         .sum();
     let encode = || -> usize {
-        let rows = transcripts
-            .iter()
-            .map(|transcript| pivot.encode_transcript(transcript, None).unwrap());
+        let rows = transcripts.iter().map(|transcript| {
+            pivot
+                .encode_transcript(transcript, None, SpecialTokens::Text)
+                .unwrap()
+        });
         rows.map(|row| row.ids.len()).sum()
     };
     let tokens = encode();

@@ -16,6 +16,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use fuselm::vocab::SpecialTokens;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -156,7 +157,9 @@ fn real(shared: &Path) -> Option<Vec<Row>> {
             let transcript = text::transcript(&chat, tokenizer.template())
                 .unwrap()
                 .transcript;
-            let tokens = tokenizer.encode_transcript(&transcript, None).unwrap();
+            let tokens = tokenizer
+                .encode_transcript(&transcript, None, SpecialTokens::Text)
+                .unwrap();
             let kept = tokens.ids.len().min(256);
             SampleTokens {
                 sample_id: 0,

@@ -115,7 +115,14 @@ pub fn run(command: &Command) -> Result<()> {
         let template = if native { model.name } else { pivot.name };
         let vocab = first_with(&vocabulary.digest, &models).unwrap_or(model.name);
         let out = dir.artifact(Kind::Tokens, &[vocab, template]);
-        let tokens = corpus::tokenise(&transcripts, model.tokenizer, made_by, &out, existing)?;
+        let tokens = corpus::tokenise(
+            &transcripts,
+            model.tokenizer,
+            made_by,
+            options.special_tokens,
+            &out,
+            existing,
+        )?;
         note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
     }
     Ok(())

@@ -9,6 +9,7 @@ use fuselm::error::{Error, Result};
 use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
 use fuselm::model;
 use fuselm::text::{Format, Reading};
+use fuselm::vocab::SpecialTokens;
 
 use super::paths::RunArg;
 use super::{FieldArgs, Force, Global, print};
@@ -47,6 +48,10 @@ pub struct Command {
     /// What `strftime_now` returns in chat templates, as YYYY-MM-DD
     #[arg(long)]
     date: Option<NaiveDate>,
+    /// What special tokens are that a content spells out: `text`, or `tokens`, as transformers reads
+    /// them.
+    #[arg(long, value_enum, default_value_t = SpecialTokens::Text)]
+    special_tokens: SpecialTokens,
     /// `eval_items` to write [default: none, unless a run is given]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -121,6 +126,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
         date: command.date,
+        special_tokens: command.special_tokens,
     };
     let existing = if kept {
         command.force.existing()

@@ -140,7 +140,12 @@ pub fn run(
     }
     let samples = samples_provenance(options, pivot, others)?;
     let transcripts = Provenance::new(Kind::Transcripts).input("samples", samples.identity());
-    let tokens = tokenise::provenance(&transcripts.identity(), pivot.tokenizer, None);
+    let tokens = tokenise::provenance(
+        &transcripts.identity(),
+        pivot.tokenizer,
+        None,
+        options.special_tokens,
+    );
     let writers = Writers {
         samples: Writer::create(&outputs.samples, samples, existing)?,
         transcripts: Writer::create(&outputs.transcripts, transcripts, existing)?,
@@ -214,6 +219,7 @@ fn samples_provenance(
         "max_tokens": options.max_tokens,
         "part_samples": options.part_samples,
         "split": options.split,
+        "special_tokens": options.special_tokens,
     });
     if let Some(fields) = options.fields.changing() {
         results["fields"] = fields;
@@ -361,7 +367,13 @@ impl Parts<'_> {
             self.bar.advance(samples);
         } else {
             let tokenizer = self.survey.pivot.tokenizer;
-            let encoded = tokenise::encode(&transcripts, tokenizer, None, &self.bar)?;
+            let encoded = tokenise::encode(
+                &transcripts,
+                tokenizer,
+                None,
+                self.survey.options.special_tokens,
+                &self.bar,
+            )?;
             self.tokens.add(&encoded);
             let mut part = self.writers.tokens.part(info)?;
             part.write(&tokens::to_batch(&encoded)?)?;

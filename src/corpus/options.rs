@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::text::{DEFAULT_DATE, Fields, Format, Reading};
+use crate::vocab::SpecialTokens;
 
 /// Whose chat template the transcripts follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -68,6 +69,10 @@ pub struct CorpusOptions {
     /// repeated.
     #[arg(long, default_value_t = CorpusOptions::default().date, hide_default_value = true)]
     pub date: String,
+    /// What special tokens are that a content spells out (`</s>` in HTML): `text` (default), or
+    /// `tokens`, as transformers reads them.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().special_tokens, hide_default_value = true)]
+    pub special_tokens: SpecialTokens,
     /// The most tokens in a sample, BOS included, counted by the pivot's tokenizer; longer
     /// samples are split. Default 2,048, at least 16.
     #[arg(long, default_value_t = CorpusOptions::default().max_tokens, hide_default_value = true)]
@@ -97,6 +102,7 @@ impl Default for CorpusOptions {
             bad_records: BadRecords::default(),
             template: TemplateMode::default(),
             date: DEFAULT_DATE.to_owned(),
+            special_tokens: SpecialTokens::default(),
             max_tokens: 2048,
             too_long: TooLong::default(),
             part_samples: 4096,

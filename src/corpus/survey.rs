@@ -232,10 +232,12 @@ impl<'a> Survey<'a> {
         let native = self.options.template == TemplateMode::Native;
         let whole_turns = native && !record.is_text();
         let most = self.options.max_tokens;
-        let pieces = self
-            .pivot
-            .tokenizer
-            .split_transcript(&whole, most, whole_turns)?;
+        let pieces = self.pivot.tokenizer.split_transcript(
+            &whole,
+            most,
+            whole_turns,
+            self.options.special_tokens,
+        )?;
         let Some(pieces) = pieces else {
             let error = Error::input(
                 &record.place,
@@ -315,7 +317,7 @@ impl<'a> Survey<'a> {
             }
             let tokens = model
                 .tokenizer
-                .encode_transcript(transcript, pivot)?
+                .encode_transcript(transcript, pivot, self.options.special_tokens)?
                 .ids
                 .len();
             if tokens > context {

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::artifact::tokens::read_part;
 use crate::text::read_transcripts;
-use crate::vocab::Role;
+use crate::vocab::{Role, SpecialTokens};
 
 /// Material outside the repository; tests that need it say so and pass where it is absent.
 pub(super) fn shared(path: &str) -> Option<PathBuf> {
@@ -284,12 +284,27 @@ fn native_templates_have_transcripts_of_their_own() {
         "[user] Hi</s>[assistant] Yes</s>"
     );
     let into = run.artifact(Kind::Tokens, &["src", "src"]);
-    let summary = tokenise(&out, &source, None, &into, Existing::Refuse).unwrap();
+    let summary = tokenise(
+        &out,
+        &source,
+        None,
+        SpecialTokens::Text,
+        &into,
+        Existing::Refuse,
+    )
+    .unwrap();
     assert_eq!((summary.samples, summary.supervised), (2, 4 + 10));
     assert!(
-        tokenise(&out, &source, None, &into, Existing::Refuse)
-            .unwrap()
-            .up_to_date
+        tokenise(
+            &out,
+            &source,
+            None,
+            SpecialTokens::Text,
+            &into,
+            Existing::Refuse
+        )
+        .unwrap()
+        .up_to_date
     );
 }
 
@@ -325,6 +340,7 @@ fn stories_for_three_models() {
         &outputs.transcripts,
         &source,
         Some(&pivot),
+        SpecialTokens::Text,
         &out,
         Existing::Refuse,
     )

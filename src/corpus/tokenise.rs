@@ -14,7 +14,7 @@ use crate::text::{
     self, SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch,
 };
 use crate::units::SampleId;
-use crate::vocab::Tokenizer;
+use crate::vocab::{SpecialTokens, Tokenizer};
 
 /// Samples that are tokenised between two looks at the user's wish to stop.
 const CHUNK: usize = 512;
@@ -32,10 +32,10 @@ pub struct TokenSummary {
     pub up_to_date: bool,
 }
 
-/// What changes rows of `tokens` besides their inputs. Those of before have other ends, with some
-/// tokenizers, and prefixes that are not supervised.
-pub fn tokens_changing() -> serde_json::Value {
-    serde_json::json!({ "spans": 2 })
+/// What changes rows of `tokens` besides their inputs. Those of before have special tokens where a
+/// content spells them (2), or other ends, with some tokenizers.
+pub fn tokens_changing(special_tokens: SpecialTokens) -> serde_json::Value {
+    serde_json::json!({ "spans": 3, "special_tokens": special_tokens })
 }
 
 /// What determines the `tokens` of a tokenizer: the transcripts, the tokenizer, and the
@@ -44,12 +44,13 @@ pub(super) fn provenance(
     transcripts: &str,
     tokenizer: &Tokenizer,
     pivot: Option<&Tokenizer>,
+    special_tokens: SpecialTokens,
 ) -> Provenance {
     let own = &tokenizer.vocabulary().digest;
     let pivot = pivot.map(|pivot| &pivot.vocabulary().digest);
     let provenance = Provenance::new(Kind::Tokens)
         .vocabulary(own)
-        .options(tokens_changing())
+        .options(tokens_changing(special_tokens))
         .input("transcripts", transcripts);
     match pivot.filter(|pivot| *pivot != own) {
         Some(pivot) => provenance.input("pivot_vocabulary", pivot),
@@ -59,7 +60,8 @@ pub(super) fn provenance(
 
 /// Tokenises transcripts for one vocabulary: the artifact `tokens` in `out`, part by part as
 /// the transcripts are. `pivot` is the tokenizer whose template made the transcripts, where that
-/// is not `tokenizer` ([`Tokenizer::encode_transcript`]).
+/// is not `tokenizer`, `special_tokens` what contents are that spell some
+/// ([`Tokenizer::encode_transcript`]).
 ///
 /// Does nothing where the same is already there, and goes on where an earlier call stopped.
 ///
@@ -72,11 +74,12 @@ pub fn tokenise(
     transcripts: &Path,
     tokenizer: &Tokenizer,
     pivot: Option<&Tokenizer>,
+    special_tokens: SpecialTokens,
     out: &Path,
     existing: Existing,
 ) -> Result<TokenSummary> {
     let transcripts = Artifact::open(transcripts, Kind::Transcripts)?;
-    let provenance = provenance(transcripts.identity(), tokenizer, pivot);
+    let provenance = provenance(transcripts.identity(), tokenizer, pivot, special_tokens);
     let writer = Writer::create(out, provenance, existing)?;
     let mut summary = TokenSummary {
         samples: transcripts.samples(),
@@ -91,7 +94,7 @@ pub fn tokenise(
             continue;
         }
         let samples = read_transcripts(part)?;
-        let tokens = encode(&samples, tokenizer, pivot, &bar)?;
+        let tokens = encode(&samples, tokenizer, pivot, special_tokens, &bar)?;
         summary.add(&tokens);
         let mut part = writer.part(info)?;
         part.write(&to_batch(&tokens)?)?;
@@ -114,6 +117,7 @@ pub(super) fn encode(
     samples: &[SampleTranscript],
     tokenizer: &Tokenizer,
     pivot: Option<&Tokenizer>,
+    special_tokens: SpecialTokens,
     bar: &Bar,
 ) -> Result<Vec<SampleTokens>> {
     let mut tokens = Vec::with_capacity(samples.len());
@@ -122,7 +126,7 @@ pub(super) fn encode(
         let encoded: Vec<Result<SampleTokens>> = chunk
             .par_iter()
             .map(|sample| {
-                let row = tokenizer.encode_transcript(&sample.transcript, pivot)?;
+                let row = tokenizer.encode_transcript(&sample.transcript, pivot, special_tokens)?;
                 Ok(SampleTokens {
                     sample_id: sample.sample_id,
                     ids: row.ids,

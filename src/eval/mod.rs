@@ -26,7 +26,7 @@ use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, p
 use crate::progress::{self, Bar};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
-use crate::vocab::Tokenizer;
+use crate::vocab::{SpecialTokens, Tokenizer};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub struct EvalInputs {
     pub device: Device,
     /// What `strftime_now` returns in chat templates.
     pub date: Option<NaiveDate>,
+    /// What special tokens are that a content spells out.
+    pub special_tokens: SpecialTokens,
 }
 
 /// Result of one task.
@@ -143,7 +145,7 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     check_tokens(&inputs.model, tokenizer.vocabulary())?;
     let mut template = ChatTemplate::load(&inputs.tokenizer)?;
     let mut options = serde_json::json!({
-        "figures": changing(inputs.dtype),
+        "figures": changing(inputs.dtype, inputs.special_tokens),
         "date": inputs.date.map(|date| date.to_string()),
         "template": template.as_ref().map(ChatTemplate::digest),
         "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
@@ -166,7 +168,10 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     }
     let mut tasks = Vec::new();
     for task in &inputs.tasks {
-        tasks.push((task, read_task(task, &tokenizer, template.as_ref())?));
+        tasks.push((
+            task,
+            read_task(task, &tokenizer, template.as_ref(), inputs.special_tokens)?,
+        ));
     }
     let predictor = Predictor::open(
         &inputs.model,
@@ -207,10 +212,15 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
 }
 
 /// What changes figures besides what they are about: the type of the weights, and which tokens count.
-pub fn changing(dtype: DType) -> serde_json::Value {
+pub fn changing(dtype: DType, special_tokens: SpecialTokens) -> serde_json::Value {
     // Logits of narrow weights are not rounded any more.
     let logits = (dtype != DType::F32).then_some("f32");
-    serde_json::json!({ "dtype": dtype.as_str(), "counts": COUNTS, "logits": logits })
+    serde_json::json!({
+        "dtype": dtype.as_str(),
+        "counts": COUNTS,
+        "logits": logits,
+        "special_tokens": special_tokens,
+    })
 }
 
 fn check_tasks(tasks: &[Task]) -> Result<()> {
@@ -230,6 +240,7 @@ fn read_task(
     task: &Task,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
+    special_tokens: SpecialTokens,
 ) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     let (mut silent, mut unplaced) = (0, 0);
@@ -250,7 +261,7 @@ fn read_task(
             silent += 1;
             continue;
         }
-        let row = tokenizer.encode_transcript(&transcript, None)?;
+        let row = tokenizer.encode_transcript(&transcript, None, special_tokens)?;
         // Only what covers the content is predicted: the bytes that count are its bytes.
         let content = transcript.content_tokens(&row.byte_end);
         items.push(Item {

@@ -23,11 +23,14 @@ mod record;
 mod record_tests;
 mod rows;
 mod shapes;
+mod special;
 mod template;
 #[cfg(test)]
 mod tests;
 mod transcript;
 mod turns;
+#[cfg(test)]
+mod turns_tests;
 mod values;
 
 pub use chat::{Chat, Message};
@@ -36,6 +39,7 @@ pub use formats::{Bad, BadReason, Format, RawRecord, Reading, Record, Records, r
 pub use json::read_json;
 pub use notes::{Notes, Owner, Tally, UNREAD_REMEDY, Unread};
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
+pub(crate) use special::TokenFacts;
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcribed, Transcript, transcript};

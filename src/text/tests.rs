@@ -109,7 +109,7 @@ fn trimmed_and_repeated_contents_are_found_where_they_stand() {
             ("user", "a"),
             ("template", "\n[assistant] "),
             ("assistant", "a"),
-            ("template", " "),
+            ("turn", " "),
             ("turn_end", "</s>"),
             ("template", "\n")
         ]
@@ -121,16 +121,25 @@ fn trimmed_and_repeated_contents_are_found_where_they_stand() {
 }
 
 #[test]
-fn a_template_that_looks_into_contents_is_searched_instead() {
-    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1].strip() }}{{ '!' if m.content|length > 60 }}<|im_end|>{% endfor %}";
+fn turns_that_change_what_is_around_them_are_not_learned() {
+    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1].strip() }}{{ '!' if m.content|length > 60 }}<|im_end|>{% endfor %}{{ '<assistant>' if add_generation_prompt }}";
     let template = ChatTemplate::from_source("t", source, None, None).unwrap();
-    let long = format!("<think>{}</think>\nyes", "x".repeat(80));
-    let messages = [message("user", "is it?"), message("assistant", &long)];
-    let transcript = transcript(&chat(messages.clone()), Some(&template))
-        .unwrap()
-        .transcript;
-    assert!(spans(&transcript).contains(&("assistant", "yes")));
-    assert_covers(&transcript);
+    let of = |answer: &str| {
+        let messages = [message("user", "is it?"), message("assistant", answer)];
+        transcript(&chat(messages), Some(&template)).unwrap()
+    };
+    let short = of("<think>x</think>\nyes");
+    let learned = [
+        ("template", "<assistant>"),
+        ("assistant", "yes"),
+        ("turn_end", "<|im_end|>"),
+    ];
+    assert!(spans(&short.transcript).ends_with(&learned), "{short:?}");
+    assert_eq!(short.unplaced, []);
+    let long = of(&format!("<think>{}</think>\nyes", "x".repeat(80)));
+    assert_eq!(long.unplaced, [Unplaced::Entangled]);
+    assert!(!long.transcript.is_supervised());
+    assert_covers(&long.transcript);
 }
 
 #[test]

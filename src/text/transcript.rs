@@ -59,6 +59,12 @@ impl Transcript {
         spans.map(|span| (span.byte_start, span.byte_end)).collect()
     }
 
+    /// The bytes of all contents, supervised or not, in order.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let spans = self.spans.iter().filter(|span| span.is_content());
+        spans.map(|span| (span.byte_start, span.byte_end))
+    }
+
     /// The number of supervised bytes that are content.
     pub fn content_bytes(&self) -> u64 {
         let lengths = self.content().into_iter();

@@ -169,12 +169,12 @@ impl Skeleton {
             let mut around = None;
             if chat.messages.get(message)?.part() == "assistant" {
                 match frame(&rendering, message, &text, &marks.of(message)) {
-                    Ok(frame) if frame.start < last => {
+                    Ok(frame) if frame.prompt.end < last => {
                         unplaced.push((message, Unplaced::Overlapping));
                     }
                     Ok(frame) => {
                         around = Some(Around {
-                            before: at - frame.start,
+                            before: at - frame.prompt.end,
                             after: frame.closer,
                         });
                     }
@@ -259,8 +259,8 @@ fn forms(content: &str) -> [Option<&str>; 4] {
 
 /// How the text lies around a content.
 pub(super) struct Frame {
-    /// Where the turn begins.
-    pub(super) start: usize,
+    /// The prompt before the turn.
+    pub(super) prompt: Range<usize>,
     /// Bytes of what closes it, from the end of the content.
     pub(super) closer: usize,
 }
@@ -274,7 +274,7 @@ pub(super) fn frame(
     mark: &str,
 ) -> Result<Frame, Unplaced> {
     let (before, after) = once(text, mark)?;
-    let start = turn_start(rendering, index, before).ok_or(Unplaced::Unprompted)?;
+    let prompt = prompt(rendering, index, before).ok_or(Unplaced::Unprompted)?;
     let alone = match index + 1 == rendering.len() {
         true => None,
         false => Some(
@@ -288,7 +288,7 @@ pub(super) fn frame(
         Some(alone) => once(alone, mark)?.1,
     };
     Ok(Frame {
-        start,
+        prompt,
         closer: closer(rendering.template(), after, ended),
     })
 }
@@ -302,22 +302,36 @@ fn once<'a>(text: &'a str, mark: &str) -> Result<(&'a str, &'a str), Unplaced> {
     }
 }
 
-/// Where the prompt ends: as far as the messages before the turn are rendered alike when the
-/// assistant is asked to speak (a prompt may open its thoughts, too). Where the template shows
-/// them differently then, after the last prompt that looks like that of a plain chat.
-fn turn_start(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<usize> {
-    if let Ok(prompt) = rendering.first(index, true) {
-        let shared = common_prefix(before, &prompt);
-        let history = || {
-            let history = rendering.first(index, false).ok()?;
-            Some(common_prefix(&history, &prompt))
+/// The prompt before a turn. It ends as far as the messages before the turn are rendered alike when
+/// the assistant is asked to speak (a prompt may open its thoughts, too). Where the template shows
+/// them differently then, or has no prompt there, it is the last one like those of a plain chat.
+fn prompt(rendering: &Rendering<'_>, index: usize, before: &str) -> Option<Range<usize>> {
+    let template = rendering.template();
+    let blank = |text: &str| text.trim().is_empty();
+    if index == 0 {
+        // No template is made for a chat without a message.
+        let own = template.bos().and_then(|bos| before.strip_prefix(bos));
+        let header = template.last_header(before);
+        return header.or_else(|| blank(own.unwrap_or(before)).then(|| before.len()..before.len()));
+    }
+    if let Ok(asked) = rendering.first(index, true) {
+        let shared = common_prefix(before, &asked);
+        let history = match rendering.first(index, false) {
+            // What only ends a chat is no part of what comes before the next turn.
+            Ok(_) if template.is_special(asked[shared..].trim()) => shared,
+            Ok(history) => common_prefix(&history, &asked),
+            Err(_) => asked.len(),
         };
-        if shared == prompt.len() || history().is_some_and(|history| shared >= history) {
-            return Some(shared);
+        if shared >= history {
+            let own = &before[shared..];
+            let header = match template.never_prompts() && blank(own) {
+                true => own.len(),
+                false => template.last_header(own).map_or(0, |header| header.end),
+            };
+            return Some(history.min(shared)..shared + header);
         }
     }
-    let header = rendering.template().header()?;
-    before.rfind(header).map(|at| at + header.len())
+    template.last_header(before)
 }
 
 /// The bytes of `after` that close a turn: up to the last special token of what follows the
@@ -361,6 +375,9 @@ fn one_by_one(text: &str, chat: &Chat, template: &ChatTemplate) -> Places {
     for index in assistants(chat) {
         let end = ends.get(index).copied().flatten();
         match turn(text, chat, &rendering, index, end, &marks) {
+            Ok(bytes) if encloses_others(&bytes, index, &ends) => {
+                places.unplaced.push((index, Unplaced::Overlapping));
+            }
             Ok(bytes) => turns.push(Turn {
                 message: index,
                 bytes,
@@ -415,6 +432,14 @@ fn one_by_one(text: &str, chat: &Chat, template: &ChatTemplate) -> Places {
     places
 }
 
+/// Whether the content of another message ends inside a turn.
+fn encloses_others(turn: &Range<usize>, index: usize, ends: &[Option<usize>]) -> bool {
+    let others = ends.iter().enumerate().filter(|(other, _)| *other != index);
+    others
+        .filter_map(|(_, end)| *end)
+        .any(|end| turn.start < end && end <= turn.end)
+}
+
 /// The extent of one assistant's turn in `text`; `end` is where its content ends there.
 fn turn(
     text: &str,
@@ -444,39 +469,41 @@ fn turn(
         return Err(Unplaced::Entangled);
     }
     let frame = frame(&marked_once, index, &with_short, &short)?;
-    if text.get(..frame.start) != before.get(..frame.start) {
+    // What the turn says may begin as the prompt would go on: its thoughts, not opened for nothing.
+    let start = common_prefix(text, before).min(frame.prompt.end);
+    if start < frame.prompt.start {
         return Err(Unplaced::Entangled);
     }
     let content = message.content();
-    if !content.trim().is_empty() {
+    if !spoken(&content).trim().is_empty() {
         let close = text
             .len()
             .checked_sub(after.len())
             .filter(|_| text.ends_with(after));
         let close = close
-            .filter(|close| frame.start <= *close)
+            .filter(|close| start <= *close)
             .ok_or(Unplaced::Entangled)?;
-        let end = end.filter(|end| (frame.start..=close).contains(end));
+        let end = end.filter(|end| (start..=close).contains(end));
         let end = end.ok_or(Unplaced::Absent)?;
-        said(text, &content, frame.start, end).ok_or(Unplaced::Absent)?;
-        return Ok(frame.start..close + frame.closer);
+        said(text, &content, start, end).ok_or(Unplaced::Absent)?;
+        return Ok(start..close + frame.closer);
     }
-    // Nothing is said, which a template may write otherwise than something: the turn ends alike.
+    // Nothing is said, but perhaps thought, which a template may write otherwise than something: the turn ends alike.
     let (closer, rest) = after.split_at(frame.closer);
     let close = text
         .len()
         .checked_sub(rest.len())
         .filter(|_| text.ends_with(rest));
     let close = close
-        .filter(|close| frame.start <= *close)
+        .filter(|close| start <= *close)
         .ok_or(Unplaced::Entangled)?;
     let last = rendering.template().last_special(closer);
     let last = last.and_then(|last| closer.get(last)).unwrap_or_default();
-    let written = &text[frame.start..close];
+    let written = &text[start..close];
     if !written.ends_with(last) || !names(message).all(|name| written.contains(name)) {
         return Err(Unplaced::Absent);
     }
-    Ok(frame.start..close)
+    Ok(start..close)
 }
 
 /// The fields in which records keep what a model thought, the first that is there being meant.
@@ -484,6 +511,13 @@ pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reaso
 
 /// What ends a model's thoughts where they stand in its content.
 const THOUGHT_END: &str = "</think>";
+
+/// What follows the thoughts in a content.
+fn spoken(content: &str) -> &str {
+    content
+        .rsplit_once(THOUGHT_END)
+        .map_or(content, |(_, spoken)| spoken)
+}
 
 /// The names of the functions that a message calls.
 fn names(message: &Message) -> impl Iterator<Item = &str> {
@@ -559,8 +593,8 @@ fn said(text: &str, content: &str, first: usize, end: usize) -> Option<Range<usi
         Some(end - form.len()..end)
     };
     suffix(content).or_else(|| {
-        let (_, spoken) = content.rsplit_once(THOUGHT_END)?;
-        suffix(spoken)
+        let spoken = spoken(content);
+        suffix(spoken).filter(|_| spoken.len() < content.len())
     })
 }
 

@@ -9,6 +9,9 @@
 
 pub(crate) mod edits;
 mod first;
+mod listing;
+mod literal;
+mod load;
 pub(crate) mod merges;
 mod normal;
 mod pieces;
@@ -23,6 +26,7 @@ mod trace;
 mod transcripts;
 
 pub use edits::distance;
+pub use literal::SpecialTokens;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;
 

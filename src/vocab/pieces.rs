@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::{Kind, Role, Token, Vocabulary};
+use super::Kind;
 
 /// GPT-2's printable character of every byte: the printable Latin-1 characters stand for
 /// themselves, the others for U+0100 upwards, in order.
@@ -65,6 +65,9 @@ pub(super) enum Prefix {
     Always,
     /// Where the text (or what follows an added token) does not begin with a space itself.
     Missing,
+    /// The same, but at the start of the text only: not after an added token, and so not after
+    /// BOS.
+    First,
 }
 
 /// How a tokenizer spells bytes.
@@ -119,18 +122,25 @@ impl Scheme {
             .or_else(|| bpe_decoder.and_then(|part| text(part, "suffix")));
 
         let yes = |part: &Value, key: &str| part.get(key).and_then(Value::as_bool) == Some(true);
-        let added_if_missing = pre.iter().any(|part| {
-            (is(part, "ByteLevel") && yes(part, "add_prefix_space"))
-                || (is(part, "Metaspace")
-                    && part.get("prepend_scheme").and_then(Value::as_str) != Some("never")
-                    && part.get("add_prefix_space").and_then(Value::as_bool) != Some(false))
-        });
-        let prefix = if normalizers.iter().any(|part| is(part, "Prepend")) {
-            Prefix::Always
-        } else if added_if_missing {
-            Prefix::Missing
-        } else {
-            Prefix::None
+        let added_if_missing = |part: &&Value| {
+            if is(part, "ByteLevel") && yes(part, "add_prefix_space") {
+                return Some(Prefix::Missing);
+            }
+            let added = is(part, "Metaspace")
+                && part.get("add_prefix_space").and_then(Value::as_bool) != Some(false);
+            match part.get("prepend_scheme").and_then(Value::as_str) {
+                _ if !added => None,
+                Some("never") => None,
+                Some("first") => Some(Prefix::First),
+                _ => Some(Prefix::Missing),
+            }
+        };
+        let prefix = match normalizers.iter().any(|part| is(part, "Prepend")) {
+            true => Prefix::Always,
+            false => pre
+                .iter()
+                .find_map(added_if_missing)
+                .unwrap_or(Prefix::None),
         };
 
         Self {
@@ -249,140 +259,4 @@ fn byte_token(piece: &str) -> Option<u8> {
     (digits.len() == 2)
         .then(|| u8::from_str_radix(digits, 16).ok())
         .flatten()
-}
-
-/// The vocabulary of a tokenizer: its tokens in the order of their ids, and the digest.
-pub(super) fn vocabulary(
-    spec: &Value,
-    tokenizer: &tokenizers::Tokenizer,
-    scheme: &Scheme,
-    roles: &HashMap<Role, u32>,
-) -> Vocabulary {
-    let model = tokenizer.get_vocab(false);
-    let added = tokenizer.get_added_tokens_decoder();
-    let ids = model.values().chain(added.keys());
-    // An id far beyond the number of tokens is a broken file, not a reason to allocate for it.
-    let limit = (model.len() + added.len()).saturating_mul(4).max(1 << 20) as u32;
-    let size = ids
-        .copied()
-        .filter(|id| *id < limit)
-        .max()
-        .map_or(0, |id| id as usize + 1);
-    let mut tokens = vec![Token::hole(); size];
-    for (piece, id) in model {
-        let (bytes, kind) = scheme.bytes(&piece);
-        if let Some(token) = tokens.get_mut(id as usize) {
-            *token = Token {
-                display: piece,
-                bytes,
-                special: false,
-                role: None,
-                kind,
-            };
-        }
-    }
-    for (id, token) in added {
-        if let Some(slot) = tokens.get_mut(id as usize) {
-            // The model makes a piece of many texts (Gemma's `▁▁` of two blanks); that its
-            // spelling is taken out of a text as well is the exception.
-            if slot.kind != Kind::Hole && slot.display == token.content && !token.special {
-                continue;
-            }
-            *slot = Token {
-                bytes: token.content.clone().into_bytes(),
-                display: token.content,
-                special: token.special,
-                role: None,
-                kind: Kind::Added,
-            };
-        }
-    }
-    // The first role in this order is the one that a token shows.
-    for role in [
-        Role::Bos,
-        Role::TurnStart,
-        Role::TurnEnd,
-        Role::Eos,
-        Role::Pad,
-        Role::Unk,
-    ] {
-        if let Some(token) = roles.get(&role).and_then(|id| tokens.get_mut(*id as usize)) {
-            token.special = true;
-            token.role = token.role.or(Some(role));
-        }
-    }
-    let digest = digest(spec, &tokens, roles);
-    let drops_blank = drops_blank(&tokens, tokenizer);
-    Vocabulary::new(tokens, digest, roles.iter().map(|(role, id)| (*role, *id)))
-        .dropping_blanks(Some(drops_blank))
-}
-
-/// Whether the decoder drops the blank that a token alone begins with, told from a token that has
-/// one and text after it.
-fn drops_blank(tokens: &[Token], tokenizer: &tokenizers::Tokenizer) -> bool {
-    let word = (0u32..).zip(tokens).find(|(_, token)| {
-        let text = std::str::from_utf8(&token.bytes).ok();
-        let word = text.and_then(|text| text.strip_prefix(' '));
-        token.kind == Kind::Ordinary && word.is_some_and(|word| !word.trim_start().is_empty())
-    });
-    let alone = word.and_then(|(id, _)| tokenizer.decode(&[id], false).ok());
-    alone.is_some_and(|text| !text.starts_with(' '))
-}
-
-/// BLAKE3 over every token and over the parts of the file that determine tokenisation.
-fn digest(spec: &Value, tokens: &[Token], roles: &HashMap<Role, u32>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut field = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    field(b"fuselm vocabulary 1");
-    for token in tokens {
-        field(&token.bytes);
-        field(&[u8::from(token.special), token.kind as u8]);
-    }
-    for role in Role::ALL {
-        let id = roles.get(&role).map(|id| id.to_le_bytes());
-        field(id.as_ref().map_or(&[], |id| id.as_slice()));
-    }
-    for key in ["normalizer", "pre_tokenizer", "model", "added_tokens"] {
-        let mut canonical = Vec::new();
-        if let Some(part) = spec.get(key) {
-            // The pieces are above (except that scores of a unigram model count as well).
-            let skip = part.get("vocab").is_some_and(Value::is_object);
-            write_canonical(part, skip, &mut canonical);
-        }
-        field(&canonical);
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// JSON with sorted keys and without blanks; `null` members and, at the top, `vocab` are left out.
-fn write_canonical(value: &Value, skip_vocab: bool, out: &mut Vec<u8>) {
-    match value {
-        Value::Object(map) => {
-            let mut members: Vec<_> = map
-                .iter()
-                .filter(|(key, value)| !(value.is_null() || skip_vocab && *key == "vocab"))
-                .collect();
-            members.sort_by_key(|(key, _)| *key);
-            out.push(b'{');
-            for (key, value) in members {
-                out.extend_from_slice(Value::from(key.as_str()).to_string().as_bytes());
-                out.push(b':');
-                write_canonical(value, false, out);
-                out.push(b',');
-            }
-            out.push(b'}');
-        }
-        Value::Array(items) => {
-            out.push(b'[');
-            for item in items {
-                write_canonical(item, false, out);
-                out.push(b',');
-            }
-            out.push(b']');
-        }
-        other => out.extend_from_slice(other.to_string().as_bytes()),
-    }
 }

@@ -27,11 +27,12 @@ pub(super) struct Piece<'a> {
 pub(super) fn walk(text: &str, pieces: &[Piece<'_>], prefix: Prefix) -> Option<Vec<u32>> {
     let mut rest = text.as_bytes();
     let mut begins = true;
+    let prefix_again = prefix != Prefix::First;
     let mut ends = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let bytes = without_prefix(piece, rest, begins, prefix);
         rest = rest.strip_prefix(bytes)?;
-        begins = piece.separates;
+        begins = piece.separates && prefix_again;
         ends.push((text.len() - rest.len()) as u32);
     }
     rest.is_empty().then_some(ends)
@@ -44,7 +45,7 @@ fn without_prefix<'a>(piece: &Piece<'a>, rest: &[u8], begins: bool, prefix: Pref
         && match prefix {
             Prefix::None => false,
             Prefix::Always => true,
-            Prefix::Missing => rest.first() != Some(&b' '),
+            Prefix::Missing | Prefix::First => rest.first() != Some(&b' '),
         };
     match piece.bytes.split_first() {
         Some((b' ', after)) if added => after,

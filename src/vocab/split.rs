@@ -4,7 +4,7 @@
 //! A piece ends, in this order of preference, before a user's turn, after a paragraph, after a
 //! line, before a word; a text without any of these is cut between two characters.
 
-use super::Tokenizer;
+use super::{SpecialTokens, Tokenizer};
 use crate::error::Result;
 use crate::progress::check_interrupt;
 use crate::text::Transcript;
@@ -25,6 +25,7 @@ impl Tokenizer {
         transcript: &Transcript,
         max_tokens: usize,
         whole_turns: bool,
+        special_tokens: SpecialTokens,
     ) -> Result<Option<Vec<Transcript>>> {
         // A token has a byte at least, but for BOS and an added prefix, where no step makes more
         // of the text.
@@ -32,75 +33,93 @@ impl Tokenizer {
         if text.len() + 2 <= max_tokens && self.has_bytes_for_all(text) {
             return Ok(Some(vec![transcript.clone()]));
         }
-        split(transcript, self, max_tokens, whole_turns)
+        let reader = Reader {
+            transcript,
+            tokenizer: self,
+            special_tokens,
+        };
+        reader.split(max_tokens, whole_turns)
     }
 }
 
-fn split(
-    transcript: &Transcript,
-    tokenizer: &Tokenizer,
-    max_tokens: usize,
-    whole_turns: bool,
-) -> Result<Option<Vec<Transcript>>> {
-    let text = transcript.text.as_str();
-    let most = max_tokens.saturating_sub(1).max(1);
-    let turns = transcript.turn_borders();
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    while start < text.len() {
-        check_interrupt()?;
-        let Some(limit) = reach(text, start, most, tokenizer)? else {
-            pieces.push(transcript.slice(start, text.len()));
-            break;
-        };
-        let mut limit = limit;
-        let cut = loop {
-            let cut = match turn_border(&turns, start, limit) {
-                Some(cut) => cut,
-                None if whole_turns => return Ok(None),
-                None => text_border(text, start, limit),
+/// A transcript and who reads it.
+struct Reader<'a> {
+    transcript: &'a Transcript,
+    tokenizer: &'a Tokenizer,
+    special_tokens: SpecialTokens,
+}
+
+impl Reader<'_> {
+    fn split(&self, max_tokens: usize, whole_turns: bool) -> Result<Option<Vec<Transcript>>> {
+        let transcript = self.transcript;
+        let text = transcript.text.as_str();
+        let most = max_tokens.saturating_sub(1).max(1);
+        let turns = transcript.turn_borders();
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        while start < text.len() {
+            check_interrupt()?;
+            let Some(limit) = self.reach(start, most)? else {
+                pieces.push(transcript.slice(start, text.len()));
+                break;
             };
-            // Tokens at the end of a piece can differ from those of the running text.
-            let piece = text.get(start..cut).unwrap_or_default();
-            let excess = tokenizer.encode(piece)?.ids.len().saturating_sub(most);
-            let shorter = floor(text, cut.saturating_sub(excess));
-            if excess == 0 || shorter <= start {
-                break cut;
-            }
-            limit = shorter;
-        };
-        pieces.push(transcript.slice(start, cut));
-        start = cut;
+            let mut limit = limit;
+            let cut = loop {
+                let cut = match turn_border(&turns, start, limit) {
+                    Some(cut) => cut,
+                    None if whole_turns => return Ok(None),
+                    None => text_border(text, start, limit),
+                };
+                // Tokens at the end of a piece can differ from those of the running text.
+                let excess = self.ends(start, cut)?.len().saturating_sub(most);
+                let shorter = floor(text, cut.saturating_sub(excess));
+                if excess == 0 || shorter <= start {
+                    break cut;
+                }
+                limit = shorter;
+            };
+            pieces.push(transcript.slice(start, cut));
+            start = cut;
+        }
+        if pieces.is_empty() {
+            pieces.push(transcript.clone());
+        }
+        Ok(Some(pieces))
     }
-    if pieces.is_empty() {
-        pieces.push(transcript.clone());
-    }
-    Ok(Some(pieces))
-}
 
-/// The byte up to which `most` tokens reach from `start`; none if the rest has no more.
-fn reach(text: &str, start: usize, most: usize, tokenizer: &Tokenizer) -> Result<Option<usize>> {
-    // Tokens of a text have about four bytes; a window avoids tokenising all of a long one.
-    let mut window = most.saturating_mul(8);
-    loop {
-        let end = floor(text, start.saturating_add(window));
-        let rest = text.get(start..end).unwrap_or_default();
-        let encoded = tokenizer.encode(rest)?;
-        if let Some(byte) = encoded.byte_end.get(most - 1)
-            && encoded.ids.len() > most
-        {
-            let limit = floor(text, start + *byte as usize);
-            // One character may take more tokens than are allowed; it is taken whole.
-            return Ok(Some(if limit > start {
-                limit
-            } else {
-                ceil(text, start + 1)
-            }));
+    /// The ends of the tokens of a piece, without BOS, counted from its beginning.
+    fn ends(&self, start: usize, end: usize) -> Result<Vec<u32>> {
+        let piece = self.transcript.slice(start, end);
+        let row = self
+            .tokenizer
+            .encode_transcript(&piece, None, self.special_tokens)?;
+        Ok(row.byte_end[1..].to_vec())
+    }
+
+    /// The byte up to which `most` tokens reach from `start`; none if the rest has no more.
+    fn reach(&self, start: usize, most: usize) -> Result<Option<usize>> {
+        let text = self.transcript.text.as_str();
+        // Tokens of a text have about four bytes; a window avoids tokenising all of a long one.
+        let mut window = most.saturating_mul(8);
+        loop {
+            let end = floor(text, start.saturating_add(window));
+            let ends = self.ends(start, end)?;
+            if let Some(byte) = ends.get(most - 1)
+                && ends.len() > most
+            {
+                let limit = floor(text, start + *byte as usize);
+                // One character may take more tokens than are allowed; it is taken whole.
+                return Ok(Some(if limit > start {
+                    limit
+                } else {
+                    ceil(text, start + 1)
+                }));
+            }
+            if end == text.len() {
+                return Ok(None);
+            }
+            window = window.saturating_mul(2);
         }
-        if end == text.len() {
-            return Ok(None);
-        }
-        window = window.saturating_mul(2);
     }
 }
 

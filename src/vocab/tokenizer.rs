@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde_json::Value;
-use tokenizers::Model;
+use tokenizers::{Decoder, Model};
 
 use super::first::MidText;
+use super::literal::Literal;
 use super::normal::{self, Stretch};
-use super::pieces::{self, Growth, Scheme};
+use super::pieces::{Growth, Scheme};
 use super::trace::{Trace, Tracer};
-use super::{Kind, Role, Vocabulary, merges, roles, spans};
+use super::{Kind, Role, Vocabulary, spans};
 use crate::error::{Context, Error, Result};
 use crate::model::{check_tokens, tokenizer_dir};
 use crate::text::ChatTemplate;
@@ -28,25 +29,34 @@ pub struct Encoded {
 
 /// A tokenizer with the bytes of its tokens.
 ///
-/// Memory: the tokenizer's own tables and one [`super::Token`] for each id.
+/// Memory: the tokenizer's own tables, one [`super::Token`] for each id, and the text of
+/// `tokenizer.json`.
 pub struct Tokenizer {
     /// Its `tokenizer.json`, for errors.
-    path: PathBuf,
+    pub(super) path: PathBuf,
+    /// The completed `tokenizer.json`.
+    pub(super) spec: Arc<str>,
     pub(super) inner: tokenizers::Tokenizer,
-    vocabulary: Vocabulary,
-    template: Option<ChatTemplate>,
+    pub(super) vocabulary: Vocabulary,
+    pub(super) template: Option<ChatTemplate>,
     pub(super) scheme: Scheme,
     pub(super) mid_text: MidText,
-    growth: Growth,
+    pub(super) growth: Growth,
+    /// Whether pieces of the model share an id.
+    pub(super) shares_ids: bool,
     /// Whether an id is an added token that is taken out of the text before normalisation.
-    separates: Vec<bool>,
+    pub(super) separates: Vec<bool>,
     /// The id for what is not known: the model's, or what the configuration names.
     pub(super) unknown: Option<u32>,
     /// The model's own.
-    unknown_piece: Option<u32>,
+    pub(super) unknown_piece: Option<u32>,
     /// Added tokens that are not special, the longest first.
     pub(super) added_text: Vec<(String, u32)>,
-    by_bytes: HashMap<Vec<u8>, u32>,
+    pub(super) by_bytes: HashMap<Vec<u8>, u32>,
+    /// How the token that begins every sequence is spelled, where a text after it can have other
+    /// tokens than the text alone.
+    pub(super) opener: Option<String>,
+    pub(super) literal: Literal,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -69,116 +79,19 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json`,
-    /// `special_tokens_map.json` and the chat template of a model folder.
-    ///
-    /// # Errors
-    /// A missing or damaged file, a vocabulary without tokens.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound && dir.is_dir() {
-                Error::file(dir, "no `tokenizer.json` in this folder")
-                    .remedy("convert the model's tokenizer to a fast one (`AutoTokenizer.from_pretrained(..).save_pretrained(..)`)")
-            } else {
-                Error::io(&path, source)
-            }
-        })?;
-        let mut spec: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::file(&path, format!("no valid JSON: {error}")))?;
-        merges::check(&path, &spec)?;
-        // Dropout makes tokenisation random; it is of use to its trainers only.
-        let dropout = spec
-            .get_mut("model")
-            .and_then(|model| model.get_mut("dropout"))
-            .filter(|dropout| !dropout.is_null());
-        let inner = match dropout {
-            None => tokenizers::Tokenizer::from_bytes(&bytes),
-            Some(dropout) => {
-                *dropout = Value::Null;
-                tokenizers::Tokenizer::from_bytes(spec.to_string())
-            }
-        };
-        let mut inner =
-            inner.map_err(|error| Error::file(&path, format!("no tokenizer: {error}")))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).at(&path)?;
-
-        let template = ChatTemplate::load(dir)?;
-        let added: HashMap<String, u32> = inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .map(|(id, token)| (token.content, id))
-            .collect();
-        let roles = roles::read(dir, &spec, template.as_ref(), &added, |text| {
-            inner.token_to_id(text)
-        })?;
-        let scheme = Scheme::of(&spec);
-        let vocabulary = pieces::vocabulary(&spec, &inner, &scheme, &roles);
-        if vocabulary.is_empty() {
-            return Err(Error::file(&path, "the vocabulary has no tokens"));
-        }
-        Self::assemble(&path, inner, vocabulary, template, scheme, &spec)
-    }
-
-    fn assemble(
-        path: &Path,
-        inner: tokenizers::Tokenizer,
-        vocabulary: Vocabulary,
-        template: Option<ChatTemplate>,
-        scheme: Scheme,
-        spec: &Value,
-    ) -> Result<Self> {
-        let growth = Growth::of(spec, &|piece| {
-            inner.get_model().token_to_id(piece).is_some()
-        });
-
-        let mut separates = vec![false; vocabulary.len()];
-        let mut added_text = Vec::new();
-        for (id, token) in inner.get_added_tokens_decoder() {
-            if let Some(slot) = separates.get_mut(id as usize) {
-                *slot = !token.normalized || inner.get_normalizer().is_none();
-            }
-            if !token.special && !token.content.is_empty() {
-                added_text.push((token.content, id));
-            }
-        }
-        added_text.sort_by_key(|(text, id)| (std::cmp::Reverse(text.len()), *id));
-
-        let mut by_bytes: HashMap<Vec<u8>, u32> = HashMap::with_capacity(vocabulary.len());
-        for (id, token) in (0u32..).zip(&vocabulary.tokens) {
-            if token.special || token.bytes.is_empty() || token.kind == Kind::Hole {
-                continue;
-            }
-            by_bytes
-                .entry(token.bytes.clone())
-                .and_modify(|old| {
-                    let older = vocabulary.tokens.get(*old as usize).map(|token| token.kind);
-                    if older.is_some_and(|older| token.kind < older) {
-                        *old = id;
-                    }
-                })
-                .or_insert(id);
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            unknown_piece: unknown_piece(spec, &inner),
-            unknown: vocabulary.id_with_role(Role::Unk),
-            inner,
-            vocabulary,
-            template,
-            scheme,
-            mid_text: MidText::of(spec).at(path)?,
-            growth,
-            separates,
-            added_text,
-            by_bytes,
-        })
+    /// Its `tokenizer.json`, for errors.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The tokens, their bytes and roles.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
+    }
+
+    /// The completed `tokenizer.json`: with the tokens that the files beside it add.
+    pub fn spec(&self) -> &Arc<str> {
+        &self.spec
     }
 
     /// The model folder's chat template, if it has one.
@@ -230,6 +143,34 @@ impl Tokenizer {
         Ok(Encoded { ids, byte_end })
     }
 
+    /// Tokenises a text as it stands after the token that begins every sequence
+    /// ([`Tokenizer::first_id`]), which is no part of the result: a prefix that is added at the
+    /// start of a text only is not added, and blanks that this token takes to itself belong to
+    /// the next one.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_after_bos(&self, text: &str) -> Result<Encoded> {
+        let Some(opener) = &self.opener else {
+            return self.encode(text);
+        };
+        let whole = self.encode(&format!("{opener}{text}"))?;
+        // With what follows, its spelling can be that of another token.
+        let [first, ids @ ..] = whole.ids.as_slice() else {
+            return self.encode(text);
+        };
+        if *first != self.first_id()? {
+            return self.encode(text);
+        }
+        let ends = whole.byte_end.iter().skip(1);
+        Ok(Encoded {
+            ids: ids.to_vec(),
+            byte_end: ends
+                .map(|end| end.saturating_sub(opener.len() as u32))
+                .collect(),
+        })
+    }
+
     fn pieces<'a>(&'a self, ids: &[u32]) -> Vec<spans::Piece<'a>> {
         ids.iter()
             .map(|id| spans::Piece {
@@ -257,6 +198,7 @@ impl Tokenizer {
             scheme: &self.scheme,
             separates: &self.separates,
             unknown: self.unknown_piece,
+            shares_ids: self.shares_ids,
         };
         let trace = tracer.trace(text)?;
         if !trace
@@ -316,7 +258,21 @@ impl Tokenizer {
 
     /// The text of `ids`, special tokens left out; broken UTF-8 is replaced.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, true).unwrap_or_else(|_| {
+        let added = self.inner.get_added_vocabulary();
+        let model = self.inner.get_model();
+        // The library's own way, but that of several pieces with one id it takes any.
+        let spelling = |id: &u32| {
+            added
+                .simple_id_to_token(*id)
+                .or_else(|| Some(self.vocabulary.token(*id)?.display.clone()))
+                .or_else(|| model.id_to_token(*id))
+                .filter(|token| !added.is_special_token(token))
+        };
+        let tokens: Vec<String> = ids.iter().filter_map(spelling).collect();
+        let Some(decoder) = self.inner.get_decoder() else {
+            return tokens.join(" ");
+        };
+        decoder.decode(tokens).unwrap_or_else(|_| {
             let bytes: Vec<u8> = ids
                 .iter()
                 .flat_map(|id| self.vocabulary.bytes(*id).iter().copied())
@@ -348,13 +304,4 @@ impl Tokenizer {
         )
         .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
     }
-}
-
-/// The id that the model gives to what it does not know.
-fn unknown_piece(spec: &Value, inner: &tokenizers::Tokenizer) -> Option<u32> {
-    let model = spec.get("model")?;
-    let by_name = model.get("unk_token").and_then(Value::as_str);
-    by_name
-        .and_then(|name| inner.get_model().token_to_id(name))
-        .or_else(|| u32::try_from(model.get("unk_id")?.as_u64()?).ok())
 }

@@ -61,6 +61,8 @@ pub(super) struct Tracer<'a> {
     pub(super) separates: &'a [bool],
     /// The model's own id for what it does not know.
     pub(super) unknown: Option<u32>,
+    /// Whether pieces of the model share an id.
+    pub(super) shares_ids: bool,
 }
 
 /// A part of the normalised text, before the pre-tokenizer.
@@ -108,7 +110,7 @@ impl Tracer<'_> {
         tokens: &mut Vec<Place>,
     ) -> Result<usize> {
         if let [token] = found
-            && token.value == word
+            && self.spells(word, token)
             && normal.get(here.clone()) == Some(word)
         {
             let end = here.end;
@@ -135,6 +137,12 @@ impl Tracer<'_> {
             normal: border(place.start)..border(place.end),
         }));
         Ok(border(word.len()))
+    }
+
+    /// Whether a token is spelled like that; pieces can share an id, and the library then shows
+    /// any of them.
+    fn spells(&self, word: &str, token: &Token) -> bool {
+        token.value == word || self.inner.get_model().token_to_id(word) == Some(token.id)
     }
 
     fn misread(&self, word: &str, id: Option<u32>) -> Error {
@@ -327,7 +335,7 @@ impl Tracer<'_> {
         let known = self.vocabulary.token(token.id)?;
         let (start, end) = token.offsets;
         let part = word.get(start..end).filter(|_| start >= at);
-        if part == Some(known.display.as_str()) {
+        if part.is_some_and(|part| part == known.display || self.spells(part, token)) {
             return Some(start..end);
         }
         if known.kind == Kind::Byte {
@@ -336,8 +344,10 @@ impl Tracer<'_> {
             let byte = word.as_bytes().get(at..=at)?;
             return (byte == known.bytes).then_some(at..at + 1);
         }
-        let stands =
-            Some(token.id) == self.unknown || self.scheme.bytes_of_text(part?) == known.bytes;
+        // What is spelled by another piece with the same id is merged as if it were that one.
+        let stands = Some(token.id) == self.unknown
+            || self.shares_ids && part.is_some()
+            || self.scheme.bytes_of_text(part?) == known.bytes;
         stands.then_some(start..end)
     }
 

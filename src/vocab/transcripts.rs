@@ -1,6 +1,6 @@
 //! Tokens of a transcript: BOS first, special tokens exchanged by role.
 
-use super::{Role, Tokenizer};
+use super::{Encoded, Role, SpecialTokens, Tokenizer};
 use crate::error::Result;
 use crate::text::{Overlap, Transcript};
 
@@ -16,45 +16,65 @@ pub struct TokenRow {
     pub supervised: Vec<bool>,
 }
 
-/// A special token of the pivot that the transcript spells out.
+/// A special token of the template's that the transcript spells out.
 struct Special {
     start: usize,
     end: usize,
-    /// How this vocabulary spells its own token of the same role.
-    own: Option<String>,
+    /// This vocabulary's own token of the same role.
+    own: Option<u32>,
 }
 
 impl Tokenizer {
     /// Tokenises a transcript. With `pivot` (the tokenizer whose template made the transcript,
-    /// where that is another one), each special token of the pivot in it becomes this
+    /// where that is another one), each special token that the template writes becomes this
     /// tokenizer's own token of the same role, over the same bytes; one without a counterpart
     /// is tokenised as text, and its tokens are supervised only where it is content (a chat about
-    /// such tokens), which every model is measured on.
+    /// such tokens), which every model is measured on. `special_tokens` says what contents are
+    /// that spell special tokens out.
     ///
     /// # Errors
-    /// No BOS and no EOS token, a text of 4 GiB or more.
+    /// No BOS and no EOS token, a text of 4 GiB or more; those of [`Tokenizer::encode`].
     pub fn encode_transcript(
         &self,
         transcript: &Transcript,
         pivot: Option<&Self>,
+        special_tokens: SpecialTokens,
     ) -> Result<TokenRow> {
         let text = transcript.text.as_str();
         let pivot = pivot.filter(|pivot| pivot.vocabulary().digest != self.vocabulary().digest);
+        let contents: Vec<(u32, u32)> = match special_tokens {
+            SpecialTokens::Text => transcript.contents().collect(),
+            SpecialTokens::Tokens => Vec::new(),
+        };
         let specials = match pivot {
-            Some(pivot) => self.counterparts(text, pivot)?,
+            Some(pivot) => self.counterparts(text, pivot, &contents),
             None => Vec::new(),
         };
+        let spells_out = match contents.as_slice() {
+            [] => false,
+            contents => self.spells_out(text, pivot.is_some(), &specials, contents),
+        };
+        let encoded = match spells_out {
+            true => {
+                let own = pivot
+                    .is_none()
+                    .then(|| outside(self.spelled(text), &contents));
+                let own = own.map(|places| {
+                    places.map(|(start, end, id)| Special {
+                        start,
+                        end,
+                        own: Some(id),
+                    })
+                });
+                let own: Option<Vec<Special>> = own.map(Iterator::collect);
+                let specials = own.as_deref().unwrap_or(&specials);
+                self.literal(text)?.encode_exchanged(transcript, specials)?
+            }
+            false => self.encode_exchanged(transcript, &specials)?,
+        };
         let (mut ids, mut byte_end) = (vec![self.first_id()?], vec![0]);
-        if specials.iter().all(|special| special.own.is_none()) {
-            let encoded = self.encode(text)?;
-            ids.extend(encoded.ids);
-            byte_end.extend(encoded.byte_end);
-        } else {
-            let (own, moves) = exchange(text, &specials);
-            let encoded = self.encode(&own)?;
-            ids.extend(encoded.ids);
-            byte_end.extend(moved(&encoded.byte_end, &moves));
-        }
+        ids.extend(encoded.ids);
+        byte_end.extend(encoded.byte_end);
         let content = transcript.content();
         let mut content = Overlap::of(&content);
         let foreign: Vec<(u32, u32)> = specials
@@ -71,8 +91,49 @@ impl Tokenizer {
         })
     }
 
-    /// The pivot's special tokens in `text`, with this tokenizer's own of the same role.
-    fn counterparts(&self, text: &str, pivot: &Self) -> Result<Vec<Special>> {
+    /// Whether a text spells special tokens of this tokenizer where it should not: in contents,
+    /// or where the template of another writes text.
+    fn spells_out(
+        &self,
+        text: &str,
+        foreign: bool,
+        specials: &[Special],
+        contents: &[(u32, u32)],
+    ) -> bool {
+        let (own, moves) = exchange(text, specials, self);
+        let mut contents = Overlap::of(contents);
+        let mut moves = moves.iter().peekable();
+        // What is spelled across a border is as much of the content as of the template.
+        self.spelled(&own).into_iter().any(|(start, end, _)| {
+            while moves.next_if(|next| next.own_end <= start).is_some() {}
+            let meant = moves
+                .peek()
+                .is_some_and(|next| next.own_start <= start && end <= next.own_end);
+            !meant && (foreign || contents.with(start as u32, end as u32))
+        })
+    }
+
+    /// The tokens of a transcript with this tokenizer's own special tokens in it.
+    fn encode_exchanged(&self, transcript: &Transcript, specials: &[Special]) -> Result<Encoded> {
+        let text = transcript.text.as_str();
+        let encode = |text: &str| match transcript.bos {
+            true => self.encode_after_bos(text),
+            false => self.encode(text),
+        };
+        if specials.iter().all(|special| special.own.is_none()) {
+            return encode(text);
+        }
+        let (own, moves) = exchange(text, specials, self);
+        let encoded = encode(&own)?;
+        Ok(Encoded {
+            byte_end: moved(&encoded.byte_end, &moves).collect(),
+            ids: encoded.ids,
+        })
+    }
+
+    /// The pivot's special tokens in `text` outside contents, with this tokenizer's own of the same
+    /// role.
+    fn counterparts(&self, text: &str, pivot: &Self, contents: &[(u32, u32)]) -> Vec<Special> {
         // What closes a turn is more than an end of text where a token is both.
         const ORDER: [Role; 6] = [
             Role::TurnEnd,
@@ -83,34 +144,31 @@ impl Tokenizer {
             Role::Unk,
         ];
         let theirs = pivot.vocabulary();
-        let encoded = pivot.encode(text)?;
-        let mut start = 0;
-        let mut found = Vec::new();
-        for (id, end) in encoded.ids.iter().zip(&encoded.byte_end) {
-            let (from, to) = (start, *end as usize);
-            start = to;
-            let Some(token) = theirs.token(*id).filter(|token| token.special) else {
-                continue;
-            };
-            // A token that strips blanks around it stands for its own spelling only.
-            let spelling = String::from_utf8_lossy(&token.bytes);
-            let Some(offset) = text.get(from..to).and_then(|span| span.find(&*spelling)) else {
-                continue;
-            };
-            let own = ORDER
-                .into_iter()
-                .filter(|role| theirs.id_with_role(*role) == Some(*id))
-                .find_map(|role| self.vocabulary().id_with_role(role))
-                .and_then(|id| self.vocabulary().token(id))
-                .and_then(|token| String::from_utf8(token.bytes.clone()).ok());
-            found.push(Special {
-                start: from + offset,
-                end: from + offset + spelling.len(),
-                own,
-            });
-        }
-        Ok(found)
+        let special = |(start, end, id)| {
+            let mut roles = ORDER.into_iter();
+            let own = roles
+                .by_ref()
+                .filter(|role| theirs.id_with_role(*role) == Some(id));
+            Special {
+                start,
+                end,
+                own: { own }.find_map(|role| self.vocabulary().id_with_role(role)),
+            }
+        };
+        outside(pivot.spelled(text), contents)
+            .map(special)
+            .collect()
     }
+}
+
+/// The places that overlap no content.
+fn outside(
+    places: Vec<(usize, usize, u32)>,
+    contents: &[(u32, u32)],
+) -> impl Iterator<Item = (usize, usize, u32)> {
+    let mut contents = Overlap::of(contents);
+    let places = places.into_iter();
+    places.filter(move |(start, end, _)| !contents.with(*start as u32, *end as u32))
 }
 
 /// A stretch of the exchanged text and the stretch of the transcript that it stands for.
@@ -121,13 +179,14 @@ struct Move {
     end: usize,
 }
 
-/// The text with this vocabulary's own special tokens in place of the pivot's.
-fn exchange(text: &str, specials: &[Special]) -> (String, Vec<Move>) {
+/// The text with a tokenizer's own special tokens in place of the template's.
+fn exchange(text: &str, specials: &[Special], tokenizer: &Tokenizer) -> (String, Vec<Move>) {
     let mut own = String::with_capacity(text.len());
     let mut moves = Vec::with_capacity(specials.len());
     let mut at = 0;
     for special in specials {
-        let Some(spelling) = &special.own else {
+        let token = special.own.and_then(|id| tokenizer.vocabulary().token(id));
+        let Some(spelling) = token.and_then(|token| std::str::from_utf8(&token.bytes).ok()) else {
             continue;
         };
         own.push_str(text.get(at..special.start).unwrap_or_default());
@@ -271,7 +330,9 @@ mod tests {
                 ("assistant", "ask <|tool|> now", true),
                 ("template", "<|tool|>", false),
             ]);
-            let row = source.encode_transcript(&content, Some(&pivot)).unwrap();
+            let row = source
+                .encode_transcript(&content, Some(&pivot), SpecialTokens::Text)
+                .unwrap();
             let covered_content = covered(&row);
             assert!(
                 (9..25).all(|byte| covered_content.contains(&byte)),
@@ -283,10 +344,14 @@ mod tests {
             assert!(supervised.clone().all(|(a, b)| a == b), "{name}");
 
             let end = transcript(&[("assistant", "yes", true), ("turn_end", "<|tool|>", true)]);
-            let row = source.encode_transcript(&end, Some(&pivot)).unwrap();
+            let row = source
+                .encode_transcript(&end, Some(&pivot), SpecialTokens::Text)
+                .unwrap();
             assert_eq!(covered(&row), [0, 1, 2], "{name}");
             // To the pivot it is a token that closes the turn, and no content.
-            let row = pivot.encode_transcript(&end, None).unwrap();
+            let row = pivot
+                .encode_transcript(&end, None, SpecialTokens::Text)
+                .unwrap();
             let counted = end.content_tokens(&row.byte_end);
             assert_eq!(row.supervised.last(), Some(&true));
             assert_eq!(counted.last(), Some(&false));

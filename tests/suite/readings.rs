@@ -1,5 +1,6 @@
 //! Projection keeps the source's likelihood of a text, for every pair of real tokenizers.
 
+use fuselm::vocab::SpecialTokens;
 use std::fs;
 use std::path::Path;
 
@@ -52,7 +53,9 @@ fn write(dir: &Path, provenance: Provenance, rows: &arrow::record_batch::RecordB
 fn tokens(tokenizer: &Tokenizer) -> Vec<SampleTokens> {
     let sample = |(sample_id, text): (u64, &&str)| {
         let transcript = Transcript::plain(text).unwrap();
-        let row = tokenizer.encode_transcript(&transcript, None).unwrap();
+        let row = tokenizer
+            .encode_transcript(&transcript, None, SpecialTokens::Text)
+            .unwrap();
         SampleTokens {
             sample_id,
             ids: row.ids,

@@ -3,6 +3,7 @@
 use super::super::native::{Segment, by_offsets, links_of, segments};
 use super::super::*;
 use crate::text::{Message, Span, Transcript};
+use crate::vocab::SpecialTokens;
 
 /// A transcript from pieces of text with their roles.
 fn transcript(pieces: &[(&str, &str)]) -> Transcript {
@@ -174,7 +175,9 @@ fn real_templates_and_tokenizers() {
         let (found, unmatched) = segments(&ours, &theirs);
         assert_eq!((found.len(), unmatched), (chat.messages.len(), 0));
         let sample = |transcript: &Transcript, tokenizer: &Tokenizer| {
-            let row = tokenizer.encode_transcript(transcript, None).unwrap();
+            let row = tokenizer
+                .encode_transcript(transcript, None, SpecialTokens::Text)
+                .unwrap();
             SampleTokens {
                 sample_id: 0,
                 ids: row.ids,

@@ -153,7 +153,11 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
         subject: name.clone(),
         inputs,
         outputs: vec![Item::Artifact(Kind::EvalItems, out.clone())],
-        options: json!([tasks, run.recipe.corpus.date, eval::changing(dtype.into())]),
+        options: json!([
+            tasks,
+            run.recipe.corpus.date,
+            eval::changing(dtype.into(), run.recipe.corpus.special_tokens)
+        ]),
         action: action(run, move |run| {
             let inputs = EvalInputs {
                 name: name.clone(),
@@ -166,6 +170,7 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
                 dtype: dtype.into(),
                 device: run.device.clone(),
                 date: Some(run.recipe.corpus.date()?),
+                special_tokens: run.recipe.corpus.special_tokens,
             };
             let results = eval::run(&inputs, Existing::Replace)?;
             let shown: Vec<String> = results

@@ -87,7 +87,7 @@ fn corpus_like(
         .map(|model| model.config.max_position_embeddings)
         .collect();
     let mut recorded = json!({
-        "corpus": options, "contexts": contexts, "tokens": corpus::tokens_changing()
+        "corpus": options, "contexts": contexts, "tokens": corpus::tokens_changing(options.special_tokens)
     });
     recorded["corpus"]["inputs"] = Value::Null;
     let options = options.clone();
@@ -195,13 +195,14 @@ fn tokens_step(run: &Rc<Run>, index: usize, native: bool) -> Step {
         subject: format!("tokens {}", model.name()),
         inputs,
         outputs: vec![run.tokens(index)],
-        options: corpus::tokens_changing(),
+        options: corpus::tokens_changing(run.recipe.corpus.special_tokens),
         action: action(run, move |run| {
             let made_by = (!native).then_some(&*run.pivot().tokenizer);
             let summary = corpus::tokenise(
                 run.transcripts(index).path(),
                 &run.models[index].tokenizer,
                 made_by,
+                run.recipe.corpus.special_tokens,
                 run.tokens(index).path(),
                 Existing::Replace,
             )?;

@@ -6,6 +6,8 @@
 //! `{% generation %}` tag, which changes nothing in the text.
 
 mod jinja;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -19,7 +21,8 @@ use serde_json::Value as Json;
 
 use super::chat::{Chat, Message};
 use super::json::read_json;
-use super::turns::{self, Marks, REASONING, Skeleton};
+use super::special::TokenFacts;
+use super::turns::{self, Frame, Marks, REASONING, Skeleton};
 use crate::error::{Error, Result};
 
 /// The date that `strftime_now` returns where no other is set: 26 July 2024.
@@ -63,8 +66,9 @@ pub struct ChatTemplate {
     /// Spellings of special tokens, and of ends of turns; the longest first.
     specials: Vec<String>,
     turn_end: Option<String>,
-    /// What opens an assistant's turn in a plain chat.
-    header: Option<String>,
+    /// What opens an assistant's turns in a plain chat.
+    headers: Vec<String>,
+    never_prompts: bool,
     /// Whether it reads contents that are lists of parts.
     reads_parts: bool,
     skeletons: Arc<RwLock<HashMap<String, Option<Arc<Skeleton>>>>>,
@@ -85,28 +89,22 @@ impl ChatTemplate {
     /// `chat_template.json`. None if the folder has none.
     ///
     /// # Errors
-    /// An unreadable file, a template that is no valid Jinja.
+    /// An unreadable file, a template that is no valid Jinja; files of tokens that contradict each
+    /// other, a BOS or EOS that is no token.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = read_json(&config_path)?.unwrap_or(Json::Null);
-        let own = dir.join("chat_template.jinja");
-        let (origin, source) = if own.is_file() {
-            let source = std::fs::read_to_string(&own).map_err(|error| Error::io(&own, error))?;
-            (own, source)
-        } else if let Some(source) = config.get("chat_template").and_then(named) {
-            (config_path, source)
-        } else {
-            let path = dir.join("chat_template.json");
-            let Some(file) = read_json(&path)? else {
-                return Ok(None);
-            };
-            match file.get("chat_template").and_then(named) {
-                Some(source) => (path, source),
-                None => return Ok(None),
+        match origin(dir)? {
+            Some((origin, source)) => {
+                Self::build(origin, &source, &TokenFacts::read(dir)?).map(Some)
             }
-        };
-        let added = added_tokens(dir)?;
-        Self::build(origin.display().to_string(), &source, &config, &added).map(Some)
+            None => Ok(None),
+        }
+    }
+
+    /// The same where the folder's tokens are known.
+    pub(crate) fn load_with(dir: &Path, tokens: &TokenFacts) -> Result<Option<Self>> {
+        let found = origin(dir)?;
+        let build = |(origin, source): (String, String)| Self::build(origin, &source, tokens);
+        found.map(build).transpose()
     }
 
     /// A template from its Jinja source; `bos` and `eos` are the tokens that it may write.
@@ -120,25 +118,22 @@ impl ChatTemplate {
         bos: Option<&str>,
         eos: Option<&str>,
     ) -> Result<Self> {
-        let config = serde_json::json!({ "bos_token": bos, "eos_token": eos });
-        Self::build(origin.into(), source, &config, &[])
+        let tokens = TokenFacts::of_names([("bos_token", bos), ("eos_token", eos)]);
+        Self::build(origin.into(), source, &tokens)
     }
 
-    fn build(origin: String, source: &str, config: &Json, added: &[String]) -> Result<Self> {
+    fn build(origin: String, source: &str, facts: &TokenFacts) -> Result<Self> {
         let environment = jinja::environment(&origin, source)?;
-        let mut tokens = BTreeMap::new();
-        for (key, value) in config.as_object().into_iter().flatten() {
-            let text = value.as_str().or_else(|| value.get("content")?.as_str());
-            if let Some(text) = text.filter(|_| key.ends_with("_token")) {
-                tokens.insert(key.clone(), Value::from(text));
-            }
-        }
-        let token = |key: &str| tokens.get(key).and_then(Value::as_str).map(str::to_owned);
-        let eos = token("eos_token");
-        let known = |text: &&str| added.is_empty() || added.iter().any(|token| token == text);
+        let names = facts.names();
+        let tokens: BTreeMap<String, Value> = names
+            .map(|(key, text)| (key.to_owned(), Value::from(text)))
+            .collect();
+        let token = |key: &str| facts.named(key).map(str::to_owned);
+        // Without a tokenizer any of them may be a token.
+        let known = |text: &&str| !facts.has_ids() || facts.id(text).is_some();
         let ends = TURN_ENDS.into_iter().filter(known).map(str::to_owned);
-        let mut specials: Vec<String> = eos.into_iter().chain(ends).collect();
-        specials.extend(added.iter().cloned());
+        let mut specials: Vec<String> = token("eos_token").into_iter().chain(ends).collect();
+        specials.extend(facts.specials().iter().cloned());
         specials.retain(|text| !text.is_empty());
         specials.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         specials.dedup();
@@ -150,13 +145,14 @@ impl ChatTemplate {
             tokens,
             specials,
             turn_end: None,
-            header: None,
+            headers: Vec::new(),
+            never_prompts: false,
             reads_parts: true,
             skeletons: Arc::default(),
         };
         template.set_date(NaiveDate::from_ymd_opt(2024, 7, 26).unwrap_or_default());
         template.reads_parts = template.reads_parts();
-        (template.header, template.turn_end) = template.probe();
+        template.probe();
         Ok(template)
     }
 
@@ -187,9 +183,16 @@ impl ChatTemplate {
         self.bos.as_deref()
     }
 
-    /// What opens an assistant's turn in a plain chat.
-    pub(super) fn header(&self) -> Option<&str> {
-        self.header.as_deref()
+    /// The last place of what opens an assistant's turn in a plain chat.
+    pub(super) fn last_header(&self, text: &str) -> Option<Range<usize>> {
+        let place = |header: &String| text.rfind(header.as_str()).map(|at| at..at + header.len());
+        let places = self.headers.iter().filter_map(place);
+        places.max_by_key(|place| place.end)
+    }
+
+    /// Whether `add_generation_prompt` changes nothing, even in a plain chat.
+    pub(super) fn never_prompts(&self) -> bool {
+        self.never_prompts
     }
 
     /// The last special token of a text.
@@ -199,6 +202,11 @@ impl ChatTemplate {
             .iter()
             .filter_map(last)
             .max_by_key(|range| (range.end, range.len()))
+    }
+
+    /// Whether a text is a special token.
+    pub(super) fn is_special(&self, text: &str) -> bool {
+        self.specials.iter().any(|token| token == text)
     }
 
     /// The special token that a text begins with.
@@ -218,32 +226,53 @@ impl ChatTemplate {
         rendered.is_ok_and(|rendered| rendered.contains(&text) && !rendered.contains("'type'"))
     }
 
-    /// What opens and what closes an answer in a plain chat; the latter if it is a special token.
-    fn probe(&self) -> (Option<String>, Option<String>) {
-        let said = Marks::DEFAULT.of(1);
-        let messages = [("user", "question"), ("assistant", said.as_str())];
-        let messages = messages.map(|(role, content)| Message::new(role, content));
-        let chat = Chat::new(messages);
-        let rendering = self.rendering(&chat);
-        let Ok(text) = rendering.all() else {
-            return (None, None);
-        };
-        let Ok(frame) = turns::frame(&rendering, 1, &text, &said) else {
-            return (None, None);
-        };
-        let Some((before, after)) = text.split_once(&said) else {
-            return (None, None);
-        };
-        let asked = rendering.first(1, false).unwrap_or_default();
-        let history = turns::common_prefix(before, &asked).min(frame.start);
-        let header = before
-            .get(history..frame.start)
-            .filter(|text| !text.trim().is_empty());
-        let closer = after.get(..frame.closer).unwrap_or_default();
-        let end = self
-            .last_special(closer)
-            .and_then(|range| closer.get(range));
-        (header.map(str::to_owned), end.map(str::to_owned))
+    /// Learns from a plain chat what opens an assistant's turn, and what ends one if that is a
+    /// special token. The last turn may look different from those before it.
+    fn probe(&mut self) {
+        let marks = Marks::DEFAULT;
+        let roles = ["user", "assistant", "user", "assistant"];
+        let messages = (0..4).map(|at| Message::new(roles[at], marks.of(at)));
+        let messages: Vec<Message> = messages.collect();
+        for count in [4, 2] {
+            let chat = Chat::new(&messages[..count]);
+            let rendering = self.rendering(&chat);
+            let Ok(text) = rendering.all() else {
+                continue;
+            };
+            let never = || Some(rendering.first(1, false).ok()? == rendering.first(1, true).ok()?);
+            let never_prompts = never() == Some(true);
+            let frames: Vec<(usize, Frame)> = (1..count)
+                .step_by(2)
+                .filter_map(|at| {
+                    let frame = turns::frame(&rendering, at, &text, &marks.of(at)).ok()?;
+                    Some((at, frame))
+                })
+                .collect();
+            let header = |(at, frame): &(usize, Frame)| {
+                let end = match never_prompts {
+                    true => text.find(&marks.of(*at))?,
+                    false => frame.prompt.end,
+                };
+                let asked = rendering.first(*at, false).unwrap_or_default();
+                let header = text.get(turns::common_prefix(&text, &asked)..end);
+                // Where there is none, what ends the user's turn.
+                header.filter(|text| !text.trim().is_empty()).or_else(|| {
+                    let (_, answered) = text.get(..end)?.rsplit_once(&marks.of(at - 1))?;
+                    Some(answered).filter(|text| !text.trim().is_empty())
+                })
+            };
+            let headers = frames.iter().filter_map(header);
+            let headers = headers.map(str::to_owned).collect();
+            let end = frames.last().and_then(|(at, frame)| {
+                let (_, after) = text.split_once(&marks.of(*at))?;
+                let closer = after.get(..frame.closer)?;
+                closer.get(self.last_special(closer)?)
+            });
+            let end = end.map(str::to_owned);
+            (self.headers, self.turn_end) = (headers, end);
+            self.never_prompts = never_prompts;
+            return;
+        }
     }
 
     /// What this template writes around the contents of chats with these roles; none if a message
@@ -283,11 +312,8 @@ impl ChatTemplate {
     /// The bytes of `text`, the rendering of a chat, that the template itself marks as the
     /// assistant's (`{% generation %}`); none if it marks nothing, or not in this text.
     pub(super) fn generated(&self, chat: &Chat, text: &str) -> Option<Vec<Range<usize>>> {
-        let marked = self.environment.get_template(jinja::MARKED).ok()?;
-        let marked = marked
-            .render(self.context(chat, self.values(chat), false))
-            .ok()?;
-        let (plain, ranges) = jinja::unmark(&marked)?;
+        let context = self.context(chat, self.values(chat), false);
+        let (plain, ranges) = jinja::render_marked(&self.environment, context)?;
         (plain == text).then_some(ranges)
     }
 
@@ -347,7 +373,7 @@ impl ChatTemplate {
         {
             value.push(("reasoning_content", Value::from(Serde(reasoning))));
         }
-        value.into_iter().collect()
+        Value::from_pairs(value)
     }
 
     fn context(&self, chat: &Chat, messages: Vec<Value>, prompt: bool) -> BTreeMap<String, Value> {
@@ -403,16 +429,12 @@ impl<'a> Rendering<'a> {
         let messages = self.messages[..count].to_vec();
         let template = self.template;
         let context = template.context(self.chat, messages, prompt);
-        template
-            .environment
-            .get_template(jinja::CHAT)
-            .and_then(|template| template.render(context))
-            .map_err(|error| {
-                Error::input(
-                    &template.origin,
-                    format!("the chat template refuses: {}", jinja::describe(&error)),
-                )
-            })
+        jinja::render(&template.environment, context).map_err(|error| {
+            Error::input(
+                &template.origin,
+                format!("the chat template refuses: {}", jinja::describe(&error)),
+            )
+        })
     }
 }
 
@@ -421,30 +443,25 @@ fn present<'a>(message: &'a Message, name: &str) -> Option<&'a Json> {
     message.fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The spellings of the added tokens of a model folder's tokenizer.
-fn added_tokens(dir: &Path) -> Result<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    struct Added {
-        content: String,
-        #[serde(default)]
-        special: bool,
-    }
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    let path = dir.join("tokenizer.json");
-    let Ok(text) = std::fs::read(&path) else {
-        return Ok(Vec::new());
+/// The source of a model folder's template, and the file that it is from.
+fn origin(dir: &Path) -> Result<Option<(String, String)>> {
+    let config_path = dir.join("tokenizer_config.json");
+    let config = read_json(&config_path)?.unwrap_or(Json::Null);
+    let own = dir.join("chat_template.jinja");
+    let (path, source) = if own.is_file() {
+        let source = std::fs::read_to_string(&own).map_err(|error| Error::io(&own, error))?;
+        (own, source)
+    } else if let Some(source) = config.get("chat_template").and_then(named) {
+        (config_path, source)
+    } else {
+        let path = dir.join("chat_template.json");
+        let file = read_json(&path)?.unwrap_or(Json::Null);
+        match file.get("chat_template").and_then(named) {
+            Some(source) => (path, source),
+            None => return Ok(None),
+        }
     };
-    let file: File = serde_json::from_slice(&text)
-        .map_err(|error| Error::file(&path, format!("no valid tokenizer: {error}")))?;
-    let special = file.added_tokens.into_iter().filter(|token| token.special);
-    Ok(special
-        .map(|token| token.content)
-        .filter(|text| !text.is_empty())
-        .collect())
+    Ok(Some((path.display().to_string(), source)))
 }
 
 /// A template in a configuration: a text, or a list of named ones.

@@ -1,8 +1,10 @@
 mod first;
+mod literal;
 mod made;
 mod normal;
 mod reader;
 mod spans;
+mod special;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -10,6 +12,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+use self::made::load;
 use super::*;
 use crate::text::{Chat, ChatTemplate, Message, Transcript, transcript};
 
@@ -374,7 +377,9 @@ fn special_tokens_are_exchanged_by_role() {
         .iter()
         .find(|s| s.role == "turn_end")
         .unwrap();
-    let own = pivot.encode_transcript(&transcript, None).unwrap();
+    let own = pivot
+        .encode_transcript(&transcript, None, SpecialTokens::Text)
+        .unwrap();
     for name in [
         "qwen2",
         "llama-3",
@@ -384,7 +389,9 @@ fn special_tokens_are_exchanged_by_role() {
         "gpt-2",
     ] {
         let source = real(name).unwrap();
-        let row = source.encode_transcript(&transcript, Some(pivot)).unwrap();
+        let row = source
+            .encode_transcript(&transcript, Some(pivot), SpecialTokens::Text)
+            .unwrap();
         assert_eq!(row.byte_end[0], 0);
         assert_eq!(row.ids[0], source.first_id().unwrap());
         assert_eq!(

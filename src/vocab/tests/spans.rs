@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use serde_json::{Value, json};
 
+use super::TEXTS;
 use super::made::{load, made};
 use super::reader::Reader;
-use super::{TEXTS, shared};
 use crate::vocab::Tokenizer;
 
 const HARD: [&str; 22] = [
@@ -214,62 +214,6 @@ fn tokens_without_text_have_no_width() {
     ] {
         assert_eq!(spans(of_shape(shape), text), expected, "{shape} {text:?}");
     }
-}
-
-/// Folders of tokenizers that must be the same in all but the file: `right.json` has `models`
-/// with `same_as`.
-#[test]
-fn pieces_that_are_added_tokens_too_are_what_the_model_makes_of_them() {
-    let Some(root) = shared("cases") else {
-        return;
-    };
-    let mut folders = vec![root];
-    let mut compared = 0;
-    while let Some(folder) = folders.pop() {
-        let entries = std::fs::read_dir(&folder).unwrap();
-        folders.extend(
-            entries
-                .map(|entry| entry.unwrap().path())
-                .filter(|path| path.is_dir()),
-        );
-        let Ok(right) = std::fs::read_to_string(folder.join("right.json")) else {
-            continue;
-        };
-        let right: Value = serde_json::from_str(&right).unwrap();
-        for (model, like) in right["models"].as_object().into_iter().flatten() {
-            let has = |key: &str| {
-                let of = right["of"].as_array().into_iter().flatten();
-                { of }.any(|name| name == key)
-            };
-            let Some(other) = like["same_as"].as_str().filter(|_| has("byte_end")) else {
-                continue;
-            };
-            let one = Tokenizer::load(&folder.join(model)).unwrap();
-            let other = Tokenizer::load(&folder.join(other)).unwrap();
-            for (a, b) in one
-                .vocabulary()
-                .tokens
-                .iter()
-                .zip(&other.vocabulary().tokens)
-            {
-                assert_eq!(
-                    (&a.bytes, a.kind),
-                    (&b.bytes, b.kind),
-                    "{}",
-                    folder.display()
-                );
-            }
-            let data = std::fs::read_to_string(folder.join("data.jsonl")).unwrap();
-            for line in data.lines() {
-                let record: Value = serde_json::from_str(line).unwrap();
-                let text = record["text"].as_str().unwrap();
-                let encoded = one.encode(text).unwrap();
-                assert_eq!(encoded, other.encode(text).unwrap(), "{text:?}");
-                compared += 1;
-            }
-        }
-    }
-    assert!(compared > 0);
 }
 
 #[test]

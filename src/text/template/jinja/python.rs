@@ -1,0 +1,425 @@
+//! Values as Python sees them: white space, truth, numbers, `str` and `repr`.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
+use minijinja::{Error, ErrorKind, State, Value};
+
+pub(super) type Result<T> = std::result::Result<T, Error>;
+
+/// Bytes of text that one rendering may build in all: templates double texts in loops.
+const MOST_BYTES: usize = 1 << 30;
+
+/// Deepest nesting of values that are printed or compared.
+const DEEPEST: usize = 100;
+
+thread_local! {
+    /// Bytes that the rendering under way on this thread has built.
+    static BUILT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A rendering begins.
+pub(super) fn begin() {
+    BUILT.set(0);
+}
+
+/// Counts text that is about to be built.
+pub(super) fn charge(bytes: usize) -> Result<()> {
+    let built = BUILT.get().saturating_add(bytes);
+    BUILT.set(built);
+    match built > MOST_BYTES {
+        true => Err(error(format!(
+            "builds more than {MOST_BYTES} bytes of text"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// An error of a template.
+pub(super) fn error(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// White space as Python's `str` has it.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// A number; `True` and `False` are 1 and 0.
+#[derive(Clone, Copy)]
+pub(super) enum Number {
+    Integer(i128),
+    Float(f64),
+}
+
+impl Number {
+    pub(super) fn of(value: &Value) -> Option<Self> {
+        match value.kind() {
+            ValueKind::Bool => Some(Self::Integer(i128::from(value.is_true()))),
+            ValueKind::Number if value.is_integer() => {
+                i128::try_from(value.clone()).ok().map(Self::Integer)
+            }
+            ValueKind::Number => f64::try_from(value.clone()).ok().map(Self::Float),
+            _ => None,
+        }
+    }
+
+    pub(super) fn float(self) -> f64 {
+        match self {
+            Self::Integer(value) => value as f64,
+            Self::Float(value) => value,
+        }
+    }
+}
+
+/// An integer as a value.
+pub(super) fn integer(value: i128) -> Value {
+    i64::try_from(value).map_or_else(|_| Value::from(value), Value::from)
+}
+
+/// An index or a count.
+pub(super) fn index(value: &Value) -> Result<i64> {
+    match Number::of(value) {
+        Some(Number::Integer(value)) => {
+            Ok(value.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
+        }
+        _ => Err(error(format!(
+            "expected an integer, found {}",
+            type_of(value)
+        ))),
+    }
+}
+
+/// Python's name of a value's type.
+pub(super) fn type_of(value: &Value) -> &'static str {
+    match value.kind() {
+        ValueKind::Undefined => "Undefined",
+        ValueKind::None => "NoneType",
+        ValueKind::Bool => "bool",
+        ValueKind::Number if value.is_integer() => "int",
+        ValueKind::Number => "float",
+        ValueKind::String => "str",
+        ValueKind::Map => "dict",
+        ValueKind::Seq if value.is_tuple() => "tuple",
+        ValueKind::Seq if value.downcast_object_ref::<Range>().is_some() => "range",
+        ValueKind::Seq => "list",
+        ValueKind::Iterable => "generator",
+        _ => "object",
+    }
+}
+
+/// The items of a value in a loop: characters, keys, or items.
+pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
+    match value.kind() {
+        ValueKind::Undefined => Ok(Vec::new()),
+        ValueKind::String => Ok(characters(value.as_str().unwrap_or_default())),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            value.try_iter()?.checked().collect()
+        }
+        _ => Err(error(format!(
+            "'{}' object is not iterable",
+            type_of(value)
+        ))),
+    }
+}
+
+/// The characters of a text.
+pub(super) fn characters(text: &str) -> Vec<Value> {
+    let mut buffer = [0; 4];
+    let character = |c: char| Value::from(&*c.encode_utf8(&mut buffer));
+    text.chars().map(character).collect()
+}
+
+/// The key of a dictionary and its value, in order.
+pub(super) fn pairs(value: &Value) -> Result<Vec<(Value, Value)>> {
+    let object = value.as_object().filter(|_| value.kind() == ValueKind::Map);
+    let object =
+        object.ok_or_else(|| error(format!("expected a dict, found {}", type_of(value))))?;
+    Ok(object.try_iter_pairs().into_iter().flatten().collect())
+}
+
+/// Python's `str`; a value that is not there is empty.
+pub(super) fn text(value: &Value) -> Result<String> {
+    match value.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => {
+            let mut out = String::new();
+            print(value, &mut out)?;
+            Ok(out)
+        }
+    }
+}
+
+/// Writes a value as Python prints it.
+pub(super) fn print(value: &Value, out: &mut String) -> Result<()> {
+    match value.kind() {
+        ValueKind::Undefined => {}
+        ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
+        _ => repr(value, out, 0)?,
+    }
+    Ok(())
+}
+
+/// Writes a value as Python's `repr` does.
+pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(error(format!("a value nested deeper than {DEEPEST}")));
+    }
+    match value.kind() {
+        ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => match Number::of(value) {
+            Some(Number::Float(value)) => out.push_str(&float(value)),
+            _ => drop(write!(out, "{value}")),
+        },
+        ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
+        ValueKind::Map
+            if value
+                .as_object()
+                .is_some_and(|object| object.enumerator_len().is_some()) =>
+        {
+            out.push('{');
+            for (i, (key, value)) in pairs(value)?.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                repr(key, out, depth + 1)?;
+                out.push_str(": ");
+                repr(value, out, depth + 1)?;
+            }
+            out.push('}');
+        }
+        ValueKind::Seq | ValueKind::Iterable => sequence(value, out, depth)?,
+        _ => drop(write!(out, "{value}")),
+    }
+    charge(out.len() / 64)
+}
+
+fn sequence(value: &Value, out: &mut String, depth: usize) -> Result<()> {
+    if let Some(range) = value.downcast_object_ref::<Range>() {
+        out.push_str(&range.to_string());
+        return Ok(());
+    }
+    if value.downcast_object_ref::<Generator>().is_some() {
+        out.push_str("<generator object>");
+        return Ok(());
+    }
+    let view = value.downcast_object_ref::<View>();
+    let (open, close) = match view {
+        Some(_) => ("([", "])"),
+        None if value.is_tuple() => ("(", ")"),
+        None => ("[", "]"),
+    };
+    out.push_str(view.map_or("", |view| view.name));
+    out.push_str(open);
+    let items = items(value)?;
+    for (i, item) in items.iter().enumerate() {
+        out.push_str(if i == 0 { "" } else { ", " });
+        repr(item, out, depth + 1)?;
+    }
+    if value.is_tuple() && items.len() == 1 {
+        out.push(',');
+    }
+    out.push_str(close);
+    Ok(())
+}
+
+/// A text in the quotes that Python chooses.
+pub(super) fn quote(text: &str, out: &mut String) {
+    let quote = match text.contains('\'') && !text.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c if u32::from(c) < 0x100 => drop(write!(out, "\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x1_0000 => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => drop(write!(out, "\\U{:08x}", u32::from(c))),
+        }
+    }
+    out.push(quote);
+}
+
+/// Whether Python shows a character in a `repr`.
+pub(super) fn is_printable(c: char) -> bool {
+    match c {
+        ' ' => true,
+        c if c.is_ascii() => !c.is_ascii_control(),
+        // Format characters, which Rust counts as graphic where they join others.
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' => false,
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => false,
+        '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' => false,
+        '\u{f0000}'.. => false,
+        c if is_space(c) || c.is_control() => false,
+        // Rust escapes what is unassigned; combining marks it escapes too, which Python shows.
+        c => c.is_alphanumeric() || !c.escape_debug().to_string().starts_with("\\u{") || is_mark(c),
+    }
+}
+
+/// Combining marks, in the ranges where Rust would escape them.
+fn is_mark(c: char) -> bool {
+    matches!(c, '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}' | '\u{591}'..='\u{5c7}'
+        | '\u{610}'..='\u{61a}' | '\u{64b}'..='\u{65f}' | '\u{900}'..='\u{dff}'
+        | '\u{e31}'..='\u{ecd}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}'
+        | '\u{20d0}'..='\u{20f0}' | '\u{3099}' | '\u{309a}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{fe20}'..='\u{fe2f}')
+}
+
+/// A float as Python writes it: `1.0`, `1e+22`, `1e-07`, `inf`.
+pub(super) fn float(value: f64) -> String {
+    if !value.is_finite() {
+        return match value {
+            value if value.is_nan() => "nan",
+            value if value > 0.0 => "inf",
+            _ => "-inf",
+        }
+        .to_owned();
+    }
+    crate::text::json::float(value)
+}
+
+/// What Jinja2's filters yield one item after the other, once: it is true, and has no length.
+#[derive(Debug)]
+pub(super) struct Generator(Arc<Mutex<std::vec::IntoIter<Value>>>);
+
+impl Generator {
+    pub(super) fn value(items: Vec<Value>) -> Value {
+        Value::from_object(Self(Arc::new(Mutex::new(items.into_iter()))))
+    }
+}
+
+impl Object for Generator {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Iter(Box::new(Rest(Arc::clone(&self.0))))
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        None
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+}
+
+/// What a generator has not yielded yet; loops want to know how many these are.
+struct Rest(Arc<Mutex<std::vec::IntoIter<Value>>>);
+
+impl Iterator for Rest {
+    type Item = Value;
+
+    fn next(&mut self) -> Option<Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .size_hint()
+    }
+}
+
+/// Keys, values or items of a dictionary: no list, but with a length.
+#[derive(Debug)]
+pub(super) struct View {
+    name: &'static str,
+    items: Vec<Value>,
+}
+
+impl View {
+    pub(super) fn value(name: &'static str, items: Vec<Value>) -> Value {
+        Value::from_object(Self { name, items })
+    }
+}
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Iter(Box::new(self.items.clone().into_iter()))
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+/// Python's `range`.
+#[derive(Debug)]
+pub(super) struct Range {
+    pub(super) start: i64,
+    pub(super) stop: i64,
+    pub(super) step: i64,
+    pub(super) len: usize,
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "range({}, {}", self.start, self.stop)?;
+        match self.step {
+            1 => f.write_str(")"),
+            step => write!(f, ", {step})"),
+        }
+    }
+}
+
+impl Object for Range {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = key.as_usize().filter(|at| *at < self.len)?;
+        Some(Value::from(self.start + at as i64 * self.step))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.len)
+    }
+}
+
+/// A method that is not called; it can be, later.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub(super) value: Value,
+    pub(super) name: String,
+}
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value> {
+        super::methods::call(state, &self.value, &self.name, args)
+    }
+
+    fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "<built-in method {} of {} object>",
+            self.name,
+            type_of(&self.value)
+        )
+    }
+}
+
+/// A tuple.
+pub(super) fn tuple(items: Vec<Value>) -> Value {
+    Value::from(Tuple::from(items))
+}

@@ -173,8 +173,7 @@ impl<'a> Survey<'a> {
                     "has the column `{name}`, which shape \"{}\" does not read",
                     format.name()
                 );
-                return Err(Error::file(path, problem)
-                    .remedy("name it in `corpus.fields` (there, `ignore` lists what need not be read), or leave out `strict`"));
+                return Err(Error::file(path, problem).remedy(text::UNREAD_REMEDY));
             }
             summary.noticed.count(Owner::Record, name, format, rows);
         }

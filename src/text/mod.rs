@@ -37,7 +37,7 @@ pub use chat::{Chat, Message};
 pub use fields::Fields;
 pub use formats::{Bad, BadReason, Format, RawRecord, Reading, Record, Records, read, read_as};
 pub use json::read_json;
-pub use notes::{Notes, Owner, Tally, Unread};
+pub use notes::{Notes, Owner, Tally, UNREAD_REMEDY, Unread};
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub(crate) use special::TokenFacts;
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};

@@ -15,6 +15,9 @@ const MOST_FIELDS: usize = 1000;
 /// Fields of which each has a line of its own for people.
 const MOST_LINES: usize = 30;
 
+/// What to do about a field that is not read, where that is an error.
+pub const UNREAD_REMEDY: &str = "name it in `corpus.fields` (there, `ignore` lists what need not be read), or leave out `strict`";
+
 /// Whose field it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,19 +55,14 @@ impl Notes {
 
     /// What is wrong with the record if nothing may be left unread; with the remedy.
     pub fn complaint(&self, format: Format) -> Option<(String, &'static str)> {
+        let shape = format.name();
         if let Some((owner, field, _)) = self.unread.first() {
             let whose = match owner {
                 Owner::Record => "a field",
                 Owner::Message => "a message with",
             };
-            let problem = format!(
-                "{whose} \"{field}\", which shape \"{}\" does not read",
-                format.name()
-            );
-            return Some((
-                problem,
-                "name it in `corpus.fields` (there, `ignore` lists what need not be read), or leave out `strict`",
-            ));
+            let problem = format!("{whose} \"{field}\", which shape \"{shape}\" does not read");
+            return Some((problem, UNREAD_REMEDY));
         }
         let (role, _) = self.roles.first()?;
         Some((
@@ -159,9 +157,16 @@ impl Tally {
             lines.push(format!("{which}{more} more fields are not read"));
         }
         for (role, count) in self.roles.iter().take(MOST_LINES) {
-            let count = Count(*count);
+            let (count, have) = (
+                Count(*count),
+                if *count == 1 {
+                    "message has"
+                } else {
+                    "messages have"
+                },
+            );
             lines.push(format!(
-                "{count} messages have the role `{role}`, which only a template can know"
+                "{count} {have} the role `{role}`, which only a template can know"
             ));
         }
         lines

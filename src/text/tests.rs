@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 
 /// Material outside the repository; tests that need it say so and pass where it is absent.
-fn shared(path: &str) -> Option<PathBuf> {
+pub(super) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("FUSELM_TEST_SHARED").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
         PathBuf::from,

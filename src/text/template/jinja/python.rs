@@ -10,7 +10,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// Bytes of text that one rendering may build in all: templates double texts in loops.
-const MOST_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 1 << 29;
 
 /// Deepest nesting of values that are printed or compared.
 const DEEPEST: usize = 100;
@@ -25,7 +25,7 @@ pub(super) fn begin() {
     BUILT.set(0);
 }
 
-/// Counts text that is about to be built.
+/// Counts text that is about to be built, and other work by what it is worth in bytes.
 pub(super) fn charge(bytes: usize) -> Result<()> {
     let built = BUILT.get().saturating_add(bytes);
     BUILT.set(built);
@@ -112,6 +112,8 @@ pub(super) fn type_of(value: &Value) -> &'static str {
 
 /// The items of a value in a loop: characters, keys, or items.
 pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
+    let len = value.as_str().map(str::len).or_else(|| value.len());
+    charge(len.unwrap_or(0).saturating_mul(size_of::<Value>()))?;
     match value.kind() {
         ValueKind::Undefined => Ok(Vec::new()),
         ValueKind::String => Ok(characters(value.as_str().unwrap_or_default())),
@@ -123,6 +125,61 @@ pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
             type_of(value)
         ))),
     }
+}
+
+/// Whether a value is a `namespace(..)`.
+pub(super) fn is_namespace(value: &Value) -> bool {
+    let object = value.as_object();
+    object.is_some_and(|object| object.type_name().ends_with("::Namespace"))
+}
+
+/// Refuses values that are nested deep, since what compares or drops them would overflow the stack.
+/// With `spaces` namespaces are refused as well: one in another could hold itself.
+pub(super) fn bounded(value: &Value, spaces: bool, depth: usize) -> Result<()> {
+    let Some(object) = value.as_object() else {
+        return Ok(());
+    };
+    if depth > DEEPEST {
+        return Err(error(format!("a value nested deeper than {DEEPEST}")));
+    }
+    charge(4)?;
+    if is_namespace(value) {
+        return match spaces {
+            true => Err(error("a namespace in a namespace is not supported")),
+            false => Ok(()),
+        };
+    }
+    if let Some(method) = value.downcast_object_ref::<Method>() {
+        return bounded(&method.value, spaces, depth + 1);
+    }
+    match value.kind() {
+        ValueKind::Map => {
+            let mut pairs = object.try_iter_pairs().into_iter().flatten();
+            pairs.try_for_each(|(_, value)| bounded(&value, spaces, depth + 1))
+        }
+        _ if value.downcast_object_ref::<Range>().is_some() => Ok(()),
+        ValueKind::Seq | ValueKind::Iterable => match value.downcast_object_ref::<Generator>() {
+            Some(generator) => {
+                let rest = generator.0.lock().unwrap_or_else(PoisonError::into_inner);
+                rest.as_slice()
+                    .iter()
+                    .try_for_each(|value| bounded(value, spaces, depth + 1))
+            }
+            None => {
+                let mut items = object.try_iter().into_iter().flatten();
+                items.try_for_each(|value| bounded(&value, spaces, depth + 1))
+            }
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Whether two values are equal.
+pub(super) fn equal(a: &Value, b: &Value) -> Result<bool> {
+    if a.as_object().is_some() && b.as_object().is_some() {
+        bounded(a, false, 0)?;
+    }
+    Ok(a == b)
 }
 
 /// The characters of a text.
@@ -167,6 +224,7 @@ pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> 
     if depth > DEEPEST {
         return Err(error(format!("a value nested deeper than {DEEPEST}")));
     }
+    charge(8 + value.as_str().map_or(0, str::len))?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -193,7 +251,7 @@ pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> 
         ValueKind::Seq | ValueKind::Iterable => sequence(value, out, depth)?,
         _ => drop(write!(out, "{value}")),
     }
-    charge(out.len() / 64)
+    Ok(())
 }
 
 fn sequence(value: &Value, out: &mut String, depth: usize) -> Result<()> {

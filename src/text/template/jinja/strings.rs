@@ -50,11 +50,13 @@ pub(super) const METHODS: [&str; 44] = [
     "strip",
     "swapcase",
     "title",
-    "upper", "zfill",
+    "upper",
+    "zfill",
 ];
 
 /// Calls a method of a text.
 pub(super) fn call(own: &str, name: &str, args: &[Value]) -> Result<Value> {
+    charge(own.len() / 8)?;
     if let Some(all) = predicate(name) {
         Arguments::new(name, args, &[])?;
         return Ok(Value::from(all(own)));
@@ -142,7 +144,10 @@ pub(super) fn capitalize(text: &str) -> String {
 /// A character as a word begins with it: of those that are two letters only the first is large.
 fn title_case(c: char) -> String {
     let pairs = [("Ǆǆ", 'ǅ'), ("Ǉǉ", 'ǈ'), ("Ǌǌ", 'ǋ'), ("Ǳǳ", 'ǲ')];
-    if let Some((_, title)) = pairs.iter().find(|(pair, title)| pair.contains(c) || *title == c) {
+    if let Some((_, title)) = pairs
+        .iter()
+        .find(|(pair, title)| pair.contains(c) || *title == c)
+    {
         return title.to_string();
     }
     let mut upper = c.to_uppercase();
@@ -250,7 +255,10 @@ fn with_arguments(own: &str, name: &str, args: &[Value]) -> Result<Value> {
             let (sign, digits) = own.split_at(usize::from(own.starts_with(['+', '-'])));
             let missing = width.saturating_sub(own.chars().count());
             charge(missing)?;
-            Ok(Value::from(format!("{sign}{}{digits}", "0".repeat(missing))))
+            Ok(Value::from(format!(
+                "{sign}{}{digits}",
+                "0".repeat(missing)
+            )))
         }
         "expandtabs" => {
             let arguments = Arguments::new(name, args, &["tabsize"])?;

@@ -94,7 +94,7 @@ fn dict(args: &[Value]) -> Result<Value> {
             .filter_map(|name| Some((Value::from(name), arguments.named(name)?))),
     );
     let dict = Value::from_pairs(all);
-    bounded(&dict, false, 0).map(|()| dict)
+    bounded(&dict).map(|()| dict)
 }
 
 fn joiner(args: &[Value]) -> Result<Value> {

@@ -8,12 +8,12 @@ use minijinja::{Environment, State, Value};
 use super::filters::escape;
 use super::format;
 use super::python::{
-    Method, Number, Result, bounded, charge, equal, error, index, integer, items, print, tuple,
-    type_of,
+    Method, Number, Result, bounded, charge, equal, error, index, integer, items, keep, print,
+    tuple, type_of,
 };
 
 /// Items that a list may get by multiplication.
-const MOST_ITEMS: usize = 10_000_000;
+const MOST_ITEMS: usize = 1_000_000;
 
 /// Adds the operators to an environment.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
@@ -57,12 +57,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("py_ne", |a: &Value, b: &Value| {
         equal(a, b).map(|equal| !equal)
     });
-    environment.add_filter("py_flat", |value: Value| {
-        bounded(&value, false, 0).map(|()| value)
-    });
-    environment.add_filter("py_keep", |value: Value| {
-        bounded(&value, true, 0).map(|()| value)
-    });
+    environment.add_filter("py_flat", |value: Value| bounded(&value).map(|()| value));
+    environment.add_filter("py_keep", keep);
     environment.add_filter("py_iter", |value: Value| match value.kind() {
         ValueKind::None => Err(error("'NoneType' object is not iterable")),
         // A loop over minijinja's characters does not know which is the last.
@@ -317,7 +313,7 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
     match container.kind() {
         ValueKind::String => match (container.as_str(), item.as_str()) {
             (Some(text), Some(part)) => {
-                charge(text.len() / 8)?;
+                charge(text.len() / 2)?;
                 Ok(text.contains(part))
             }
             _ => {
@@ -334,7 +330,7 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
         ValueKind::Undefined => Ok(false),
         ValueKind::Seq | ValueKind::Iterable => {
             for found in container.try_iter()?.checked() {
-                charge(8)?;
+                charge(32)?;
                 if equal(&found?, item)? {
                     return Ok(true);
                 }
@@ -375,7 +371,7 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: Option<&Value>) -> Re
 /// `value[key]` with a key that is no text in the template.
 fn item(value: &Value, key: &Value) -> Result<Value> {
     if let Some(text) = value.as_str() {
-        charge(text.len() / 8)?;
+        charge(text.len() / 2)?;
         let Some(Number::Integer(at)) = Number::of(key) else {
             return Ok(Value::UNDEFINED);
         };
@@ -450,7 +446,7 @@ pub(super) fn sort_by<T: Clone>(
     if all.len() < 2 {
         return Ok(());
     }
-    charge(4 * all.len())?;
+    charge(16 * all.len())?;
     let mut right = all.split_off(all.len() / 2);
     sort_by(all, order)?;
     sort_by(&mut right, order)?;

@@ -18,11 +18,14 @@ const DEEPEST: usize = 100;
 thread_local! {
     /// Bytes that the rendering under way on this thread has built.
     static BUILT: Cell<usize> = const { Cell::new(0) };
+    /// Whether a namespace was put into a list or a dictionary.
+    static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A rendering begins.
 pub(super) fn begin() {
     BUILT.set(0);
+    HELD.set(false);
 }
 
 /// Counts text that is about to be built, and other work by what it is worth in bytes.
@@ -31,7 +34,7 @@ pub(super) fn charge(bytes: usize) -> Result<()> {
     BUILT.set(built);
     match built > MOST_BYTES {
         true => Err(error(format!(
-            "builds more than {MOST_BYTES} bytes of text"
+            "it builds or looks through too much text: more than {MOST_BYTES} bytes"
         ))),
         false => Ok(()),
     }
@@ -134,28 +137,29 @@ pub(super) fn is_namespace(value: &Value) -> bool {
 }
 
 /// Refuses values that are nested deep, since what compares or drops them would overflow the stack.
-/// With `spaces` namespaces are refused as well: one in another could hold itself.
-pub(super) fn bounded(value: &Value, spaces: bool, depth: usize) -> Result<()> {
+/// With `spaces` namespaces in them are refused as well.
+fn bounded_in(value: &Value, spaces: bool, depth: usize) -> Result<()> {
     let Some(object) = value.as_object() else {
         return Ok(());
     };
     if depth > DEEPEST {
         return Err(error(format!("a value nested deeper than {DEEPEST}")));
     }
-    charge(4)?;
+    charge(128)?;
     if is_namespace(value) {
+        HELD.set(true);
         return match spaces {
-            true => Err(error("a namespace in a namespace is not supported")),
+            true => Err(error("a namespace inside of a namespace is not supported")),
             false => Ok(()),
         };
     }
     if let Some(method) = value.downcast_object_ref::<Method>() {
-        return bounded(&method.value, spaces, depth + 1);
+        return bounded_in(&method.value, spaces, depth + 1);
     }
     match value.kind() {
         ValueKind::Map => {
             let mut pairs = object.try_iter_pairs().into_iter().flatten();
-            pairs.try_for_each(|(_, value)| bounded(&value, spaces, depth + 1))
+            pairs.try_for_each(|(_, value)| bounded_in(&value, spaces, depth + 1))
         }
         _ if value.downcast_object_ref::<Range>().is_some() => Ok(()),
         ValueKind::Seq | ValueKind::Iterable => match value.downcast_object_ref::<Generator>() {
@@ -163,21 +167,39 @@ pub(super) fn bounded(value: &Value, spaces: bool, depth: usize) -> Result<()> {
                 let rest = generator.0.lock().unwrap_or_else(PoisonError::into_inner);
                 rest.as_slice()
                     .iter()
-                    .try_for_each(|value| bounded(value, spaces, depth + 1))
+                    .try_for_each(|value| bounded_in(value, spaces, depth + 1))
             }
             None => {
                 let mut items = object.try_iter().into_iter().flatten();
-                items.try_for_each(|value| bounded(&value, spaces, depth + 1))
+                items.try_for_each(|value| bounded_in(&value, spaces, depth + 1))
             }
         },
         _ => Ok(()),
     }
 }
 
+/// Refuses values that are nested deep, since what compares or drops them would overflow the stack.
+pub(super) fn bounded(value: &Value) -> Result<()> {
+    bounded_in(value, false, 0)
+}
+
+/// A value for an attribute of a namespace: none that has a namespace in it, or one could hold
+/// itself. It is looked for only where a list or a dictionary was given one.
+pub(super) fn keep(value: Value) -> Result<Value> {
+    let held = HELD.get() && value.as_object().is_some();
+    match held || is_namespace(&value) || value.downcast_object_ref::<Method>().is_some() {
+        true => bounded_in(&value, true, 0).map(|()| value),
+        false => Ok(value),
+    }
+}
+
 /// Whether two values are equal.
 pub(super) fn equal(a: &Value, b: &Value) -> Result<bool> {
     if a.as_object().is_some() && b.as_object().is_some() {
-        bounded(a, false, 0)?;
+        charge(8)?;
+        if !is_namespace(a) {
+            bounded(a)?;
+        }
     }
     Ok(a == b)
 }
@@ -224,7 +246,7 @@ pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> 
     if depth > DEEPEST {
         return Err(error(format!("a value nested deeper than {DEEPEST}")));
     }
-    charge(8 + value.as_str().map_or(0, str::len))?;
+    charge(32 + value.as_str().map_or(0, str::len))?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),

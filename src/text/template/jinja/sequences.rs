@@ -9,7 +9,7 @@ use super::arguments::Arguments;
 use super::filters::{folded, keyed, order, word_count};
 use super::operators::sort_by;
 use super::python::{
-    Generator, Result, bounded, characters, charge, error, items, print, text, tuple,
+    Generator, Result, bounded, characters, charge, error, is_namespace, items, print, text, tuple,
 };
 use super::{checks, filters};
 
@@ -30,7 +30,7 @@ pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value])
                 "batch" => batches(&all, count, fill.as_ref()),
                 _ => slices(&all, count, fill.as_ref()),
             });
-            bounded(&parts, false, 0).map(|()| parts)
+            bounded(&parts).map(|()| parts)
         }
         "dictsort" => dict_sort(value, &arguments(&["case_sensitive", "by", "reverse"])?),
         "groupby" => group_by(
@@ -184,10 +184,14 @@ fn each(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<
             return Err(error(format!("there is no filter `{filter}`")));
         }
         for item in items(value)? {
-            out.push(match &wanted {
+            let mapped = match &wanted {
                 Some(wanted) => attribute(&item, wanted, default.as_ref())?,
                 None => filters::call(state, &filter, &with(item, &args[1..]))?,
-            });
+            };
+            if is_namespace(&mapped) {
+                bounded(&mapped)?;
+            }
+            out.push(mapped);
         }
         return Ok(Generator::value(out));
     }

@@ -86,10 +86,10 @@ fn alone(name: &str, value: &Value) -> Result<bool> {
         "undefined" => kind == ValueKind::Undefined,
         "none" => kind == ValueKind::None,
         "string" => kind == ValueKind::String,
-        "mapping" => kind == ValueKind::Map && value.len().is_some(),
+        "mapping" => is_dict(value),
         "sequence" => match kind {
             ValueKind::String | ValueKind::Seq | ValueKind::Undefined => true,
-            ValueKind::Map => value.len().is_some(),
+            ValueKind::Map => is_dict(value),
             _ => false,
         },
         "iterable" => matches!(
@@ -122,12 +122,25 @@ fn alone(name: &str, value: &Value) -> Result<bool> {
             };
             strings::call(&text(value)?, method, &[])?.is_true()
         }
-        "callable" => matches!(kind, ValueKind::Undefined | ValueKind::Plain),
+        "callable" => {
+            matches!(kind, ValueKind::Undefined | ValueKind::Plain) || type_is(value, "Macro")
+        }
         "escaped" => false,
         "filter" => value.as_str().is_some_and(filters::is_known),
         "test" => value.as_str().is_some_and(is_known),
         _ => return Err(error(format!("the test `{name}` needs an argument"))),
     })
+}
+
+fn type_is(value: &Value, name: &str) -> bool {
+    let object = value.as_object();
+    object.is_some_and(|object| object.type_name().rsplit("::").next() == Some(name))
+}
+
+/// Whether it is a dictionary, and not only something with attributes.
+fn is_dict(value: &Value) -> bool {
+    let other = |name: &&str| type_is(value, name);
+    value.kind() == ValueKind::Map && !["Namespace", "Macro", "Loop"].iter().any(other)
 }
 
 fn against(name: &str, value: &Value, other: &Value) -> Result<bool> {

@@ -17,7 +17,12 @@ pub(super) struct Written {
     level: Level,
     /// Its name, if it is only that.
     name: Option<String>,
+    /// Whether it is a tuple in its brackets.
+    tuple: bool,
 }
+
+/// Names that are no variables.
+const CONSTANTS: [&str; 6] = ["true", "True", "false", "False", "none", "None"];
 
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Level {
@@ -36,6 +41,7 @@ impl Written {
             text,
             level,
             name: None,
+            tuple: false,
         }
     }
 
@@ -260,7 +266,11 @@ impl<'a> Parser<'a> {
         loop {
             let right = self.sum()?.at(Level::Filtered);
             pairs.push(match operator {
-                "==" | "!=" => Written::new(format!("{left} {operator} {right}"), Level::Other),
+                "==" | "!=" if plain(&left) || plain(&right) => {
+                    Written::new(format!("{left} {operator} {right}"), Level::Other)
+                }
+                "==" => Written::new(format!("{left}|py_eq({right})"), Level::Filtered),
+                "!=" => Written::new(format!("{left}|py_ne({right})"), Level::Filtered),
                 "not in" => Written::new(format!("not {left}|py_in({right})"), Level::Other),
                 filter => Written::new(format!("{left}|{filter}({right})"), Level::Filtered),
             });
@@ -412,6 +422,26 @@ impl<'a> Parser<'a> {
     }
 
     fn primary(&mut self) -> Result<Written> {
+        let start = self.at;
+        let value = self.plain_primary()?;
+        // Loops can nest lists in lists: those with anything but constants are looked through.
+        let tokens = &self.tokens[start..self.at];
+        let list = matches!(tokens.first(), Some(Token::Operator("(" | "[" | "{")));
+        let constant = |token: &Token| match token {
+            Token::Name(name) => CONSTANTS.contains(&name.as_str()),
+            _ => true,
+        };
+        let list = list && (!value.text.starts_with('(') || value.tuple);
+        if !list || tokens.iter().all(constant) {
+            return Ok(value);
+        }
+        Ok(Written::new(
+            format!("{}|py_flat", value.text),
+            Level::Filtered,
+        ))
+    }
+
+    fn plain_primary(&mut self) -> Result<Written> {
         let primary = |text: String| Ok(Written::new(text, Level::Primary));
         let Some(token) = self.peek() else {
             return Err("expected an expression, found the end of the tag".to_owned());
@@ -427,9 +457,8 @@ impl<'a> Parser<'a> {
                 };
                 let name = Some(name.clone());
                 Ok(Written {
-                    text: text.to_owned(),
-                    level: Level::Primary,
                     name,
+                    ..Written::new(text, Level::Primary)
                 })
             }
             Token::Text(_) => {
@@ -457,9 +486,15 @@ impl<'a> Parser<'a> {
                 if self.skip_operator(")") {
                     return primary("()".to_owned());
                 }
+                let start = self.at;
                 let inner = self.tuple(true)?;
+                let tuple = inner.starts_with('(') && self.has_comma(start);
                 self.expect(")")?;
-                primary(format!("({inner})"))
+                let text = if tuple { inner } else { format!("({inner})") };
+                Ok(Written {
+                    tuple,
+                    ..Written::new(text, Level::Primary)
+                })
             }
             Token::Operator("[") => {
                 self.at += 1;
@@ -478,6 +513,19 @@ impl<'a> Parser<'a> {
             }
             Token::Operator(_) => Err(format!("expected an expression, found {}", self.found())),
         }
+    }
+
+    /// Whether a comma stands outside of brackets in what was read since `start`.
+    fn has_comma(&self, start: usize) -> bool {
+        let mut open = 0_usize;
+        self.tokens[start..self.at].iter().any(|token| {
+            match token {
+                Token::Operator("(" | "[" | "{") => open += 1,
+                Token::Operator(")" | "]" | "}") => open = open.saturating_sub(1),
+                _ => {}
+            }
+            open == 0 && *token == Token::Operator(",")
+        })
     }
 
     /// Items between commas, up to `close`; a comma may stand at the end.
@@ -546,6 +594,10 @@ impl<'a> Parser<'a> {
         }
         match parts.as_slice() {
             [None] => Err("an empty subscript".to_owned()),
+            [Some(key)] if !key.starts_with('"') || key.contains('|') => Ok(Written::new(
+                format!("{}|py_item({key})", value.at(Level::Filtered)),
+                Level::Filtered,
+            )),
             [Some(key)] => Ok(Written::new(
                 format!("{}[{key}]", value.at(Level::Primary)),
                 Level::Primary,
@@ -678,6 +730,12 @@ impl<'a> Parser<'a> {
             false => Err(what),
         }
     }
+}
+
+/// Whether it is a text or a number: what is compared with these cannot be large.
+fn plain(written: &str) -> bool {
+    written.starts_with(|c: char| c == '"' || c.is_ascii_digit()) && !written.contains('|')
+        || matches!(written, "true" | "false" | "none")
 }
 
 fn is_digit(byte: u8) -> bool {

@@ -86,6 +86,7 @@ pub(super) fn call(state: &mut State, name: &str, args: &[Value]) -> Result<Valu
     let (value, args) = args
         .split_first()
         .ok_or_else(|| error(format!("{name} needs a value")))?;
+    charge(value.as_str().map_or(0, |text| text.len() / 2))?;
     match name {
         "tojson" => dump::to_json(value, args),
         "trim" => {

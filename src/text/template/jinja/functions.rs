@@ -9,7 +9,7 @@ use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Environment, State, Value};
 
 use super::arguments::{Arguments, in_one};
-use super::python::{Range, Result, error, index, items, pairs, text};
+use super::python::{Range, Result, bounded, error, index, items, pairs, text};
 
 /// Numbers that a `range` may have, in Jinja2's sandbox too.
 const LONGEST: usize = 100_000;
@@ -27,8 +27,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         in_one(args, names, joiner)
     });
     environment.add_function("cycler", |args: &[Value]| {
-        if args.is_empty() {
-            return Err(error("cycler needs at least one item"));
+        if args.is_empty() || args.iter().any(|item| item.as_object().is_some()) {
+            return Err(error("cycler needs texts or numbers, one at least"));
         }
         let (items, at) = (args.to_vec(), AtomicUsize::new(0));
         Ok(Value::from_object(Cycler { items, at }))
@@ -93,12 +93,13 @@ fn dict(args: &[Value]) -> Result<Value> {
             .names()
             .filter_map(|name| Some((Value::from(name), arguments.named(name)?))),
     );
-    Ok(Value::from_pairs(all))
+    let dict = Value::from_pairs(all);
+    bounded(&dict).map(|()| dict)
 }
 
 fn joiner(args: &[Value]) -> Result<Value> {
     let between = Arguments::new("joiner", args, &["sep"])?.get(0, "sep");
-    let between = between.unwrap_or_else(|| Value::from(", "));
+    let between = Value::from(between.as_ref().map_or_else(|| Ok(", ".to_owned()), text)?);
     let used = AtomicBool::new(false);
     Ok(Value::from_object(Joiner { between, used }))
 }

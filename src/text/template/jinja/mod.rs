@@ -40,7 +40,7 @@ const OPEN: char = '\u{E0F2}';
 const CLOSE: char = '\u{E0F3}';
 
 /// Instructions that one rendering may take: a second or two.
-const MOST_INSTRUCTIONS: u64 = 100_000_000;
+const MOST_INSTRUCTIONS: u64 = 30_000_000;
 
 /// An environment with the template of `source`; `origin` names it in errors.
 pub(super) fn environment(origin: &str, source: &str) -> Result<Environment<'static>> {

@@ -8,11 +8,12 @@ use minijinja::{Environment, State, Value};
 use super::filters::escape;
 use super::format;
 use super::python::{
-    Method, Number, Result, charge, error, index, integer, items, print, tuple, type_of,
+    Method, Number, Result, bounded, charge, equal, error, index, integer, items, keep, print,
+    tuple, type_of,
 };
 
 /// Items that a list may get by multiplication.
-const MOST_ITEMS: usize = 10_000_000;
+const MOST_ITEMS: usize = 1_000_000;
 
 /// Adds the operators to an environment.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
@@ -51,6 +52,13 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         contains(container, item)
     });
     environment.add_filter("py_slice", slice);
+    environment.add_filter("py_item", item);
+    environment.add_filter("py_eq", |a: &Value, b: &Value| equal(a, b));
+    environment.add_filter("py_ne", |a: &Value, b: &Value| {
+        equal(a, b).map(|equal| !equal)
+    });
+    environment.add_filter("py_flat", |value: Value| bounded(&value).map(|()| value));
+    environment.add_filter("py_keep", keep);
     environment.add_filter("py_iter", |value: Value| match value.kind() {
         ValueKind::None => Err(error("'NoneType' object is not iterable")),
         // A loop over minijinja's characters does not know which is the last.
@@ -104,12 +112,12 @@ fn is_list(value: &Value) -> bool {
 pub(super) fn add(a: &Value, b: &Value) -> Result<Value> {
     if let (Some(left), Some(right)) = (a.as_str(), b.as_str()) {
         // What is marked as safe escapes what is added to it.
+        charge(left.len() + right.len())?;
         let joined = match (a.is_safe(), b.is_safe()) {
             (true, false) => left.to_owned() + &escape(right),
             (false, true) => escape(left) + right,
             _ => [left, right].concat(),
         };
-        charge(joined.len())?;
         return Ok(like_text(joined, a.is_safe() || b.is_safe()));
     }
     if is_list(a) && type_of(a) == type_of(b) {
@@ -235,11 +243,13 @@ fn negate(a: &Value) -> Result<Value> {
 
 /// `a ~ b ~ c`.
 fn concat(first: &Value, others: &[Value]) -> Result<Value> {
-    let mut out = String::new();
-    for part in std::iter::once(first).chain(others) {
+    let all = std::iter::once(first).chain(others);
+    let len = all.clone().filter_map(Value::as_str).map(str::len).sum();
+    charge(len)?;
+    let mut out = String::with_capacity(len);
+    for part in all {
         print(part, &mut out)?;
     }
-    charge(out.len())?;
     Ok(Value::from(out))
 }
 
@@ -302,7 +312,10 @@ pub(super) fn compare(operator: &str, a: &Value, b: &Value) -> Result<Option<Ord
 pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
     match container.kind() {
         ValueKind::String => match (container.as_str(), item.as_str()) {
-            (Some(text), Some(part)) => Ok(text.contains(part)),
+            (Some(text), Some(part)) => {
+                charge(text.len() / 2)?;
+                Ok(text.contains(part))
+            }
             _ => {
                 let found = type_of(item);
                 Err(error(format!(
@@ -317,7 +330,8 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
         ValueKind::Undefined => Ok(false),
         ValueKind::Seq | ValueKind::Iterable => {
             for found in container.try_iter()?.checked() {
-                if found? == *item {
+                charge(32)?;
+                if equal(&found?, item)? {
                     return Ok(true);
                 }
             }
@@ -352,6 +366,30 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: Option<&Value>) -> Re
         value,
         picked.filter_map(|at| all.get(at).cloned()).collect(),
     ))
+}
+
+/// `value[key]` with a key that is no text in the template.
+fn item(value: &Value, key: &Value) -> Result<Value> {
+    if let Some(text) = value.as_str() {
+        charge(text.len() / 2)?;
+        let Some(Number::Integer(at)) = Number::of(key) else {
+            return Ok(Value::UNDEFINED);
+        };
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        let found = match usize::try_from(at) {
+            Ok(at) => text.chars().nth(at),
+            Err(_) => usize::try_from(-1 - at)
+                .ok()
+                .and_then(|at| text.chars().rev().nth(at)),
+        };
+        let text = |c: char| Value::from(&*c.encode_utf8(&mut [0; 4]));
+        return Ok(found.map_or(Value::UNDEFINED, text));
+    }
+    match (value.kind(), Number::of(key)) {
+        // Views and generators have no items to pick, and lists none between others.
+        (ValueKind::Iterable, _) | (ValueKind::Seq, Some(Number::Float(_))) => Ok(Value::UNDEFINED),
+        _ => value.get_item(key),
+    }
 }
 
 fn slice_text(text: &str, start: Option<i64>, stop: Option<i64>, step: i64) -> String {
@@ -408,6 +446,7 @@ pub(super) fn sort_by<T: Clone>(
     if all.len() < 2 {
         return Ok(());
     }
+    charge(16 * all.len())?;
     let mut right = all.split_off(all.len() / 2);
     sort_by(all, order)?;
     sort_by(&mut right, order)?;

@@ -10,7 +10,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// Bytes of text that one rendering may build in all: templates double texts in loops.
-const MOST_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 1 << 29;
 
 /// Deepest nesting of values that are printed or compared.
 const DEEPEST: usize = 100;
@@ -18,20 +18,23 @@ const DEEPEST: usize = 100;
 thread_local! {
     /// Bytes that the rendering under way on this thread has built.
     static BUILT: Cell<usize> = const { Cell::new(0) };
+    /// Whether a namespace was put into a list or a dictionary.
+    static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A rendering begins.
 pub(super) fn begin() {
     BUILT.set(0);
+    HELD.set(false);
 }
 
-/// Counts text that is about to be built.
+/// Counts text that is about to be built, and other work by what it is worth in bytes.
 pub(super) fn charge(bytes: usize) -> Result<()> {
     let built = BUILT.get().saturating_add(bytes);
     BUILT.set(built);
     match built > MOST_BYTES {
         true => Err(error(format!(
-            "builds more than {MOST_BYTES} bytes of text"
+            "it builds or looks through too much text: more than {MOST_BYTES} bytes"
         ))),
         false => Ok(()),
     }
@@ -112,6 +115,8 @@ pub(super) fn type_of(value: &Value) -> &'static str {
 
 /// The items of a value in a loop: characters, keys, or items.
 pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
+    let len = value.as_str().map(str::len).or_else(|| value.len());
+    charge(len.unwrap_or(0).saturating_mul(size_of::<Value>()))?;
     match value.kind() {
         ValueKind::Undefined => Ok(Vec::new()),
         ValueKind::String => Ok(characters(value.as_str().unwrap_or_default())),
@@ -123,6 +128,80 @@ pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
             type_of(value)
         ))),
     }
+}
+
+/// Whether a value is a `namespace(..)`.
+pub(super) fn is_namespace(value: &Value) -> bool {
+    let object = value.as_object();
+    object.is_some_and(|object| object.type_name().ends_with("::Namespace"))
+}
+
+/// Refuses values that are nested deep, since what compares or drops them would overflow the stack.
+/// With `spaces` namespaces in them are refused as well.
+fn bounded_in(value: &Value, spaces: bool, depth: usize) -> Result<()> {
+    let Some(object) = value.as_object() else {
+        return Ok(());
+    };
+    if depth > DEEPEST {
+        return Err(error(format!("a value nested deeper than {DEEPEST}")));
+    }
+    charge(128)?;
+    if is_namespace(value) {
+        HELD.set(true);
+        return match spaces {
+            true => Err(error("a namespace inside of a namespace is not supported")),
+            false => Ok(()),
+        };
+    }
+    if let Some(method) = value.downcast_object_ref::<Method>() {
+        return bounded_in(&method.value, spaces, depth + 1);
+    }
+    match value.kind() {
+        ValueKind::Map => {
+            let mut pairs = object.try_iter_pairs().into_iter().flatten();
+            pairs.try_for_each(|(_, value)| bounded_in(&value, spaces, depth + 1))
+        }
+        _ if value.downcast_object_ref::<Range>().is_some() => Ok(()),
+        ValueKind::Seq | ValueKind::Iterable => match value.downcast_object_ref::<Generator>() {
+            Some(generator) => {
+                let rest = generator.0.lock().unwrap_or_else(PoisonError::into_inner);
+                rest.as_slice()
+                    .iter()
+                    .try_for_each(|value| bounded_in(value, spaces, depth + 1))
+            }
+            None => {
+                let mut items = object.try_iter().into_iter().flatten();
+                items.try_for_each(|value| bounded_in(&value, spaces, depth + 1))
+            }
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Refuses values that are nested deep, since what compares or drops them would overflow the stack.
+pub(super) fn bounded(value: &Value) -> Result<()> {
+    bounded_in(value, false, 0)
+}
+
+/// A value for an attribute of a namespace: none that has a namespace in it, or one could hold
+/// itself. It is looked for only where a list or a dictionary was given one.
+pub(super) fn keep(value: Value) -> Result<Value> {
+    let held = HELD.get() && value.as_object().is_some();
+    match held || is_namespace(&value) || value.downcast_object_ref::<Method>().is_some() {
+        true => bounded_in(&value, true, 0).map(|()| value),
+        false => Ok(value),
+    }
+}
+
+/// Whether two values are equal.
+pub(super) fn equal(a: &Value, b: &Value) -> Result<bool> {
+    if a.as_object().is_some() && b.as_object().is_some() {
+        charge(8)?;
+        if !is_namespace(a) {
+            bounded(a)?;
+        }
+    }
+    Ok(a == b)
 }
 
 /// The characters of a text.
@@ -167,6 +246,7 @@ pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> 
     if depth > DEEPEST {
         return Err(error(format!("a value nested deeper than {DEEPEST}")));
     }
+    charge(32 + value.as_str().map_or(0, str::len))?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -193,7 +273,7 @@ pub(super) fn repr(value: &Value, out: &mut String, depth: usize) -> Result<()> 
         ValueKind::Seq | ValueKind::Iterable => sequence(value, out, depth)?,
         _ => drop(write!(out, "{value}")),
     }
-    charge(out.len() / 64)
+    Ok(())
 }
 
 fn sequence(value: &Value, out: &mut String, depth: usize) -> Result<()> {

@@ -8,7 +8,9 @@ use minijinja::{State, Value};
 use super::arguments::Arguments;
 use super::filters::{folded, keyed, order, word_count};
 use super::operators::sort_by;
-use super::python::{Generator, Result, characters, charge, error, items, print, text, tuple};
+use super::python::{
+    Generator, Result, bounded, characters, charge, error, is_namespace, items, print, text, tuple,
+};
 use super::{checks, filters};
 
 /// Calls a filter of a list.
@@ -23,11 +25,12 @@ pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value])
             let count = count.ok_or_else(|| error(format!("{name} needs a number above 0")))?;
             let fill = arguments.get(1, "fill_with").filter(|fill| !fill.is_none());
             let all = items(value)?;
-            charge(count.saturating_mul(8))?;
-            Ok(Generator::value(match name {
+            charge(count.saturating_mul(32))?;
+            let parts = Generator::value(match name {
                 "batch" => batches(&all, count, fill.as_ref()),
                 _ => slices(&all, count, fill.as_ref()),
-            }))
+            });
+            bounded(&parts).map(|()| parts)
         }
         "dictsort" => dict_sort(value, &arguments(&["case_sensitive", "by", "reverse"])?),
         "groupby" => group_by(
@@ -181,10 +184,14 @@ fn each(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<
             return Err(error(format!("there is no filter `{filter}`")));
         }
         for item in items(value)? {
-            out.push(match &wanted {
+            let mapped = match &wanted {
                 Some(wanted) => attribute(&item, wanted, default.as_ref())?,
                 None => filters::call(state, &filter, &with(item, &args[1..]))?,
-            });
+            };
+            if is_namespace(&mapped) {
+                bounded(&mapped)?;
+            }
+            out.push(mapped);
         }
         return Ok(Generator::value(out));
     }

@@ -14,6 +14,9 @@ pub(super) const MARK: &str = "py_mark";
 /// Blocks may not be nested deeper; Python's compiler gives up at twenty loops.
 const DEEPEST: usize = 60;
 
+/// Bytes of text that are written in loops and macros without being counted.
+const LONG: usize = 16;
+
 /// A template for minijinja.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -165,7 +168,9 @@ impl<'s> Reader<'s> {
     fn flush(&mut self) {
         let text = std::mem::take(&mut self.text);
         let tags = ["{{", "{%", "{#"].iter().any(|tag| text.contains(tag));
-        match tags || text.ends_with('{') {
+        // What a loop writes counts, unless it is short.
+        let counts = text.len() > LONG && self.blocks.iter().any(|block| block.name != "if");
+        match tags || counts || text.ends_with('{') {
             true => self.out.push(&format!("{{{{ {} }}}}", quoted(&text))),
             false => self.out.push(&text),
         }
@@ -365,7 +370,8 @@ impl<'s> Reader<'s> {
         let target = parser.target(true)?;
         if parser.skip_operator("=") {
             let value = parser.tuple(true)?;
-            self.write(start, &format!("set {target} = {value}"));
+            let kept = if target.contains('.') { "|py_keep" } else { "" };
+            self.write(start, &format!("set {target} = ({value}){kept}"));
             return Ok(());
         }
         let mut text = format!("set {target}");

@@ -56,6 +56,7 @@ pub(super) const METHODS: [&str; 44] = [
 
 /// Calls a method of a text.
 pub(super) fn call(own: &str, name: &str, args: &[Value]) -> Result<Value> {
+    charge(own.len() / 2)?;
     if let Some(all) = predicate(name) {
         Arguments::new(name, args, &[])?;
         return Ok(Value::from(all(own)));

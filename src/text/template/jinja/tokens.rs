@@ -144,7 +144,7 @@ fn number(rest: &str, after_dot: bool) -> Result<(Token, usize), String> {
         }
     }
     let text = rest[..whole].replace('_', "");
-    if text.len() > 1 && text.starts_with('0') && text.trim_start_matches('0') != "" {
+    if text.len() > 1 && text.starts_with('0') && text.bytes().any(|digit| digit != b'0') {
         return Err(format!("`{text}` is no number: leading zeros"));
     }
     let value: i128 = text

@@ -501,7 +501,10 @@ fn turn(
     let last = rendering.template().last_special(closer);
     let last = last.and_then(|last| closer.get(last)).unwrap_or_default();
     let written = &text[start..close];
-    if !written.ends_with(last) || !names(message).all(|name| written.contains(name)) {
+    // The functions that it calls are there, or none of them is.
+    let mut called = names(message).map(|name| written.contains(name));
+    let whole = called.next().is_none_or(|first| called.all(|other| other == first));
+    if !written.ends_with(last) || !whole {
         return Err(Unplaced::Absent);
     }
     Ok(start..close)

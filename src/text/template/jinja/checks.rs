@@ -3,10 +3,9 @@
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Value};
 
-use super::filters;
 use super::operators::{compare, contains};
 use super::python::{Number, Result, error, text, type_of};
-use super::strings;
+use super::{filters, strings};
 
 /// The tests that templates may use.
 const KNOWN: [&str; 39] = [

@@ -418,7 +418,7 @@ impl<'a> Parser<'a> {
 }
 
 /// Whether it is a text or a number: what is compared with these cannot be large.
-fn plain(written: &str) -> bool {
+pub(super) fn plain(written: &str) -> bool {
     written.starts_with(|c: char| c == '"' || c.is_ascii_digit()) && !written.contains('|')
         || matches!(written, "true" | "false" | "none")
 }

@@ -4,7 +4,7 @@
 //! (`trim_blocks`, `lstrip_blocks`, signs); what is written has none of these left to decide.
 //! `{% generation %}` is the tag of transformers' extension: a block with a scope of its own.
 
-use super::expression::Parser;
+use super::expression::{Parser, plain};
 use super::operands::quoted;
 use super::python::is_space;
 use super::scan::{basic_tag, namespace, newlines, next_tag, stripped};
@@ -369,7 +369,10 @@ impl<'s> Reader<'s> {
         let target = parser.target(true)?;
         if parser.skip_operator("=") {
             let value = parser.tuple(true)?;
-            let kept = if target.contains('.') { "|py_keep" } else { "" };
+            let kept = match target.contains('.') && !plain(&value) {
+                true => "|py_keep",
+                false => "",
+            };
             self.write(start, &format!("set {target} = ({value}){kept}"));
             return Ok(());
         }

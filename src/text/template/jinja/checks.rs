@@ -3,10 +3,9 @@
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Value};
 
-use super::filters;
 use super::operators::{compare, contains};
 use super::python::{Number, Result, error, text, type_of};
-use super::strings;
+use super::{filters, strings};
 
 /// The tests that templates may use.
 const KNOWN: [&str; 39] = [
@@ -61,6 +60,11 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     for name in KNOWN {
         environment.add_test(name, move |args: &[Value]| call(name, args));
     }
+    // The most frequent ones are found without comparing names.
+    environment.add_test("defined", |value: &Value| !value.is_undefined());
+    environment.add_test("undefined", |value: &Value| value.is_undefined());
+    environment.add_test("none", |value: &Value| value.is_none());
+    environment.add_test("string", |value: &Value| value.as_str().is_some());
 }
 
 /// Calls a test; the tested value is the first argument.

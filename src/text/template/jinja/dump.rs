@@ -6,8 +6,10 @@ use minijinja::Value;
 use minijinja::value::ValueKind;
 
 use super::arguments::Arguments;
-use super::operators::{compare, sort_by};
-use super::python::{Number, Range, Result, charge, error, float, items, pairs, text, type_of};
+use super::objects::Range;
+use super::operators::compare;
+use super::python::{Number, Result, charge, error, float, items, pairs, text, type_of};
+use super::slices::sort_by;
 
 /// Deepest nesting; Python's recursion ends there too.
 const DEEPEST: usize = 200;

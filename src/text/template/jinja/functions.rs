@@ -9,7 +9,8 @@ use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Environment, State, Value};
 
 use super::arguments::{Arguments, in_one};
-use super::python::{Range, Result, bounded, error, index, items, pairs, text};
+use super::objects::Range;
+use super::python::{Result, bounded, error, index, items, pairs, text};
 
 /// Numbers that a `range` may have, in Jinja2's sandbox too.
 const LONGEST: usize = 100_000;

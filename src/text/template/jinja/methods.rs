@@ -5,7 +5,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::arguments::Arguments;
-use super::python::{Result, View, error, items, pairs, tuple, type_of};
+use super::objects::View;
+use super::python::{Result, error, items, pairs, tuple, type_of};
 use super::strings;
 
 /// Methods of dictionaries, and those of them that change it.
@@ -87,7 +88,8 @@ fn of_list(value: &Value, name: &str, args: &[Value]) -> Result<Value> {
             let arguments = Arguments::new(name, args, &["value", "start", "stop"])?;
             let sought = arguments.required(0, "value")?;
             let bound = |at, name| arguments.integer(at, name);
-            let (start, stop) = strings::clip(all.len(), bound(1, "start")?, bound(2, "stop")?);
+            let (start, stop) =
+                super::splits::clip(all.len(), bound(1, "start")?, bound(2, "stop")?);
             let found = all.get(start..stop.max(start)).unwrap_or_default();
             let found = found.iter().position(|item| *item == sought);
             let found = found.ok_or_else(|| error("the value is not in the list"))?;

@@ -4,9 +4,12 @@
 //! (`trim_blocks`, `lstrip_blocks`, signs); what is written has none of these left to decide.
 //! `{% generation %}` is the tag of transformers' extension: a block with a scope of its own.
 
-use super::expression::{Parser, quoted};
+use super::expression::{Parser, plain};
+use super::operands::quoted;
 use super::python::is_space;
-use super::tokens::{self, Tag};
+use super::scan::{basic_tag, namespace, newlines, next_tag, stripped};
+use super::tokens;
+use super::tokens::Tag;
 
 /// The filter that encloses what the assistant writes in marks.
 pub(super) const MARK: &str = "py_mark";
@@ -54,10 +57,6 @@ pub(super) fn read(source: &str) -> Result<Source, Fault> {
         marked: out.generations.then_some(out.marked),
         plain: out.plain,
     })
-}
-
-fn newlines(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
 /// Both templates, as they grow.
@@ -370,7 +369,10 @@ impl<'s> Reader<'s> {
         let target = parser.target(true)?;
         if parser.skip_operator("=") {
             let value = parser.tuple(true)?;
-            let kept = if target.contains('.') { "|py_keep" } else { "" };
+            let kept = match target.contains('.') && !plain(&value) {
+                true => "|py_keep",
+                false => "",
+            };
             self.write(start, &format!("set {target} = ({value}){kept}"));
             return Ok(());
         }
@@ -434,60 +436,4 @@ impl<'s> Reader<'s> {
         }
         Ok(())
     }
-}
-
-/// A name that a `set` gives a namespace.
-fn namespace(tokens: &[tokens::Token]) -> Option<String> {
-    use tokens::Token::{Name, Operator};
-    match tokens {
-        [
-            Name(set),
-            Name(name),
-            Operator("="),
-            Name(call),
-            Operator("("),
-            ..,
-        ] if set == "set" && call == "namespace" => Some(name.clone()),
-        _ => None,
-    }
-}
-
-/// Where the next tag begins.
-fn next_tag(text: &str) -> Option<usize> {
-    let mut from = 0;
-    while let Some(found) = text[from..].find('{') {
-        let at = from + found;
-        if matches!(text.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#')) {
-            return Some(at);
-        }
-        from = at + 1;
-    }
-    None
-}
-
-/// Text before a tag without the blanks that the tag takes away.
-fn stripped(text: &str, sign: Option<char>, output: bool, line_starts: bool) -> &str {
-    match sign {
-        Some('-') => text.trim_end_matches(is_space),
-        Some(_) => text,
-        None if output => text,
-        None => {
-            let line = text.rfind('\n').map_or(0, |at| at + 1);
-            let blank = text[line..].chars().all(is_space);
-            match (line > 0 || line_starts) && blank {
-                true => &text[..line],
-                false => text,
-            }
-        }
-    }
-}
-
-/// The rest of a tag that holds a name only: its length and the sign at its end.
-fn basic_tag(text: &str, name: &str) -> Option<(usize, Option<char>)> {
-    let rest = text.trim_start_matches(is_space).strip_prefix(name)?;
-    let rest = rest.trim_start_matches(is_space);
-    let sign = rest.chars().next().filter(|c| "-+".contains(*c));
-    let rest = &rest[usize::from(sign.is_some())..];
-    let rest = rest.strip_prefix("%}")?;
-    Some((text.len() - rest.len(), sign))
 }

@@ -31,7 +31,7 @@ FROM (
                 span['byte_start'] AS byte_start,
                 span['byte_end'] AS byte_end
             FROM (SELECT template, sample_id, unnest(spans) AS span FROM transcripts)
-            WHERE span['supervised'] AND span['role'] <> 'turn_end'
+            WHERE span['supervised'] AND span['role'] NOT IN ('turn', 'turn_end')
         ) AS s
         JOIN (
             SELECT

@@ -6,23 +6,9 @@
 //! are known by their bytes.
 
 mod chat;
-mod columns;
-mod fields;
-#[cfg(test)]
-mod file_tests;
-mod formats;
 mod json;
-mod kinds;
-mod lenient;
-#[cfg(test)]
-mod message_tests;
-mod messages;
-mod notes;
-mod record;
-#[cfg(test)]
-mod record_tests;
+mod records;
 mod rows;
-mod shapes;
 mod special;
 mod template;
 #[cfg(test)]
@@ -31,18 +17,17 @@ mod transcript;
 mod turns;
 #[cfg(test)]
 mod turns_tests;
-mod values;
 
 pub use chat::{Chat, Message};
-pub use fields::Fields;
-pub use formats::{Bad, BadReason, Format, RawRecord, Reading, Record, Records, read, read_as};
 pub use json::read_json;
-pub use notes::{Notes, Owner, Tally, UNREAD_REMEDY, Unread};
+pub(crate) use records::stored_json;
+pub use records::{
+    Bad, BadReason, Fields, Format, Notes, Numbers, Owner, RawRecord, Reading, Record, Records,
+    Tally, UNREAD_REMEDY, Unread, Values, read, read_as, values,
+};
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub(crate) use special::TokenFacts;
 pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcribed, Transcript, transcript};
 pub use turns::Unplaced;
-pub(crate) use values::stored_json;
-pub use values::{Numbers, Values, values};

@@ -122,24 +122,29 @@ fn trimmed_and_repeated_contents_are_found_where_they_stand() {
 
 #[test]
 fn turns_that_change_what_is_around_them_are_not_learned() {
-    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1].strip() }}{{ '!' if m.content|length > 60 }}<|im_end|>{% endfor %}{{ '<assistant>' if add_generation_prompt }}";
-    let template = ChatTemplate::from_source("t", source, None, None).unwrap();
-    let of = |answer: &str| {
-        let messages = [message("user", "is it?"), message("assistant", answer)];
+    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1].strip() }}MORE<|im_end|>{% endfor %}{{ '<assistant>' if add_generation_prompt }}";
+    let of = |more: &str| {
+        let source = source.replace("MORE", more);
+        let template = ChatTemplate::from_source("t", &source, None, None).unwrap();
+        let messages = [
+            message("user", "is it?"),
+            message("assistant", "<think>x</think>\nyes"),
+        ];
         transcript(&chat(messages), Some(&template)).unwrap()
     };
-    let short = of("<think>x</think>\nyes");
+    let found = of("");
     let learned = [
         ("template", "<|im_end|><assistant>"),
         ("assistant", "yes"),
         ("turn_end", "<|im_end|>"),
     ];
-    assert!(spans(&short.transcript).ends_with(&learned), "{short:?}");
-    assert_eq!(short.unplaced, []);
-    let long = of(&format!("<think>{}</think>\nyes", "x".repeat(80)));
-    assert_eq!(long.unplaced, [Unplaced::Entangled]);
-    assert!(!long.transcript.is_supervised());
-    assert_covers(&long.transcript);
+    assert!(spans(&found.transcript).ends_with(&learned), "{found:?}");
+    assert_eq!(found.unplaced, []);
+    // Here what follows depends on the length, if not of this answer.
+    let found = of("{{ '!' if m.content|length > 60 }}");
+    assert_eq!(found.unplaced, [Unplaced::Entangled]);
+    assert!(!found.transcript.is_supervised());
+    assert_covers(&found.transcript);
 }
 
 #[test]
@@ -165,6 +170,15 @@ fn generation_tags_named_templates_and_dates() {
     std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
     let template = ChatTemplate::load(dir.path()).unwrap().unwrap();
     assert_eq!(template.render(&chat([]), false).unwrap(), "<s>yes");
+    let with_tools = Chat {
+        tools: Some(serde_json::json!([])),
+        ..chat([])
+    };
+    assert_eq!(template.render(&with_tools, false).unwrap(), "no");
+    let only = r#"{"chat_template": [{"name": "rag", "template": "no"}]}"#;
+    std::fs::write(dir.path().join("tokenizer_config.json"), only).unwrap();
+    let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("`default`"), "{error}");
     std::fs::write(dir.path().join("chat_template.jinja"), "{% if %}").unwrap();
     let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
     assert!(

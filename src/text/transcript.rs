@@ -239,6 +239,7 @@ pub fn transcript(chat: &Chat, template: Option<&ChatTemplate>) -> Result<Transc
         )
         .remedy("add a `chat_template.jinja` to its folder (a chat model of the same family has one), or give plain `text`"));
     };
+    let template = template.for_chat(chat);
     let rendered = template.render(chat, false)?;
     let found = places(&rendered, chat, template);
     let bos = template.bos().and_then(|bos| rendered.strip_prefix(bos));

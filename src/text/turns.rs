@@ -168,7 +168,7 @@ impl Skeleton {
             let at = text.len() - after.len() - marks.of(message).len();
             let mut around = None;
             if chat.messages.get(message)?.part() == "assistant" {
-                match frame(&rendering, message, &text, &marks.of(message)) {
+                match frame(&rendering, message, &text, &marks.of(message), false) {
                     Ok(frame) if frame.prompt.end < last => {
                         unplaced.push((message, Unplaced::Overlapping));
                     }
@@ -266,12 +266,13 @@ pub(super) struct Frame {
 }
 
 /// The frame of the turn of message `index`, whose content is `mark` in `rendering`, which is
-/// `text`.
+/// `text`; `calls` says whether it calls functions.
 pub(super) fn frame(
     rendering: &Rendering<'_>,
     index: usize,
     text: &str,
     mark: &str,
+    calls: bool,
 ) -> Result<Frame, Unplaced> {
     let (before, after) = once(text, mark)?;
     let prompt = prompt(rendering, index, before).ok_or(Unplaced::Unprompted)?;
@@ -287,10 +288,12 @@ pub(super) fn frame(
         None => after,
         Some(alone) => once(alone, mark)?.1,
     };
-    Ok(Frame {
-        prompt,
-        closer: closer(rendering.template(), after, ended),
-    })
+    let mut closer = closer(rendering.template(), after, ended);
+    if closer == 0 && calls {
+        // Calls that follow the content belong to the turn where no token closes it, too.
+        closer = after[..common_prefix(after, ended)].trim_end().len();
+    }
+    Ok(Frame { prompt, closer })
 }
 
 /// What stands before and after the only place of `mark`.
@@ -441,6 +444,38 @@ fn encloses_others(turn: &Range<usize>, index: usize, ends: &[Option<usize>]) ->
         .any(|end| turn.start < end && end <= turn.end)
 }
 
+/// The extent of an assistant's turn that calls functions, by a mark in place of the last one's
+/// name; none if the template does not write it.
+fn turn_by_call(
+    text: &str,
+    chat: &Chat,
+    rendering: &Rendering<'_>,
+    index: usize,
+    marks: &Marks,
+) -> Option<Range<usize>> {
+    let mut message = chat.messages[index].clone();
+    let call = message
+        .fields
+        .get_mut("tool_calls")?
+        .as_array_mut()?
+        .last_mut()?;
+    let call = match call.get("function") {
+        Some(_) => call.get_mut("function")?,
+        None => call,
+    };
+    let name = call.get("name")?.as_str()?.to_owned();
+    let mark = marks.of(index);
+    *call.get_mut("name")? = mark.as_str().into();
+    let mut rendering = rendering.clone();
+    rendering.replace(index, &message);
+    let marked = rendering.all().ok()?;
+    let (before, after) = once(&marked, &mark).ok()?;
+    // Nothing but the name may differ.
+    let rest = text.strip_prefix(before)?.strip_prefix(name.as_str())?;
+    let frame = frame(&rendering, index, &marked, &mark, true).ok()?;
+    (rest == after).then(|| frame.prompt.end..text.len() - after.len() + frame.closer)
+}
+
 /// The extent of one assistant's turn in `text`; `end` is where its content ends there.
 fn turn(
     text: &str,
@@ -450,6 +485,9 @@ fn turn(
     end: Option<usize>,
     marks: &Marks,
 ) -> Result<Range<usize>, Unplaced> {
+    if let Some(bytes) = turn_by_call(text, chat, rendering, index, marks) {
+        return Ok(bytes);
+    }
     let message = &chat.messages[index];
     let marked = |mark: &str| {
         let mut marked = message.clone();
@@ -469,7 +507,8 @@ fn turn(
     if once(&with_long, &long)? != (before, after) {
         return Err(Unplaced::Entangled);
     }
-    let frame = frame(&marked_once, index, &with_short, &short)?;
+    let calls = names(message).next().is_some();
+    let frame = frame(&marked_once, index, &with_short, &short, calls)?;
     // What the turn says may begin as the prompt would go on: its thoughts, not opened for nothing.
     let start = common_prefix(text, before).min(frame.prompt.end);
     if start < frame.prompt.start {
@@ -503,7 +542,9 @@ fn turn(
     let written = &text[start..close];
     // The functions that it calls are there, or none of them is.
     let mut called = names(message).map(|name| written.contains(name));
-    let whole = called.next().is_none_or(|first| called.all(|other| other == first));
+    let whole = called
+        .next()
+        .is_none_or(|first| called.all(|other| other == first));
     if !written.ends_with(last) || !whole {
         return Err(Unplaced::Absent);
     }

@@ -276,6 +276,7 @@ fn content_is_told_by_its_bytes() {
     let columns = vec![
         u64s(&[0, 1]),
         texts(&["abc", "a"]),
+        bools(&[false; 2]),
         spans(&[
             vec![("assistant", 0, 2, true), ("turn_end", 2, 3, true)],
             vec![("text", 0, 1, true)],
@@ -310,6 +311,7 @@ fn content_is_told_by_its_bytes() {
     let columns = vec![
         u64s(&[0, 1]),
         texts(&["abc", "a"]),
+        bools(&[false; 2]),
         spans(&[
             vec![
                 ("text", 0, 1, true),
@@ -346,6 +348,7 @@ fn content_is_told_by_its_bytes() {
         let columns = vec![
             u64s(&[0, 1]),
             texts(&["abc", "a"]),
+            bools(&[false; 2]),
             spans(&[vec![("text", 0, 3, true)], vec![("text", 0, 1, true)]]),
         ];
         write(&run, Kind::Transcripts, &[template], 2, columns);

@@ -312,7 +312,12 @@ fn bare_spans(lists: &[&[(u32, u32)]]) -> ArrayRef {
 fn spans_that_do_not_tile_and_tokens_that_end_elsewhere() {
     let with = |lists: [&'static [(u32, u32)]; 2]| {
         found(move |run| {
-            let columns = vec![u64s(&[0, 1]), texts(&["abc", "a"]), bare_spans(&lists)];
+            let columns = vec![
+                u64s(&[0, 1]),
+                texts(&["abc", "a"]),
+                bools(&[false; 2]),
+                bare_spans(&lists),
+            ];
             write(run, Kind::Transcripts, &["pivot"], 2, columns);
         })
     };
@@ -413,6 +418,7 @@ fn samples_and_rows_that_come_twice_or_are_missing() {
         let columns = vec![
             u64s(&[1]),
             texts(&["a"]),
+            bools(&[false]),
             spans(&[vec![("text", 0, 1, true)]]),
         ];
         write(run, Kind::Transcripts, &["pivot"], 2, columns);

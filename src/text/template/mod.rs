@@ -62,6 +62,8 @@ pub struct ChatTemplate {
     origin: String,
     source: String,
     tokens: BTreeMap<String, Value>,
+    /// The template for chats with tools, if that is another one.
+    tool_use: Option<Box<Self>>,
     bos: Option<String>,
     /// Spellings of special tokens, and of ends of turns; the longest first.
     specials: Vec<String>,
@@ -85,26 +87,23 @@ impl std::fmt::Debug for ChatTemplate {
 
 impl ChatTemplate {
     /// Reads the template of a model folder: `chat_template.jinja`, else `chat_template` in
-    /// `tokenizer_config.json` (of several named ones, `default`), else in
+    /// `tokenizer_config.json` (of several named ones, `default`, and `tool_use` for chats with tools), else in
     /// `chat_template.json`. None if the folder has none.
     ///
     /// # Errors
     /// An unreadable file, a template that is no valid Jinja; files of tokens that contradict each
     /// other, a BOS or EOS that is no token.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
-        match origin(dir)? {
-            Some((origin, source)) => {
-                Self::build(origin, &source, &TokenFacts::read(dir)?).map(Some)
-            }
+        match Sources::read(dir)? {
+            Some(sources) => sources.build(&TokenFacts::read(dir)?).map(Some),
             None => Ok(None),
         }
     }
 
     /// The same where the folder's tokens are known.
     pub(crate) fn load_with(dir: &Path, tokens: &TokenFacts) -> Result<Option<Self>> {
-        let found = origin(dir)?;
-        let build = |(origin, source): (String, String)| Self::build(origin, &source, tokens);
-        found.map(build).transpose()
+        let found = Sources::read(dir)?;
+        found.map(|sources| sources.build(tokens)).transpose()
     }
 
     /// A template from its Jinja source; `bos` and `eos` are the tokens that it may write.
@@ -145,6 +144,7 @@ impl ChatTemplate {
             tokens,
             specials,
             turn_end: None,
+            tool_use: None,
             headers: Vec::new(),
             never_prompts: false,
             reads_parts: true,
@@ -160,6 +160,15 @@ impl ChatTemplate {
     pub fn set_date(&mut self, date: NaiveDate) {
         jinja::set_date(&mut self.environment, date);
         self.skeletons = Arc::default();
+        if let Some(tool_use) = &mut self.tool_use {
+            tool_use.set_date(date);
+        }
+    }
+
+    /// The template that transformers takes for a chat: another one, perhaps, where it has tools.
+    pub(super) fn for_chat(&self, chat: &Chat) -> &Self {
+        let tool_use = self.tool_use.as_deref().filter(|_| chat.tools.is_some());
+        tool_use.unwrap_or(self)
     }
 
     /// The text that closes an assistant's turn, as the template writes it.
@@ -174,7 +183,10 @@ impl ChatTemplate {
             .iter()
             .map(|(name, token)| (name.as_str(), token.as_str()))
             .collect();
-        let all = serde_json::json!([self.source, tokens, self.turn_end]).to_string();
+        let mut all = serde_json::json!([self.source, tokens, self.turn_end]).to_string();
+        if let Some(tool_use) = &self.tool_use {
+            all += &tool_use.source;
+        }
         crate::artifact::digest::text(&all)
     }
 
@@ -244,7 +256,7 @@ impl ChatTemplate {
             let frames: Vec<(usize, Frame)> = (1..count)
                 .step_by(2)
                 .filter_map(|at| {
-                    let frame = turns::frame(&rendering, at, &text, &marks.of(at)).ok()?;
+                    let frame = turns::frame(&rendering, at, &text, &marks.of(at), false).ok()?;
                     Some((at, frame))
                 })
                 .collect();
@@ -262,7 +274,9 @@ impl ChatTemplate {
                 })
             };
             let headers = frames.iter().filter_map(header);
-            let headers = headers.map(|header| header.trim_start().to_owned()).collect();
+            let headers = headers
+                .map(|header| header.trim_start().to_owned())
+                .collect();
             let end = frames.last().and_then(|(at, frame)| {
                 let (_, after) = text.split_once(&marks.of(*at))?;
                 let closer = after.get(..frame.closer)?;
@@ -322,7 +336,8 @@ impl ChatTemplate {
     /// # Errors
     /// What the template refuses (`raise_exception`) or cannot do.
     pub fn render(&self, chat: &Chat, add_generation_prompt: bool) -> Result<String> {
-        self.rendering(chat)
+        self.for_chat(chat)
+            .rendering(chat)
             .render(usize::MAX, add_generation_prompt)
     }
 
@@ -443,34 +458,76 @@ fn present<'a>(message: &'a Message, name: &str) -> Option<&'a Json> {
     message.fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The source of a model folder's template, and the file that it is from.
-fn origin(dir: &Path) -> Result<Option<(String, String)>> {
-    let config_path = dir.join("tokenizer_config.json");
-    let config = read_json(&config_path)?.unwrap_or(Json::Null);
-    let own = dir.join("chat_template.jinja");
-    let (path, source) = if own.is_file() {
-        let source = std::fs::read_to_string(&own).map_err(|error| Error::io(&own, error))?;
-        (own, source)
-    } else if let Some(source) = config.get("chat_template").and_then(named) {
-        (config_path, source)
-    } else {
-        let path = dir.join("chat_template.json");
-        let file = read_json(&path)?.unwrap_or(Json::Null);
-        match file.get("chat_template").and_then(named) {
-            Some(source) => (path, source),
-            None => return Ok(None),
-        }
-    };
-    Ok(Some((path.display().to_string(), source)))
+/// The templates of a model folder.
+struct Sources {
+    /// The file that has them.
+    origin: String,
+    source: String,
+    /// The one for chats with tools, if there are two.
+    tool_use: Option<String>,
 }
 
-/// A template in a configuration: a text, or a list of named ones.
-fn named(value: &Json) -> Option<String> {
-    if let Some(source) = value.as_str() {
-        return Some(source.to_owned());
+impl Sources {
+    fn read(dir: &Path) -> Result<Option<Self>> {
+        let text =
+            |path: &Path| std::fs::read_to_string(path).map_err(|error| Error::io(path, error));
+        let own = dir.join("chat_template.jinja");
+        if own.is_file() {
+            let tool_use = dir.join("additional_chat_templates/tool_use.jinja");
+            return Ok(Some(Self {
+                source: text(&own)?,
+                origin: own.display().to_string(),
+                tool_use: tool_use.is_file().then(|| text(&tool_use)).transpose()?,
+            }));
+        }
+        for file in ["tokenizer_config.json", "chat_template.json"] {
+            let path = dir.join(file);
+            let found = read_json(&path)?;
+            if let Some(found) = found.as_ref().and_then(|file| file.get("chat_template"))
+                && !found.is_null()
+            {
+                return Self::named(&path, found).map(Some);
+            }
+        }
+        Ok(None)
     }
-    let list = value.as_array()?;
-    let name = |entry: &&Json| entry.get("name").and_then(Json::as_str) == Some("default");
-    let entry = list.iter().find(name).or_else(|| list.first())?;
-    Some(entry.get("template")?.as_str()?.to_owned())
+
+    /// A template in a configuration: a text, or named ones.
+    fn named(path: &Path, value: &Json) -> Result<Self> {
+        let origin = path.display().to_string();
+        if let Some(source) = value.as_str() {
+            return Ok(Self {
+                origin,
+                source: source.to_owned(),
+                tool_use: None,
+            });
+        }
+        let entry = |name: &str| match value {
+            Json::Object(named) => named.get(name)?.as_str().map(str::to_owned),
+            value => {
+                let entries = value.as_array()?.iter();
+                let mut entries = entries.filter(|entry| entry["name"] == name);
+                entries.next()?.get("template")?.as_str().map(str::to_owned)
+            }
+        };
+        let Some(source) = entry("default") else {
+            return Err(Error::input(
+                origin,
+                "`chat_template` is no text, and has no template of the name `default`",
+            )
+            .remedy("name one of them `default`, or write it into `chat_template.jinja`"));
+        };
+        Ok(Self {
+            origin,
+            source,
+            tool_use: entry("tool_use"),
+        })
+    }
+
+    fn build(&self, tokens: &TokenFacts) -> Result<ChatTemplate> {
+        let build = |source: &String| ChatTemplate::build(self.origin.clone(), source, tokens);
+        let mut template = build(&self.source)?;
+        template.tool_use = self.tool_use.as_ref().map(build).transpose()?.map(Box::new);
+        Ok(template)
+    }
 }

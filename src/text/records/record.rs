@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::chat::{Chat, Message};
 use super::fields::Fields;
 use super::formats::Format;
 use super::messages::{are_messages, messages};
 use super::notes::{Notes, Owner};
 use super::shapes::{get, is_empty, kind};
 use crate::error::{Error, Result};
+use crate::text::chat::{Chat, Message};
 
 /// Variables of a template that are no arguments of it.
 const NO_KWARGS: [&str; 3] = ["messages", "tools", "add_generation_prompt"];

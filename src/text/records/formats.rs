@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::chat::Chat;
 use super::columns::Column;
 use super::fields::Fields;
 use super::notes::Notes;
@@ -14,6 +13,7 @@ use super::record;
 use super::shapes;
 use super::values::{Text, Texts};
 use crate::error::{Error, Result};
+use crate::text::chat::Chat;
 
 /// The shape of a record.
 #[derive(

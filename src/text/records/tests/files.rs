@@ -12,10 +12,11 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::Field;
 use serde_json::json;
 
-use super::record_tests::{said, turn};
-use super::tests::shared;
-use super::*;
+use super::shapes::{said, turn};
 use crate::error::Error;
+use crate::text::records::*;
+use crate::text::tests::shared;
+use crate::text::*;
 
 pub(super) fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::chat::Message;
 use super::fields::Fields;
 use super::notes::{Notes, Owner};
 use super::shapes::{is_empty, kind, names};
 use crate::error::{Error, Result};
+use crate::text::chat::Message;
 
 /// Whose message it is: OpenAI's name, ShareGPT's.
 const ROLE: [&str; 2] = ["role", "from"];

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::file_tests::file;
-use super::record_tests::{one, said, turn, unread};
-use super::*;
+use super::files::file;
+use super::shapes::{one, said, turn, unread};
+use crate::text::records::*;
 
 #[test]
 fn tools_calls_reasoning_and_arguments_reach_the_template() {

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::file_tests::records;
-use super::*;
+use super::files::records;
 use crate::error::Error;
+use crate::text::records::*;
 
 /// The one record in a file of one line.
 pub(super) fn one(value: &Value) -> Result<Record, Error> {

@@ -9,11 +9,11 @@ use super::rows::read_chats;
 use crate::artifact::tokens::{SampleTokens, to_batch};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
 use crate::error::{Error, Result};
-use crate::progress::{Bar, check_interrupt};
+use crate::progress::{Bar, check_interrupt, warn};
 use crate::text::{
     self, SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch,
 };
-use crate::units::SampleId;
+use crate::units::{Count, SampleId};
 use crate::vocab::{SpecialTokens, Tokenizer};
 
 /// Samples that are tokenised between two looks at the user's wish to stop.
@@ -172,6 +172,7 @@ pub fn transcribe(
         }));
     let writer = Writer::create(out, provenance, existing)?;
     let bar = Bar::new("transcribe", samples.samples(), "samples");
+    let mut unplaced = 0;
     for part in samples.parts() {
         let info = part.info();
         if writer.is_done(info.index) {
@@ -183,21 +184,33 @@ pub fn transcribe(
         let rendered = read_chats(part)?
             .into_par_iter()
             .map(|(sample_id, chat)| {
-                let transcript = text::transcript(&chat, template.as_ref()).map_err(|e| {
+                let found = text::transcript(&chat, template.as_ref()).map_err(|e| {
                     Error::input(place(sample_id), e.to_string())
                         .remedy("use `template: pivot`, or remove such samples")
                 })?;
-                Ok(SampleTranscript {
+                let transcript = found.transcript;
+                let sample = SampleTranscript {
                     sample_id,
-                    transcript: transcript.transcript,
-                })
+                    transcript,
+                };
+                Ok((sample, found.unplaced.len() as u64))
             })
             .collect::<Result<Vec<_>>>()?;
+        unplaced += rendered.iter().map(|(_, unplaced)| unplaced).sum::<u64>();
+        let rendered: Vec<SampleTranscript> =
+            rendered.into_iter().map(|(sample, _)| sample).collect();
         check_text_size(rendered.iter().map(|sample| sample.transcript.text.len()))?;
         let mut part = writer.part(info)?;
         part.write(&transcripts_to_batch(&rendered)?)?;
         part.finish()?;
         bar.advance(info.samples);
+    }
+    if unplaced > 0 {
+        warn(format!(
+            "{}: {} assistant's turns are not learnt: the template changes them, or what is around them",
+            out.display(),
+            Count(unplaced)
+        ));
     }
     Ok(())
 }

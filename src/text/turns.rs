@@ -444,21 +444,17 @@ fn encloses_others(turn: &Range<usize>, index: usize, ends: &[Option<usize>]) ->
         .any(|end| turn.start < end && end <= turn.end)
 }
 
-/// The extent of an assistant's turn that calls functions, by a mark in place of the last one's
-/// name; none if the template does not write it.
+/// The extent of an assistant's turn that calls functions, by a mark in place of the name of one;
+/// none if the template does not write it.
 fn turn_by_call(
     text: &str,
-    chat: &Chat,
+    message: &Message,
     rendering: &Rendering<'_>,
-    index: usize,
+    (index, call): (usize, usize),
     marks: &Marks,
 ) -> Option<Range<usize>> {
-    let mut message = chat.messages[index].clone();
-    let call = message
-        .fields
-        .get_mut("tool_calls")?
-        .as_array_mut()?
-        .last_mut()?;
+    let mut message = message.clone();
+    let call = message.fields.get_mut("tool_calls")?.get_mut(call)?;
     let call = match call.get("function") {
         Some(_) => call.get_mut("function")?,
         None => call,
@@ -469,9 +465,11 @@ fn turn_by_call(
     let mut rendering = rendering.clone();
     rendering.replace(index, &message);
     let marked = rendering.all().ok()?;
-    let (before, after) = once(&marked, &mark).ok()?;
-    // Nothing but the name may differ.
+    let (before, after) = marked.split_once(&mark)?;
+    // Results may name the function once more; nothing but the name may differ.
+    let after = after.replace(&mark, &name);
     let rest = text.strip_prefix(before)?.strip_prefix(name.as_str())?;
+    let marked = format!("{before}{mark}{after}");
     let frame = frame(&rendering, index, &marked, &mark, true).ok()?;
     (rest == after).then(|| frame.prompt.end..text.len() - after.len() + frame.closer)
 }
@@ -485,10 +483,17 @@ fn turn(
     end: Option<usize>,
     marks: &Marks,
 ) -> Result<Range<usize>, Unplaced> {
-    if let Some(bytes) = turn_by_call(text, chat, rendering, index, marks) {
+    let message = &chat.messages[index];
+    let calls = message
+        .fields
+        .get("tool_calls")
+        .and_then(|calls| calls.as_array());
+    let calls = calls.map_or(0, Vec::len);
+    // Some templates write the first call only.
+    let by_call = |call| turn_by_call(text, message, rendering, (index, call), marks);
+    if let Some(bytes) = [calls.saturating_sub(1), 0].into_iter().find_map(by_call) {
         return Ok(bytes);
     }
-    let message = &chat.messages[index];
     let marked = |mark: &str| {
         let mut marked = message.clone();
         marked.fields.insert("content".to_owned(), mark.into());
@@ -507,8 +512,7 @@ fn turn(
     if once(&with_long, &long)? != (before, after) {
         return Err(Unplaced::Entangled);
     }
-    let calls = names(message).next().is_some();
-    let frame = frame(&marked_once, index, &with_short, &short, calls)?;
+    let frame = frame(&marked_once, index, &with_short, &short, calls > 0)?;
     // What the turn says may begin as the prompt would go on: its thoughts, not opened for nothing.
     let start = common_prefix(text, before).min(frame.prompt.end);
     if start < frame.prompt.start {

@@ -133,7 +133,19 @@ fn prompts(chat: &Chat, template: &ChatTemplate) -> Vec<String> {
 }
 
 /// Turns of templates without tags, where they are not those of the twin with tags, and why.
-const DIFFERENT: [(&str, &str); 1] = [
+const DIFFERENT: [(&str, &str); 9] = [
+    // Tools stand before the last question, so what comes before an earlier answer is rendered
+    // differently when that is asked for; between it and its prompt stands a function's result.
+    ("mistral-nemo", "tool_call_with_content"),
+    ("mistral-nemo", "tool_calls_parallel"),
+    ("mistral-nemo", "tool_call_reasoning"),
+    ("mistral-small3", "tool_call_with_content"),
+    ("mistral-small3", "tool_calls_parallel"),
+    ("mistral-small3", "tool_call_reasoning"),
+    // A thought that never ends is followed by the end that the template gives it.
+    ("nemotron3", "think_unclosed"),
+    // Nothing is said, and no token closes the turn.
+    ("seed-oss", "reasoning_alone"),
     // No user has spoken, which the template refuses when the assistant is asked to.
     ("qwen3.5", "starts_with_assistant"),
 ];

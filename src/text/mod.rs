@@ -15,8 +15,6 @@ mod template;
 mod tests;
 mod transcript;
 mod turns;
-#[cfg(test)]
-mod turns_tests;
 
 pub use chat::{Chat, Message};
 pub use json::read_json;

@@ -45,7 +45,7 @@ fn keys(section: &str, options: impl serde::Serialize) -> Vec<(String, Value)> {
     let each = map.into_iter().flat_map(|(key, value)| {
         let key = format!("{section}.{key}");
         match value {
-            Value::Object(_) => keys(&key, value),
+            Value::Object(ref map) if !map.is_empty() => keys(&key, value),
             value => vec![(key, value)],
         }
     });

@@ -47,6 +47,23 @@ impl Transcript {
         Self::assemble(text.to_owned(), &[(0, text.len(), "text", true)])
     }
 
+    /// A transcript of these pieces: role, text, and whether it is supervised.
+    #[cfg(test)]
+    pub(crate) fn of_parts(parts: &[(&str, &str, bool)]) -> Self {
+        let mut transcript = Self::default();
+        for (role, text, supervised) in parts {
+            let start = transcript.text.len() as u32;
+            transcript.text.push_str(text);
+            transcript.spans.push(Span {
+                role: (*role).to_owned(),
+                byte_start: start,
+                byte_end: transcript.text.len() as u32,
+                supervised: *supervised,
+            });
+        }
+        transcript
+    }
+
     /// Whether any byte is supervised.
     pub fn is_supervised(&self) -> bool {
         self.spans.iter().any(|span| span.supervised)

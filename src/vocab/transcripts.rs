@@ -1,5 +1,7 @@
 //! Tokens of a transcript: BOS first, special tokens exchanged by role.
 
+use std::borrow::Cow;
+
 use super::{Encoded, Role, SpecialTokens, Tokenizer};
 use crate::error::Result;
 use crate::text::{Overlap, Transcript};
@@ -50,27 +52,25 @@ impl Tokenizer {
             Some(pivot) => self.counterparts(text, pivot, &contents),
             None => Vec::new(),
         };
-        let spells_out = match contents.as_slice() {
-            [] => false,
-            contents => self.spells_out(text, pivot.is_some(), &specials, contents),
-        };
-        let encoded = match spells_out {
+        let own = exchange(text, &specials, self);
+        let encoded = match self.spells_out(&own, pivot.is_some(), &contents) {
+            false => self.encode_exchanged(&own, transcript.bos)?,
             true => {
-                let own = pivot
-                    .is_none()
-                    .then(|| outside(self.spelled(text), &contents));
-                let own = own.map(|places| {
-                    places.map(|(start, end, id)| Special {
-                        start,
-                        end,
-                        own: Some(id),
-                    })
-                });
-                let own: Option<Vec<Special>> = own.map(Iterator::collect);
-                let specials = own.as_deref().unwrap_or(&specials);
-                self.literal(text)?.encode_exchanged(transcript, specials)?
+                let literal = self.literal(text)?;
+                let own = match pivot {
+                    Some(_) => exchange(text, &specials, literal),
+                    None => {
+                        let own = outside(self.spelled(text), &contents);
+                        let own = own.map(|(start, end, id)| Special {
+                            start,
+                            end,
+                            own: Some(id),
+                        });
+                        exchange(text, &own.collect::<Vec<_>>(), literal)
+                    }
+                };
+                literal.encode_exchanged(&own, transcript.bos)?
             }
-            false => self.encode_exchanged(transcript, &specials)?,
         };
         let (mut ids, mut byte_end) = (vec![self.first_id()?], vec![0]);
         ids.extend(encoded.ids);
@@ -93,18 +93,14 @@ impl Tokenizer {
 
     /// Whether a text spells special tokens of this tokenizer where it should not: in contents,
     /// or where the template of another writes text.
-    fn spells_out(
-        &self,
-        text: &str,
-        foreign: bool,
-        specials: &[Special],
-        contents: &[(u32, u32)],
-    ) -> bool {
-        let (own, moves) = exchange(text, specials, self);
+    fn spells_out(&self, own: &Exchanged, foreign: bool, contents: &[(u32, u32)]) -> bool {
+        if contents.is_empty() {
+            return false;
+        }
         let mut contents = Overlap::of(contents);
-        let mut moves = moves.iter().peekable();
+        let mut moves = own.moves.iter().peekable();
         // What is spelled across a border is as much of the content as of the template.
-        self.spelled(&own).into_iter().any(|(start, end, _)| {
+        self.spelled(&own.text).into_iter().any(|(start, end, _)| {
             while moves.next_if(|next| next.own_end <= start).is_some() {}
             let meant = moves
                 .peek()
@@ -113,20 +109,15 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of a transcript with this tokenizer's own special tokens in it.
-    fn encode_exchanged(&self, transcript: &Transcript, specials: &[Special]) -> Result<Encoded> {
-        let text = transcript.text.as_str();
-        let encode = |text: &str| match transcript.bos {
-            true => self.encode_after_bos(text),
-            false => self.encode(text),
+    /// The tokens of an exchanged text, with their ends in the transcript; `bos` says whether its
+    /// template writes BOS before it.
+    fn encode_exchanged(&self, own: &Exchanged, bos: bool) -> Result<Encoded> {
+        let encoded = match bos {
+            true => self.encode_after_bos(&own.text)?,
+            false => self.encode(&own.text)?,
         };
-        if specials.iter().all(|special| special.own.is_none()) {
-            return encode(text);
-        }
-        let (own, moves) = exchange(text, specials, self);
-        let encoded = encode(&own)?;
         Ok(Encoded {
-            byte_end: moved(&encoded.byte_end, &moves).collect(),
+            byte_end: moved(&encoded.byte_end, &own.moves).collect(),
             ids: encoded.ids,
         })
     }
@@ -171,6 +162,12 @@ fn outside(
     places.filter(move |(start, end, _)| !contents.with(*start as u32, *end as u32))
 }
 
+/// A text with a tokenizer's own special tokens in place of the template's.
+struct Exchanged<'a> {
+    text: Cow<'a, str>,
+    moves: Vec<Move>,
+}
+
 /// A stretch of the exchanged text and the stretch of the transcript that it stands for.
 struct Move {
     own_start: usize,
@@ -179,8 +176,14 @@ struct Move {
     end: usize,
 }
 
-/// The text with a tokenizer's own special tokens in place of the template's.
-fn exchange(text: &str, specials: &[Special], tokenizer: &Tokenizer) -> (String, Vec<Move>) {
+/// The text as a tokenizer reads it.
+fn exchange<'a>(text: &'a str, specials: &[Special], tokenizer: &Tokenizer) -> Exchanged<'a> {
+    if specials.iter().all(|special| special.own.is_none()) {
+        return Exchanged {
+            text: Cow::Borrowed(text),
+            moves: Vec::new(),
+        };
+    }
     let mut own = String::with_capacity(text.len());
     let mut moves = Vec::with_capacity(specials.len());
     let mut at = 0;
@@ -201,7 +204,10 @@ fn exchange(text: &str, specials: &[Special], tokenizer: &Tokenizer) -> (String,
         at = special.end;
     }
     own.push_str(text.get(at..).unwrap_or_default());
-    (own, moves)
+    Exchanged {
+        text: Cow::Owned(own),
+        moves,
+    }
 }
 
 /// Ends in the exchanged text as ends in the transcript; inside an exchanged token, its start.
@@ -252,7 +258,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::text::Span;
 
     /// The sample pivot's tokenizer with one more special token, which has no role.
     fn pivot(dir: &Path) -> Tokenizer {
@@ -269,21 +274,6 @@ mod tests {
         Tokenizer::load(dir).unwrap()
     }
 
-    fn transcript(parts: &[(&str, &str, bool)]) -> Transcript {
-        let mut transcript = Transcript::default();
-        for (role, text, supervised) in parts {
-            let start = transcript.text.len() as u32;
-            transcript.text.push_str(text);
-            transcript.spans.push(Span {
-                role: (*role).to_owned(),
-                byte_start: start,
-                byte_end: transcript.text.len() as u32,
-                supervised: *supervised,
-            });
-        }
-        transcript
-    }
-
     /// Bytes that the supervised tokens of a row cover.
     fn covered(row: &TokenRow) -> Vec<u32> {
         let starts = std::iter::once(&0).chain(&row.byte_end);
@@ -297,7 +287,7 @@ mod tests {
     /// What a tokenizer puts before a text costs a model as much as the text.
     #[test]
     fn tokens_without_a_width_are_supervised_with_the_byte_after_them() {
-        let content = transcript(&[
+        let content = Transcript::of_parts(&[
             ("user", "ab", false),
             ("assistant", "cd", true),
             ("turn_end", "!", true),
@@ -325,7 +315,7 @@ mod tests {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("data-samples/models");
         for name in ["market", "atlas"] {
             let source = Tokenizer::load(&models.join(name)).unwrap();
-            let content = transcript(&[
+            let content = Transcript::of_parts(&[
                 ("user", "what does", false),
                 ("assistant", "ask <|tool|> now", true),
                 ("template", "<|tool|>", false),
@@ -343,7 +333,8 @@ mod tests {
             let supervised = row.supervised.iter().zip(&counted);
             assert!(supervised.clone().all(|(a, b)| a == b), "{name}");
 
-            let end = transcript(&[("assistant", "yes", true), ("turn_end", "<|tool|>", true)]);
+            let end =
+                Transcript::of_parts(&[("assistant", "yes", true), ("turn_end", "<|tool|>", true)]);
             let row = source
                 .encode_transcript(&end, Some(&pivot), SpecialTokens::Text)
                 .unwrap();

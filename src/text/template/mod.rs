@@ -7,7 +7,7 @@
 
 mod jinja;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;

@@ -10,11 +10,11 @@ use super::*;
 /// [`ChatTemplate::reads_parts`]). They are counted, so that no other difference hides among them.
 const PARTS_AS_TEXTS: usize = 275;
 
-fn chats_folder() -> PathBuf {
+pub(in crate::text) fn chats_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/chats")
 }
 
-fn json(path: PathBuf) -> Json {
+pub(in crate::text) fn json(path: PathBuf) -> Json {
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap()
 }
@@ -41,7 +41,7 @@ fn chat_of(chat: &Json) -> Chat {
     }
 }
 
-fn chats() -> HashMap<String, Chat> {
+pub(in crate::text) fn chats() -> HashMap<String, Chat> {
     let chats = json(chats_folder().join("chats.json"));
     let chats = chats.as_array().unwrap().iter();
     chats
@@ -50,7 +50,7 @@ fn chats() -> HashMap<String, Chat> {
 }
 
 /// Every template with what transformers made of it.
-fn goldens() -> Vec<(ChatTemplate, Json)> {
+pub(in crate::text) fn goldens() -> Vec<(ChatTemplate, Json)> {
     let folder = chats_folder();
     let mut names: Vec<PathBuf> = std::fs::read_dir(folder.join("golden"))
         .unwrap()

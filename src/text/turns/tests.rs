@@ -1,60 +1,11 @@
 //! Turns against transformers' masks, over the templates and chats of `tests/chats`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::text::template::tests::{chats, chats_folder, goldens, json};
 use crate::text::*;
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chats")
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-/// A chat as `apply_chat_template` gets it.
-fn chat(value: &Value) -> Chat {
-    let message = |value: &Value| {
-        let mut fields = value.as_object().unwrap().clone();
-        let role = fields.shift_remove("role");
-        Message {
-            role: role
-                .unwrap_or_default()
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
-            learned: true,
-            fields,
-        }
-    };
-    Chat {
-        messages: value["messages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(message)
-            .collect(),
-        tools: value.get("tools").filter(|tools| !tools.is_null()).cloned(),
-        kwargs: value
-            .get("kwargs")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default(),
-    }
-}
-
-fn chats() -> BTreeMap<String, Chat> {
-    let all = json(&folder().join("chats.json"));
-    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
-    all.as_array()
-        .unwrap()
-        .iter()
-        .map(|value| (name(value), chat(value)))
-        .collect()
-}
 
 /// Adjacent ranges as one, empty ones left out.
 fn merged(ranges: impl IntoIterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
@@ -153,22 +104,15 @@ const DIFFERENT: [(&str, &str); 9] = [
 #[test]
 fn turns_are_those_that_transformers_marks() {
     let chats = chats();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder().join("golden"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
     let (mut tagged, mut derived) = (0, 0);
     let mut different = Vec::new();
-    for file in files {
-        let golden = json(&file);
+    for (template, golden) in goldens() {
         let name = golden["template"].as_str().unwrap();
-        let source = folder().join("templates").join(format!("{name}.jinja"));
-        let source = std::fs::read_to_string(source).unwrap();
-        let token = |key: &str| golden["tokens"].get(key).and_then(Value::as_str);
-        let (bos, eos) = (token("bos_token"), token("eos_token"));
-        let template = ChatTemplate::from_source(name, &source, bos, eos).unwrap();
-        let has_tags = source.contains("endgeneration");
+        let eos = golden["tokens"].get("eos_token").and_then(Value::as_str);
+        let source = chats_folder().join(format!("templates/{name}.jinja"));
+        let has_tags = std::fs::read_to_string(source)
+            .unwrap()
+            .contains("endgeneration");
         for case in golden["cases"].as_array().unwrap() {
             let (Some(text), Some(spans)) = (case["text"].as_str(), case["spans"].as_array())
             else {
@@ -224,7 +168,7 @@ fn turns_of_the_shared_cases() {
         if !right.is_file() {
             continue;
         }
-        let right = json(&right);
+        let right = json(right);
         let Some(source) = right["template"].as_str() else {
             continue;
         };

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::text::Span;
 use crate::vocab::{SpecialTokens, TokenRow};
 
 /// A tokenizer whose pieces are single characters, with special tokens.
@@ -51,21 +50,6 @@ fn spaces() -> Value {
     ]})
 }
 
-fn transcript_of(parts: &[(&str, &str, bool)]) -> Transcript {
-    let mut transcript = Transcript::default();
-    for (role, text, supervised) in parts {
-        let start = transcript.text.len() as u32;
-        transcript.text.push_str(text);
-        transcript.spans.push(Span {
-            role: (*role).to_owned(),
-            byte_start: start,
-            byte_end: transcript.text.len() as u32,
-            supervised: *supervised,
-        });
-    }
-    transcript
-}
-
 /// The tokens of a row as they are spelled, BOS left out.
 fn spelled(tokenizer: &Tokenizer, row: &TokenRow) -> Vec<String> {
     let tokens = &tokenizer.vocabulary().tokens;
@@ -79,7 +63,7 @@ fn spelled(tokenizer: &Tokenizer, row: &TokenRow) -> Vec<String> {
 fn contents_are_text_and_templates_have_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = letters(dir.path(), &[("<|x|>", json!({"rstrip": true}))], spaces());
-    let chat = transcript_of(&[
+    let chat = Transcript::of_parts(&[
         ("template", "<|x|> ", false),
         ("user", "a</s>", false),
         ("template", "</s><|x|>", false),
@@ -110,7 +94,7 @@ fn contents_are_text_and_templates_have_tokens() {
         ]
     );
     // Where no content spells one, nothing differs.
-    let plain = transcript_of(&[
+    let plain = Transcript::of_parts(&[
         ("template", "<|x|> ", false),
         ("user", "a b", false),
         ("template", "</s><|x|>", false),
@@ -168,7 +152,7 @@ fn a_sources_special_tokens_in_a_pivots_transcript() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let pivot = letters(one.path(), &[("<|x|>", json!({}))], Value::Null);
     let source = letters(other.path(), &[("<b>", json!({}))], Value::Null);
-    let chat = transcript_of(&[
+    let chat = Transcript::of_parts(&[
         ("user", "a<b>", false),
         ("template", "</s>", false),
         ("assistant", "<|x|></s>", true),

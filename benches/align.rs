@@ -24,15 +24,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use fuselm::align::{self, AlignInputs, AlignOptions, Sample, Spans, Warp, links};
+use fuselm::align::{Align, AlignOptions, Sample, Spans, Warp, links};
 use fuselm::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use fuselm::artifact::distribution::{Distribution, DistributionBuilder};
 use fuselm::artifact::tokens::{SampleTokens, to_batch};
 use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
-use fuselm::mapping::{self, MapInputs, MapOptions, Method};
-use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
+use fuselm::mapping::{self, Map, MapOptions, Method};
+use fuselm::project::{Project, ProjectOptions, Short};
 use fuselm::text::{self, SampleTranscript, Transcript, transcripts_to_batch};
-use fuselm::vocab::Tokenizer;
+use fuselm::vocab::{Tokenizer, Vocabularies};
 
 const RUNS: usize = 5;
 
@@ -424,51 +424,44 @@ fn projection(pivot: &Tokenizer, source: &Tokenizer, transcripts: &[Transcript],
         &[texts],
         n,
     );
-    let inputs = AlignInputs {
-        pivot_tokens: &at("ours"),
-        source_tokens: &at("theirs"),
-        vocabularies: None,
+    let align = Align {
+        pivot_tokens: at("ours"),
+        source_tokens: at("theirs"),
+        vocabs: None,
         transcripts: None,
+        out: at("alignment"),
+        options: AlignOptions::default(),
     };
-    align::run(
-        &inputs,
-        &at("alignment"),
-        &AlignOptions::default(),
-        Existing::Replace,
-    )
-    .unwrap();
-    let first_token = |bytes: &[u8]| pivot.first_token(bytes);
-    let map_inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &first_token,
-        alignment: Some(&at("alignment")),
+    align.perform(Existing::Replace).unwrap();
+    let map = Map {
+        vocabularies: Vocabularies::of(source, pivot),
+        alignment: Some(at("alignment")),
+        out: at("map"),
+        options: MapOptions {
+            method: choice.method,
+            width: 1,
+        },
     };
-    let options = MapOptions {
-        method: choice.method,
-        width: 1,
-    };
-    mapping::run(&map_inputs, &at("map"), &options, Existing::Replace).unwrap();
-    let options = ProjectOptions {
-        short: Some(short),
-        ..ProjectOptions::default()
-    };
-    let own = at("topk-ours");
-    let inputs = ProjectInputs {
-        topk: &at("topk-theirs"),
-        alignment: &at("alignment"),
-        token_map: &at("map"),
-        pivot_tokens: &at("ours"),
-        source_tokens: &at("theirs"),
-        transcripts: &at("transcripts"),
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &first_token,
-        pivot_topk: (short == Short::Pivot).then_some(own.as_path()),
+    map.perform(Existing::Replace).unwrap();
+    let project = Project {
+        topk: at("topk-theirs"),
+        alignment: at("alignment"),
+        token_map: at("map"),
+        pivot_tokens: at("ours"),
+        source_tokens: at("theirs"),
+        transcripts: at("transcripts"),
+        vocabularies: Vocabularies::of(source, pivot),
+        pivot_topk: (short == Short::Pivot).then(|| at("topk-ours")),
+        warped: false,
+        out: at("projected"),
+        options: ProjectOptions {
+            short: Some(short),
+            ..ProjectOptions::default()
+        },
     };
     let seconds = time(|| {
         let _ = fs::remove_dir_all(at("projected"));
-        project::run(&inputs, &at("projected"), &options, Existing::Replace).unwrap();
+        project.perform(Existing::Replace).unwrap();
     });
     let mut read = vec![
         (at("ours"), Kind::Tokens),
@@ -522,12 +515,7 @@ fn mined() {
     let (Ok(source), Ok(pivot)) = (real("llama-3"), real("llama-2")) else {
         return;
     };
-    let inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &|bytes| pivot.first_token(bytes),
-        alignment: None,
-    };
+    let inputs = Vocabularies::of(&source, &pivot);
     let options = MapOptions {
         method: Method::Mined,
         width: 1,

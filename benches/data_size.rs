@@ -18,7 +18,7 @@ use std::time::Instant;
 use fuselm::artifact::targets::{Target, TargetBuilder};
 use fuselm::artifact::tokens::{SampleTokens, to_batch};
 use fuselm::artifact::{Existing, Kind, PartInfo, Provenance, Writer};
-use fuselm::train::{Init, TrainInputs, TrainOptions, run};
+use fuselm::train::{Init, Train, TrainOptions};
 
 const VOCABULARY: u32 = 256;
 /// Tokens of a sample.
@@ -116,7 +116,13 @@ fn train(dir: &Path) -> Result<(), Box<dyn Error>> {
     });
     let base = dir.join("base");
     std::fs::create_dir_all(&base)?;
-    let inputs = TrainInputs {
+    let options = TrainOptions {
+        batch_tokens: 16_384,
+        epochs: 1,
+        max_steps: Some(STEPS),
+        ..TrainOptions::default()
+    };
+    let train = Train {
         pivot: Init::Random {
             config: config.as_object().cloned().unwrap_or_default(),
             tokenizer: base,
@@ -128,17 +134,11 @@ fn train(dir: &Path) -> Result<(), Box<dyn Error>> {
         steps_out: dir.join("steps"),
         name: "bench".to_owned(),
         device: candle_core::Device::Cpu,
-        overwrite: true,
-    };
-    let options = TrainOptions {
-        batch_tokens: 16_384,
-        epochs: 1,
-        max_steps: Some(STEPS),
-        ..TrainOptions::default()
+        options,
     };
     fuselm::progress::set_quiet(true);
     let started = Instant::now();
-    let summary = run(&inputs, &options)?;
+    let summary = train.perform(Existing::Replace)?;
     let total = started.elapsed().as_secs_f64();
     let steps = summary.tokens as f64 / summary.tokens_per_second;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -11,6 +11,7 @@
 //! recipe                                                       orchestration
 //! corpus score align mapping project fuse train merge eval     stages
 //! query                                                        SQL over artifacts
+//! stage                                                        what all stages have in common
 //! artifact integrity text vocab tensors model error memory progress units       foundations
 //! ```
 #![cfg_attr(
@@ -34,6 +35,8 @@ pub mod model;
 pub mod tensors;
 pub mod text;
 pub mod vocab;
+
+pub mod stage;
 
 pub mod query;
 

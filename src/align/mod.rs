@@ -32,16 +32,19 @@ mod warp;
 pub use offsets::links;
 pub use warp::{Sample, Warp};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use crate::artifact::tokens::{self, SampleTokens};
-use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts};
+use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
 use crate::error::{Error, Result};
-use crate::progress::{Bar, check_interrupt};
+use crate::progress::{Bar, check_interrupt, warn};
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
 use crate::text::{self, SampleTranscript};
+use crate::units::Count;
 use crate::vocab::Vocabulary;
 
 /// Rows per batch written.
@@ -88,15 +91,15 @@ pub enum DtwText {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlignOptions {
-    /// How the spans are matched (default `offsets`).
-    #[arg(long, value_enum, default_value_t = AlignOptions::default().spans, hide_default_value = true)]
+    /// How the spans are matched.
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().spans)]
     pub spans: Spans,
-    /// Which of several equal paths `dtw` takes: `fusechat` (default) or `fusellm`.
-    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_ties, hide_default_value = true)]
+    /// Which of several equal paths `dtw` takes.
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_ties)]
     pub dtw_ties: DtwTies,
-    /// What `dtw` compares: `decoded` (default), the text of each token, as FuseChat's program
-    /// does; `pieces`, the tokenizers' own spellings, as FuseLLM's does.
-    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_text, hide_default_value = true)]
+    /// What `dtw` compares: `decoded`, the text of each token, as FuseChat's program does;
+    /// `pieces`, the tokenizers' own spellings, as FuseLLM's does.
+    #[arg(long, value_enum, default_value_t = AlignOptions::default().dtw_text)]
     pub dtw_text: DtwText,
     /// How many tokens beyond those at the same bytes `dtw` looks at, at least 1: an
     /// approximation (default: all, which is exact).
@@ -125,18 +128,22 @@ impl AlignOptions {
     }
 }
 
-/// What is aligned.
-#[derive(Clone, Copy, Debug)]
-pub struct AlignInputs<'a> {
+/// The stage: token sequences of the same samples, and what their alignment is written to.
+#[derive(Clone, Debug)]
+pub struct Align {
     /// The pivot's `tokens`.
-    pub pivot_tokens: &'a Path,
+    pub pivot_tokens: PathBuf,
     /// The source's `tokens`.
-    pub source_tokens: &'a Path,
-    /// The pivot's vocabulary and the source's; needed by [`Spans::Dtw`].
-    pub vocabularies: Option<(&'a Vocabulary, &'a Vocabulary)>,
-    /// The `transcripts` that the pivot's tokens were made from, and those of the source's;
-    /// needed where they are not the same (`template: native`).
-    pub transcripts: Option<(&'a Path, &'a Path)>,
+    pub source_tokens: PathBuf,
+    /// The pivot's `vocab` and the source's; needed by [`Spans::Dtw`].
+    pub vocabs: Option<(PathBuf, PathBuf)>,
+    /// The `transcripts` that the pivot's tokens were made from, and those of the source's, where
+    /// they are not the same (`template: native`).
+    pub transcripts: Option<(PathBuf, PathBuf)>,
+    /// Folder of the `alignment` to write.
+    pub out: PathBuf,
+    /// How.
+    pub options: AlignOptions,
 }
 
 /// What was aligned. Parts that an earlier run finished are not counted.
@@ -184,56 +191,102 @@ impl Summary {
     }
 }
 
-/// Aligns the source's `tokens` with the pivot's and writes `alignment` to `out_dir`.
-///
-/// # Errors
-/// If the artifacts are not about the same samples or vocabularies, the tokens of a sample end
-/// at different bytes, a sample is too long for the full table; if `out_dir` holds another
-/// result (see [`Existing`]).
-///
-/// # Memory
-/// For each thread, two parts of tokens (9 bytes a token), 32,768 rows, and for transcripts of
-/// their own the text of two parts; with `dtw` also n · m / 4 bytes for the n and m tokens of
-/// the longest sample (m replaced by about twice the band, if there is one), and 2 · m bytes for
-/// each distinct token among the n.
-pub fn run(
-    inputs: &AlignInputs<'_>,
-    out_dir: &Path,
-    options: &AlignOptions,
-    existing: Existing,
-) -> Result<Summary> {
-    options.validate()?;
-    let opened = Opened::open(inputs, options)?;
-    let (pivot, source) = (&opened.pivot, &opened.source);
-    let mut provenance = Provenance::new(Kind::Alignment)
-        .vocabulary(vocabulary(pivot)?)
-        .input("pivot_tokens", pivot.identity())
-        .input("source_tokens", source.identity())
-        .input("source_vocabulary", vocabulary(source)?)
-        .options(options.changing());
-    if let Some((ours, theirs)) = &opened.transcripts {
-        provenance = provenance
-            .input("pivot_transcripts", ours.identity())
-            .input("source_transcripts", theirs.identity());
+impl Align {
+    /// Aligns the source's `tokens` with the pivot's and writes `alignment`.
+    ///
+    /// # Errors
+    /// If the artifacts are not about the same samples or vocabularies, the tokens of a sample end
+    /// at different bytes, a sample is too long for the full table; if `out` holds another
+    /// result (see [`Existing`]).
+    ///
+    /// # Memory
+    /// For each thread, two parts of tokens (9 bytes a token), 32,768 rows, and for transcripts of
+    /// their own the text of two parts; with `dtw` also n · m / 4 bytes for the n and m tokens of
+    /// the longest sample (m replaced by about twice the band, if there is one), and 2 · m bytes for
+    /// each distinct token among the n.
+    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+        self.options.validate()?;
+        let opened = Opened::open(self)?;
+        let writer = stage::writer(self, Kind::Alignment, &self.out, existing)?;
+        let bar = Bar::new("align", opened.pivot.samples(), "samples");
+        let done = parts::each_missing(opened.pivot.parts(), &writer, |part| {
+            opened.align_part(part, &writer, &bar)
+        })?;
+        let mut summary = Summary::default();
+        for part in &done {
+            summary.add(part);
+        }
+        Ok(summary)
     }
-    let writer = Writer::create(out_dir, provenance, existing)?;
-    let bar = Bar::new("align", pivot.samples(), "samples");
-    let done = parts::each_missing(pivot.parts(), &writer, |part| {
-        opened.align_part(part, &writer, &bar)
-    })?;
-    let mut summary = Summary::default();
-    for part in &done {
-        summary.add(part);
+
+    /// Whether both `tokens` were made from the same transcripts, so that theirs are not needed.
+    ///
+    /// # Errors
+    /// They are not there, or not whole.
+    pub fn share_transcripts(&self) -> Result<bool> {
+        let made_from = |dir: &Path| -> Result<Option<String>> {
+            let tokens = Artifact::open(dir, Kind::Tokens)?;
+            Ok(tokens.provenance().inputs.get("transcripts").cloned())
+        };
+        Ok(made_from(&self.pivot_tokens)? == made_from(&self.source_tokens)?)
     }
-    Ok(summary)
 }
 
-fn vocabulary(artifact: &Artifact) -> Result<&str> {
-    let digest = artifact.provenance().vocabulary.as_deref();
-    digest.ok_or_else(|| {
-        Error::file(artifact.dir(), "its footer names no vocabulary")
-            .remedy("run `corpus` again, which makes it")
-    })
+impl Stage for Align {
+    fn name(&self) -> &'static str {
+        "align"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let tokens = |dir: &Path| Item::artifact(Kind::Tokens, dir);
+        let (pivot, source) = (tokens(&self.pivot_tokens), tokens(&self.source_tokens));
+        let mut reads = Reads::new()
+            .vocabulary(Source::VocabularyOf(pivot.clone()))
+            .input("pivot_tokens", pivot)
+            .fact("source_vocabulary", Source::VocabularyOf(source.clone()))
+            .input("source_tokens", source);
+        if let Some((ours, theirs)) = &self.transcripts {
+            reads = reads
+                .input("pivot_transcripts", Item::artifact(Kind::Transcripts, ours))
+                .input(
+                    "source_transcripts",
+                    Item::artifact(Kind::Transcripts, theirs),
+                );
+        }
+        if let (Spans::Dtw, Some((ours, theirs))) = (self.options.spans, &self.vocabs) {
+            reads = reads
+                .also(Item::artifact(Kind::Vocab, ours))
+                .also(Item::artifact(Kind::Vocab, theirs));
+        }
+        Ok(reads)
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::Alignment, &self.out)]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        self.options.changing()
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        if summary.unmatched > 0 {
+            warn(format!(
+                "{} messages of the pivot's transcripts are not in the source's",
+                Count(summary.unmatched)
+            ));
+        }
+        let share = 100.0 * summary.same_end as f64 / summary.pivot_tokens.max(1) as f64;
+        let what = match self.options.spans {
+            Spans::Offsets => "end with a source token",
+            Spans::Dtw => "have one source token",
+        };
+        Ok(match summary.pivot_tokens {
+            0 => UP_TO_DATE.to_owned(),
+            tokens => format!("{} pivot tokens, {share:.1} % {what}", Count(tokens)),
+        })
+    }
 }
 
 /// The opened inputs.
@@ -246,16 +299,17 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(inputs: &AlignInputs<'_>, options: &AlignOptions) -> Result<Self> {
-        let pivot = Artifact::open(inputs.pivot_tokens, Kind::Tokens)?;
-        let source = Artifact::open(inputs.source_tokens, Kind::Tokens)?;
+    fn open(stage: &Align) -> Result<Self> {
+        let pivot = Artifact::open(&stage.pivot_tokens, Kind::Tokens)?;
+        let source = Artifact::open(&stage.source_tokens, Kind::Tokens)?;
         source.check_same_samples(&pivot)?;
-        let warp = match (options.spans, inputs.vocabularies) {
+        let warp = match (stage.options.spans, &stage.vocabs) {
             (Spans::Offsets, _) => None,
             (Spans::Dtw, Some((ours, theirs))) => {
+                let (ours, theirs) = (Vocabulary::read(ours)?, Vocabulary::read(theirs)?);
                 pivot.check_vocabulary(&ours.digest)?;
                 source.check_vocabulary(&theirs.digest)?;
-                Some(Warp::new(ours, theirs, options)?)
+                Some(Warp::new(&ours, &theirs, &stage.options)?)
             }
             (Spans::Dtw, None) => {
                 return Err(Error::usage(
@@ -264,9 +318,12 @@ impl Opened {
                 .remedy("name the `vocab` artifacts of both, or use `spans: offsets`"));
             }
         };
-        let made_from = |tokens: &Artifact| tokens.provenance().inputs.get("transcripts").cloned();
-        let transcripts = match inputs.transcripts {
-            _ if made_from(&pivot) == made_from(&source) => None,
+        let transcripts = match &stage.transcripts {
+            Some((ours, theirs)) => Some((
+                transcripts_of(&pivot, ours)?,
+                transcripts_of(&source, theirs)?,
+            )),
+            None if stage.share_transcripts()? => None,
             None => {
                 return Err(Error::file(
                     source.dir(),
@@ -277,10 +334,6 @@ impl Opened {
                      `transcripts` of both",
                 ));
             }
-            Some((ours, theirs)) => Some((
-                transcripts_of(&pivot, ours)?,
-                transcripts_of(&source, theirs)?,
-            )),
         };
         Ok(Self {
             pivot,
@@ -354,7 +407,7 @@ fn transcripts_of(tokens: &Artifact, dir: &Path) -> Result<Artifact> {
     let transcripts = Artifact::open(dir, Kind::Transcripts)?;
     transcripts.check_same_samples(tokens)?;
     let expected = tokens.provenance().inputs.get("transcripts");
-    if expected.is_some_and(|expected| expected == transcripts.identity()) {
+    if expected.is_some_and(|expected| *expected == transcripts.content()) {
         return Ok(transcripts);
     }
     Err(Error::file(

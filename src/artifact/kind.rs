@@ -109,6 +109,15 @@ impl Kind {
         }
     }
 
+    /// Whether its options say what rows mean (random draws, how many ranks of a map are followed,
+    /// the roles of tokens), so that the same rows with others are something else.
+    pub const fn options_say_how_to_read(self) -> bool {
+        matches!(
+            self,
+            Kind::Vocab | Kind::Topk | Kind::Alignment | Kind::TokenMap
+        )
+    }
+
     /// Columns that the rows of a part are sorted by.
     pub const fn sorted_by(self) -> &'static [&'static str] {
         match self {

@@ -13,7 +13,7 @@ use super::encoding::{Decoder, Problem};
 use super::folder::{Files, part_name};
 use super::provenance::Footer;
 use super::seal::{self, Seal};
-use super::{Kind, PartInfo, Provenance};
+use super::{Kind, PartInfo, Provenance, digest};
 use crate::error::{Context, Error, Result};
 use crate::integrity::Claim;
 
@@ -112,9 +112,27 @@ impl Artifact {
         self.parts[0].provenance()
     }
 
-    /// Digest of everything that determines its rows.
+    /// Digest of everything that determines its rows: what it was made from.
     pub fn identity(&self) -> &str {
         self.parts[0].identity()
+    }
+
+    /// Digest of what it holds, whatever it was made from: rows, samples of each part, vocabulary,
+    /// and the options that readers ask for ([`Kind::options_say_how_to_read`]). Artifacts with the
+    /// same rows have the same, so that what follows can be shared. The identity, where the digests
+    /// of rows were not kept yet.
+    pub fn content(&self) -> String {
+        let mut rows = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let Some(digest) = &part.rows_digest else {
+                return self.identity().to_owned();
+            };
+            rows.push((part.info().first_sample, part.info().samples, digest));
+        }
+        let made = self.provenance();
+        let options = made.kind.options_say_how_to_read().then_some(&made.options);
+        let all = serde_json::json!([made.kind, made.format, made.vocabulary, options, rows]);
+        digest::text(&all.to_string())
     }
 
     /// Whether its rows are random draws (`score` in mode `sampled`), which must not be cut,
@@ -192,6 +210,8 @@ pub struct Part {
     footer: Footer,
     rows: u64,
     bytes: u64,
+    /// Of a part that has a seal with one.
+    rows_digest: Option<String>,
     metadata: ArrowReaderMetadata,
 }
 
@@ -202,7 +222,8 @@ impl Part {
     /// [`Error::Damaged`] if length or footer are not those that were written; a part of another
     /// kind or format.
     pub fn open(path: &Path, kind: Kind) -> Result<Self> {
-        match Seal::read(path)? {
+        let seal = Seal::read(path)?;
+        match &seal {
             Some(seal) => seal.check(path)?,
             None => seal::say_unsealed(path),
         }
@@ -268,6 +289,7 @@ impl Part {
             footer,
             rows,
             bytes,
+            rows_digest: seal.and_then(|seal| seal.rows().map(str::to_owned)),
             metadata,
         })
     }

@@ -228,10 +228,13 @@ impl PartWriter {
             stale,
             ..
         } = self;
+        writer.flush().map_err(storage_full).at(&path)?;
+        writer.sync().at(&path)?;
+        let rows = writer.inner().record().digest;
         // Not `into_inner`: it makes a text of an I/O error.
         writer.finish().map_err(storage_full).at(&path)?;
         let written = writer.inner();
-        let seal = Seal::new(written.record(), pending.path())?;
+        let seal = Seal::new(written.record(), rows, pending.path())?;
         stale.remove()?;
         seal.write(&path)?;
         pending.commit(written.inner())

@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::align::{AlignInputs, AlignOptions, Spans, run as align};
+use fuselm::align::{Align, AlignOptions, Spans};
 use fuselm::artifact::Kind;
 use fuselm::error::Result;
-use fuselm::progress::{note, warn};
-use fuselm::units::Count;
-use fuselm::vocab::Vocabulary;
 
-use super::Force;
 use super::paths::RunArg;
+use super::{Force, perform};
 
 /// Which source tokens correspond to each pivot token.
 #[derive(Args)]
@@ -60,12 +57,8 @@ pub fn run(command: &Command) -> Result<()> {
     let at = &command.run;
     let (pivot, teacher) = (command.pivot.as_str(), command.teacher.as_str());
     let tokens = |template: &str| {
-        at.artifact(
-            "source-tokens",
-            &command.source_tokens,
-            Kind::Tokens,
-            &[teacher, template],
-        )
+        let given = &command.source_tokens;
+        at.artifact("source-tokens", given, Kind::Tokens, &[teacher, template])
     };
     let own = tokens(teacher)?;
     let template = match &command.template {
@@ -73,60 +66,28 @@ pub fn run(command: &Command) -> Result<()> {
         None if own.is_dir() => teacher,
         None => pivot,
     };
-    let transcripts = (
-        at.artifact(
-            "pivot-transcripts",
-            &command.pivot_transcripts,
-            Kind::Transcripts,
-            &[pivot],
-        ),
-        at.artifact(
-            "source-transcripts",
-            &command.source_transcripts,
-            Kind::Transcripts,
-            &[template],
-        ),
-    );
-    let vocabularies = match command.options.spans {
-        Spans::Offsets => None,
-        Spans::Dtw => Some((
-            vocabulary(at, "pivot-vocab", &command.pivot_vocab, pivot)?,
-            vocabulary(at, "source-vocab", &command.source_vocab, teacher)?,
-        )),
+    let given = &command.pivot_tokens;
+    let mut align = Align {
+        pivot_tokens: at.artifact("pivot-tokens", given, Kind::Tokens, &[pivot, pivot])?,
+        source_tokens: tokens(template)?,
+        vocabs: None,
+        transcripts: None,
+        out: at.artifact("out", &command.out, Kind::Alignment, &[teacher])?,
+        options: command.options.clone(),
     };
-    let summary = align(
-        &AlignInputs {
-            pivot_tokens: &at.artifact(
-                "pivot-tokens",
-                &command.pivot_tokens,
-                Kind::Tokens,
-                &[pivot, pivot],
-            )?,
-            source_tokens: &tokens(template)?,
-            vocabularies: vocabularies.as_ref().map(|(ours, theirs)| (ours, theirs)),
-            transcripts: match &transcripts {
-                (Ok(ours), Ok(theirs)) => Some((ours, theirs)),
-                _ => None,
-            },
-        },
-        &at.artifact("out", &command.out, Kind::Alignment, &[teacher])?,
-        &command.options,
-        command.force.existing(),
-    )?;
-    if summary.unmatched > 0 {
-        warn(format!(
-            "{} messages of the pivot's transcripts are not in the source's",
-            Count(summary.unmatched)
+    if command.options.spans == Spans::Dtw {
+        let (ours, theirs) = (&command.pivot_vocab, &command.source_vocab);
+        align.vocabs = Some((
+            at.artifact("pivot-vocab", ours, Kind::Vocab, &[pivot])?,
+            at.artifact("source-vocab", theirs, Kind::Vocab, &[teacher])?,
         ));
     }
-    note(format!(
-        "{} pivot tokens, {} of them end with a source token",
-        Count(summary.pivot_tokens),
-        Count(summary.same_end)
-    ));
-    Ok(())
-}
-
-fn vocabulary(at: &RunArg, flag: &str, given: &Option<PathBuf>, name: &str) -> Result<Vocabulary> {
-    Vocabulary::read(&at.artifact(flag, given, Kind::Vocab, &[name])?)
+    if !align.share_transcripts()? {
+        let (ours, theirs) = (&command.pivot_transcripts, &command.source_transcripts);
+        let kind = Kind::Transcripts;
+        let ours = at.artifact("pivot-transcripts", ours, kind, &[pivot]);
+        let theirs = at.artifact("source-transcripts", theirs, kind, &[template]);
+        align.transcripts = ours.ok().zip(theirs.ok());
+    }
+    perform(&align, teacher, command.force.existing())
 }

@@ -4,15 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name, models};
-use fuselm::corpus::{self, CorpusOptions, TemplateMode};
+use fuselm::corpus::{self, Corpus, CorpusOptions, TemplateMode, Tokenise, Transcribe, WriteVocab};
 use fuselm::error::{Error, Result};
 use fuselm::model::{Config, locate};
-use fuselm::progress::note;
-use fuselm::units::Count;
+use fuselm::stage::Stage;
 use fuselm::vocab::Tokenizer;
 
 use super::paths::model_row;
-use super::{FieldArgs, Force};
+use super::{FieldArgs, Force, perform};
 
 /// Chat and text files to samples, transcripts and tokens.
 ///
@@ -77,53 +76,49 @@ pub fn run(command: &Command) -> Result<()> {
             rows: model.config.vocab_size,
         })
         .collect();
-    let (Some(pivot), others) = (models.first(), models.get(1..).unwrap_or_default()) else {
+    let Some(pivot) = models.first() else {
         return Err(Error::usage("no `--model`"));
     };
-    let dir = RunDir::new(&command.run);
-    let existing = command.force.existing();
-    let outputs = corpus::Outputs::in_run(&dir, pivot.name, pivot.name);
-    let summary = corpus::run(&options, pivot, others, &outputs, existing)?;
-    note(format!(
-        "{} samples from {} records, {} tokens",
-        Count(summary.samples),
-        Count(summary.records),
-        Count(summary.tokens)
-    ));
+    let (dir, existing) = (RunDir::new(&command.run), command.force.existing());
+    let corpus = Corpus {
+        options: options.clone(),
+        models: models.clone(),
+        samples: dir.artifact(Kind::Samples, &[]),
+        transcripts: dir.artifact(Kind::Transcripts, &[pivot.name]),
+    };
+    perform(&corpus, "samples", existing)?;
     register(&dir, &opened, &models)?;
     let native = options.template == TemplateMode::Native;
-    let mut known: Vec<&str> = Vec::new();
-    for model in &models {
+    for (index, model) in models.iter().enumerate() {
         let vocabulary = model.tokenizer.vocabulary();
-        let shared = known.contains(&vocabulary.digest.as_str());
-        if !shared {
-            known.push(&vocabulary.digest);
-            vocabulary.write(&dir.artifact(Kind::Vocab, &[model.name]), existing)?;
+        let vocab = first_with(&vocabulary.digest, &models).unwrap_or(model.name);
+        if vocab == model.name {
+            let out = dir.artifact(Kind::Vocab, &[vocab]);
+            WriteVocab { vocabulary, out }.run(existing)?;
         }
-        if model.name == pivot.name || (shared && !native) {
+        let own = native || index == 0;
+        if !own && vocab != model.name {
             continue;
         }
-        let (transcripts, made_by) = match native {
-            false => (outputs.transcripts.clone(), Some(pivot.tokenizer)),
-            true => {
-                let own = dir.artifact(Kind::Transcripts, &[model.name]);
-                let date = options.date()?;
-                corpus::transcribe(&outputs.samples, model.tokenizer, date, &own, existing)?;
-                (own, None)
-            }
+        let template = if own { model.name } else { pivot.name };
+        let transcripts = dir.artifact(Kind::Transcripts, &[template]);
+        if own && index > 0 {
+            let transcribe = Transcribe {
+                samples: corpus.samples.clone(),
+                tokenizer: model.tokenizer,
+                date: options.date()?,
+                out: transcripts.clone(),
+            };
+            transcribe.run(existing)?;
+        }
+        let tokenise = Tokenise {
+            transcripts,
+            tokenizer: model.tokenizer,
+            made_by: (!own).then_some(pivot.tokenizer),
+            special_tokens: options.special_tokens,
+            out: dir.artifact(Kind::Tokens, &[vocab, template]),
         };
-        let template = if native { model.name } else { pivot.name };
-        let vocab = first_with(&vocabulary.digest, &models).unwrap_or(model.name);
-        let out = dir.artifact(Kind::Tokens, &[vocab, template]);
-        let tokens = corpus::tokenise(
-            &transcripts,
-            model.tokenizer,
-            made_by,
-            options.special_tokens,
-            &out,
-            existing,
-        )?;
-        note(format!("{}: {} tokens", model.name, Count(tokens.tokens)));
+        perform(&tokenise, &format!("tokens {}", model.name), existing)?;
     }
     Ok(())
 }

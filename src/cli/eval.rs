@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use clap::Args;
 use fuselm::artifact::{Existing, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
-use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
+use fuselm::eval::{Eval, Task, TaskKind, TaskResult};
 use fuselm::model;
 use fuselm::text::{Format, Reading};
 use fuselm::vocab::SpecialTokens;
@@ -111,7 +111,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
             .artifact("out", &command.out, Kind::EvalItems, &[&name])?,
         false => temporary.clone(),
     };
-    let inputs = EvalInputs {
+    let eval = Eval {
         name: name.clone(),
         tokenizer: model::tokenizer_dir(&model, None)?,
         model,
@@ -133,7 +133,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     } else {
         Existing::Replace
     };
-    let results = evaluate(&inputs, existing);
+    let results = eval.perform(existing);
     if !kept {
         let _ = std::fs::remove_dir_all(&temporary);
     }

@@ -1,14 +1,13 @@
 //! `fuselm fuse`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name};
 use fuselm::error::Result;
-use fuselm::fuse::{FuseOptions, Member, run as fuse};
-use fuselm::progress::note;
-use fuselm::units::Count;
-use std::path::PathBuf;
+use fuselm::fuse::{Fuse, FuseOptions, Member};
 
-use super::Force;
+use super::{Force, perform};
 
 /// Distributions of several models into training targets.
 ///
@@ -57,17 +56,10 @@ pub fn run(command: &Command) -> Result<()> {
         (None, _) => "joint".to_owned(),
     };
     check_name("name", &name)?;
-    let out = dir.artifact(Kind::Targets, &[&name]);
-    let summary = fuse(&members, &out, &command.options, command.force.existing())?;
-    let wins: Vec<String> = summary
-        .wins
-        .iter()
-        .map(|win| format!("{} {}", win.name, Count(win.sequences)))
-        .collect();
-    note(format!(
-        "{} targets; samples won: {}",
-        Count(summary.rows),
-        wins.join(", ")
-    ));
-    Ok(())
+    let fuse = Fuse {
+        members,
+        out: dir.artifact(Kind::Targets, &[&name]),
+        options: command.options.clone(),
+    };
+    perform(&fuse, &name, command.force.existing())
 }

@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, check_name};
 use fuselm::error::{Error, Result};
-use fuselm::import::{self, Format, ImportInputs, ImportSummary};
+use fuselm::import::{Format, Import};
 use fuselm::model;
-use fuselm::progress::{note, warn};
 use fuselm::text::read_json;
-use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
 
-use super::Force;
 use super::paths::RunArg;
+use super::{Force, perform};
 
 /// Distributions that another program stored, as `topk` and `sequence_metrics`.
 ///
@@ -94,7 +92,7 @@ pub fn run(command: &Command) -> Result<()> {
         })?,
     };
     let (kind, name) = (Kind::Tokens, command.name.as_str());
-    let inputs = ImportInputs {
+    let import = Import {
         name: command.name.clone(),
         from: command.from.clone(),
         format: command.format,
@@ -116,15 +114,9 @@ pub fn run(command: &Command) -> Result<()> {
             &[name],
         )?,
     };
-    Artifact::open(&inputs.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
-    let summary = import::run(&inputs, command.force.existing())?;
-    at.register(name, &vocab, &folder)?;
-    if summary.samples == 0 {
-        note(format!("{} is up to date", inputs.topk.display()));
-        return Ok(());
-    }
-    tell(name, &summary);
-    Ok(())
+    Artifact::open(&import.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
+    perform(&import, name, command.force.existing())?;
+    at.register(name, &vocab, &folder)
 }
 
 /// Rows of the head of the model in `dir`, where its configuration says so.
@@ -135,53 +127,4 @@ fn head_rows(dir: &Path) -> Result<Option<usize>> {
     let sizes = [&config["vocab_size"], &config["text_config"]["vocab_size"]];
     let size = sizes.into_iter().find_map(serde_json::Value::as_u64);
     Ok(size.and_then(|size| usize::try_from(size).ok()))
-}
-
-fn tell(name: &str, summary: &ImportSummary) {
-    note(format!(
-        "{name}: {} samples, {} distributions",
-        Count(summary.samples),
-        Count(summary.rows)
-    ));
-    if summary.reordered {
-        note(
-            "the samples are in another order than in the corpus: they were found by their tokens",
-        );
-    }
-    for (count, what) in [
-        (
-            summary.end_more,
-            "samples have one end token more than in the corpus, which is left out",
-        ),
-        (
-            summary.end_less,
-            "samples have one end token less than in the corpus, which then has no distribution unless the file has one for what follows",
-        ),
-        (
-            summary.without,
-            "first tokens have no distribution, there was no BOS before them",
-        ),
-        (
-            summary.padded,
-            "lists have ids of rows that fill up the model's head; their probability joined the tail",
-        ),
-        (
-            summary.scaled,
-            "lists held more than all probability and were scaled to one",
-        ),
-        (
-            summary.bounded,
-            "true tokens are not listed; they count with the most that they can have, so metrics are too good",
-        ),
-    ] {
-        if count > 0 {
-            note(format!("{} {what}", Count(count)));
-        }
-    }
-    if summary.mean_with_end > 0 {
-        warn(format!(
-            "{} samples have an end token more, and only the mean over all tokens: their nll counts it as one of theirs",
-            Count(summary.mean_with_end)
-        ));
-    }
 }

@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use fuselm::artifact::Kind;
 use fuselm::error::Result;
-use fuselm::mapping::{MapInputs, MapOptions, run as map};
+use fuselm::mapping::{Map, MapOptions};
 use fuselm::model::locate;
-use fuselm::progress::note;
-use fuselm::units::Count;
-use fuselm::vocab::Tokenizer;
+use fuselm::vocab::{Tokenizer, Vocabularies};
 
-use super::Force;
 use super::paths::RunArg;
+use super::{Force, perform};
 
 /// How ids of a source vocabulary translate to the pivot's.
 #[derive(Args)]
@@ -47,24 +45,15 @@ pub fn run(command: &Command) -> Result<()> {
     let source = Tokenizer::of_model(&locate(&command.model)?)?;
     let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
     let teacher = command.teacher.as_str();
-    let alignment = command
-        .run
-        .artifact("alignment", &command.alignment, Kind::Alignment, &[teacher])
-        .ok();
-    let inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &|bytes| pivot.first_token(bytes),
-        alignment: alignment.as_deref(),
+    let at = &command.run;
+    let alignment = &command.alignment;
+    let alignment = at.artifact("alignment", alignment, Kind::Alignment, &[teacher]);
+    let alignment = alignment.ok();
+    let map = Map {
+        vocabularies: Vocabularies::of(&source, &pivot),
+        alignment,
+        out: at.artifact("out", &command.out, Kind::TokenMap, &[teacher])?,
+        options: command.options.clone(),
     };
-    let out = command
-        .run
-        .artifact("out", &command.out, Kind::TokenMap, &[teacher])?;
-    let summary = map(&inputs, &out, &command.options, command.force.existing())?;
-    note(format!(
-        "{} ids, {} without a counterpart",
-        Count(summary.tokens),
-        Count(summary.unmapped)
-    ));
-    Ok(())
+    perform(&map, teacher, command.force.existing())
 }

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fuselm::artifact::Existing;
 use fuselm::error::{Context, Result};
-use fuselm::merge::{self, MergeConfig, MergeOptions, write_stats};
-use fuselm::progress::{note, warn};
-use fuselm::units::{Bytes, Count};
+use fuselm::merge::{Merge, MergeConfig, MergeOptions};
+use fuselm::progress::note;
 
 use super::print;
 
@@ -35,28 +34,23 @@ pub struct Command {
 pub fn run(command: &Command) -> Result<()> {
     let text = std::fs::read_to_string(&command.config).at(&command.config)?;
     let config = MergeConfig::from_yaml(&text, Path::new(""))?;
-    let plan = merge::plan(&config, &command.out_dir, &command.options)?;
+    let merge = Merge {
+        written: config.source.clone(),
+        config,
+        out: command.out_dir.clone(),
+        stats: command.stats.clone(),
+        options: command.options.clone(),
+    };
+    let existing = match command.options.force {
+        true => Existing::Replace,
+        false => Existing::Refuse,
+    };
+    let plan = merge.plan(existing)?;
     if command.dry_run {
         return print(&plan.to_string());
     }
     note(plan.to_string());
-    let summary = merge::run(&plan)?;
-    for warning in &summary.warnings {
-        warn(warning);
-    }
-    if let Some(dir) = &command.stats {
-        let existing = match command.options.force {
-            true => Existing::Replace,
-            false => Existing::Refuse,
-        };
-        write_stats(&summary.stats, dir, plan.provenance()?, existing)?;
-    }
-    note(format!(
-        "{}: {} tensors, {} read, {} written",
-        command.out_dir.display(),
-        Count(summary.tensors as u64),
-        Bytes(summary.bytes_read),
-        Bytes(summary.bytes_written)
-    ));
+    let done = merge.perform(&plan, existing)?;
+    note(format!("{}: {done}", command.out_dir.display()));
     Ok(())
 }

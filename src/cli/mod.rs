@@ -26,7 +26,8 @@ use clap::{Args, Parser, Subcommand};
 use fuselm::artifact::Existing;
 use fuselm::error::{Error, Result};
 use fuselm::model;
-use fuselm::progress;
+use fuselm::progress::{self, note};
+use fuselm::stage::Stage;
 use fuselm::text::Fields;
 
 /// Fuses the knowledge of several LLMs into one, offline.
@@ -98,6 +99,13 @@ impl Force {
             false => Existing::Refuse,
         }
     }
+}
+
+/// Runs a stage and says how it went.
+fn perform(stage: &dyn Stage, subject: &str, existing: Existing) -> Result<()> {
+    let done = stage.run(existing)?;
+    note(format!("{} {subject}: {done}", stage.name()));
+    Ok(())
 }
 
 /// How the fields of records are called.

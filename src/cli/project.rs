@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::artifact::Kind;
+use fuselm::artifact::{Artifact, Kind};
 use fuselm::error::Result;
 use fuselm::model::locate;
 use fuselm::progress::note;
-use fuselm::project::{ProjectInputs, ProjectOptions, run as project};
-use fuselm::units::Count;
-use fuselm::vocab::Tokenizer;
+use fuselm::project::{Project, ProjectOptions, is_warped};
+use fuselm::vocab::{Tokenizer, Vocabularies};
 
-use super::Force;
 use super::paths::RunArg;
+use super::{Force, perform};
 
 /// A source's distributions in the pivot's vocabulary.
 #[derive(Args)]
@@ -78,53 +77,35 @@ pub fn run(command: &Command) -> Result<()> {
             "the pivot's `topk` is not there: short readings stay with the token that they are (`--short first`)",
         );
     }
-    let vocab = at
-        .vocabulary(&source)?
-        .unwrap_or_else(|| teacher.to_owned());
+    let vocab = at.vocabulary(&source)?;
+    let vocab = vocab.unwrap_or_else(|| teacher.to_owned());
     let tokens = |template: &str| {
-        let values = [vocab.as_str(), template];
-        at.artifact(
-            "source-tokens",
-            &command.source_tokens,
-            Kind::Tokens,
-            &values,
-        )
+        let given = &command.source_tokens;
+        at.artifact("source-tokens", given, Kind::Tokens, &[&vocab, template])
     };
     let own = tokens(teacher)?;
-    let source_tokens = if own.is_dir() { own } else { tokens(name)? };
-    let transcripts = at.artifact(
-        "transcripts",
-        &command.transcripts,
-        Kind::Transcripts,
-        &[name],
-    )?;
-    let inputs = ProjectInputs {
-        topk: &at.artifact("topk", &command.topk, Kind::Topk, &[teacher])?,
-        alignment: &at.artifact("alignment", &command.alignment, Kind::Alignment, &[teacher])?,
-        token_map: &at.artifact("token-map", &command.token_map, Kind::TokenMap, &[teacher])?,
-        pivot_tokens: &at.artifact(
-            "pivot-tokens",
-            &command.pivot_tokens,
-            Kind::Tokens,
-            &[name, name],
-        )?,
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &|bytes| pivot.first_token(bytes),
-        source_tokens: &source_tokens,
-        transcripts: &transcripts,
-        pivot_topk: pivot_topk.as_deref(),
+    let of_teacher = |flag: &str, given: &Option<PathBuf>, kind: Kind| {
+        at.artifact(flag, given, kind, &[teacher])
     };
-    let out = at.artifact("out", &command.out, Kind::Projected, &[teacher])?;
-    let summary = project(&inputs, &out, &command.options, command.force.existing())?;
-    note(match summary.cross_entropies() {
-        Some((projected, own)) => format!(
-            "{} positions, cross-entropy {projected:.3} nats, the pivot's own {own:.3} \
-             (`fuselm sql --name projection_quality` has the samples apart where the source is \
-             the better model)",
-            Count(summary.positions)
-        ),
-        None => format!("{} positions", Count(summary.positions)),
-    });
+    let alignment = of_teacher("alignment", &command.alignment, Kind::Alignment)?;
+    let (ours, texts) = (&command.pivot_tokens, &command.transcripts);
+    let project = Project {
+        topk: of_teacher("topk", &command.topk, Kind::Topk)?,
+        warped: is_warped(&Artifact::open(&alignment, Kind::Alignment)?),
+        alignment,
+        token_map: of_teacher("token-map", &command.token_map, Kind::TokenMap)?,
+        pivot_tokens: at.artifact("pivot-tokens", ours, Kind::Tokens, &[name, name])?,
+        source_tokens: if own.is_dir() { own } else { tokens(name)? },
+        transcripts: at.artifact("transcripts", texts, Kind::Transcripts, &[name])?,
+        vocabularies: Vocabularies::of(&source, &pivot),
+        pivot_topk,
+        out: of_teacher("out", &command.out, Kind::Projected)?,
+        options: command.options.clone(),
+    };
+    perform(&project, teacher, command.force.existing())?;
+    note(
+        "`fuselm sql --name projection_quality` has the samples apart where the source is the \
+         better model",
+    );
     Ok(())
 }

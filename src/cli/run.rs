@@ -53,7 +53,9 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if command.verify {
         digest::recompute();
     }
-    let plan = recipe::plan(recipe, RunDir::new(dir), model::device(&global.device)?)?;
+    let models = recipe::open_models(&recipe)?;
+    let device = model::device(&global.device)?;
+    let plan = recipe::plan(recipe, &models, RunDir::new(dir), device)?;
     let only = command.only.as_deref();
     if command.verify {
         let started = Instant::now();

@@ -6,13 +6,11 @@ use clap::Args;
 use fuselm::artifact::{Artifact, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::model;
-use fuselm::progress::note;
-use fuselm::score::{ScoreInputs, ScoreOptions, run as score};
-use fuselm::units::{Count, bits_per_byte};
+use fuselm::score::{Score, ScoreOptions};
 use fuselm::vocab::Tokenizer;
 
 use super::paths::RunArg;
-use super::{Force, Global};
+use super::{Force, Global, perform};
 
 /// A model's top-k distributions and metrics over the corpus.
 #[derive(Args)]
@@ -85,7 +83,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let at = &command.run;
     let name = command.name.as_str();
-    let inputs = ScoreInputs {
+    let score = Score {
         name: command.name.clone(),
         model,
         tokens: at.artifact(
@@ -110,22 +108,12 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         )?,
         dtype: model::dtype(&command.dtype)?,
         device: model::device(&global.device)?,
+        options: command.options.clone(),
     };
     // With explicit paths, the tokens may be anyone's.
-    let vocabulary = Tokenizer::of_model(&inputs.model)?;
-    Artifact::open(&inputs.tokens, Kind::Tokens)?
+    let vocabulary = Tokenizer::of_model(&score.model)?;
+    Artifact::open(&score.tokens, Kind::Tokens)?
         .check_vocabulary(&vocabulary.vocabulary().digest)?;
-    let summary = score(&inputs, &command.options, command.force.existing())?;
-    command.run.register(name, &vocab, &inputs.model)?;
-    note(match summary.samples {
-        0 => format!("{} is up to date", inputs.topk.display()),
-        samples => format!(
-            "{}: {} samples, {} distributions, {:.4} bits per byte",
-            command.name,
-            Count(samples),
-            Count(summary.rows),
-            bits_per_byte(summary.nll, summary.bytes)
-        ),
-    });
-    Ok(())
+    perform(&score, name, command.force.existing())?;
+    command.run.register(name, &vocab, &score.model)
 }

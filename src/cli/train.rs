@@ -7,11 +7,10 @@ use fuselm::artifact::{Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::model::{self, Config, locate};
 use fuselm::progress::note;
-use fuselm::train::{Init, TrainInputs, TrainOptions, run as train};
-use fuselm::units::Count;
+use fuselm::train::{Init, Train, TrainOptions};
 
 use super::paths::RunArg;
-use super::{Force, Global};
+use super::{Force, Global, perform};
 
 /// Train the pivot on text and targets.
 ///
@@ -96,31 +95,16 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         }
     };
     let vocab = command.pivot.as_str();
-    let inputs = TrainInputs {
+    let train = Train {
         pivot,
         tokens: at.artifact("tokens", &command.tokens, Kind::Tokens, &[vocab, vocab])?,
         targets,
         valid_tokens: command.valid_tokens.clone(),
         out,
         steps_out: at.artifact("steps", &command.steps, Kind::Steps, &[&name])?,
-        name,
+        name: name.clone(),
         device: model::device(&global.device)?,
-        overwrite: command.force.force,
+        options: command.options.clone(),
     };
-    let summary = train(&inputs, &command.options)?;
-    let valid = summary
-        .valid_loss
-        .map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
-    note(format!(
-        "{}: {} parameters trained for {} steps, loss {:.4}{valid}, {:.0} tokens/s, \
-         {:.1} % of the time waiting for data, {:.1} % padding",
-        inputs.out.display(),
-        Count(summary.parameters),
-        Count(summary.steps),
-        summary.loss,
-        summary.tokens_per_second,
-        100.0 * summary.waiting,
-        100.0 * summary.padding
-    ));
-    Ok(())
+    perform(&train, &name, command.force.existing())
 }

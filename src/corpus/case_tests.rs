@@ -162,17 +162,22 @@ impl Pivot {
         options.inputs = vec![input.to_owned()];
         let root = self.dir.path().join("run");
         let _ = std::fs::remove_dir_all(&root);
-        let outputs = Outputs::in_run(&RunDir::new(&root), "pivot", "pivot");
         let pivot = Model {
             name: "pivot",
             tokenizer: &self.tokenizer,
             context: None,
             rows: self.tokenizer.vocabulary().len(),
         };
-        run(&options, &pivot, &[], &outputs, Existing::Refuse)
-            .map_err(|error| error.to_string())?;
-        let samples = Artifact::open(&outputs.samples, Kind::Samples).unwrap();
-        let transcripts = Artifact::open(&outputs.transcripts, Kind::Transcripts).unwrap();
+        let corpus = Corpus {
+            options,
+            models: vec![pivot],
+            samples: root.join("samples"),
+            transcripts: root.join("transcripts"),
+        };
+        let done = corpus.perform(Existing::Refuse);
+        done.map_err(|error| error.to_string())?;
+        let samples = Artifact::open(&corpus.samples, Kind::Samples).unwrap();
+        let transcripts = Artifact::open(&corpus.transcripts, Kind::Transcripts).unwrap();
         let mut seen = Vec::new();
         for (samples, transcripts) in samples.parts().iter().zip(transcripts.parts()) {
             let chats = rows::read_chats(samples).unwrap().into_iter();

@@ -3,13 +3,13 @@
 //! ```text
 //! files ─► records ─► transcript (the pivot's template) ─► pieces of at most `max_tokens`
 //!                                                             │
-//!                         samples, transcripts, tokens ◄──────┘   one row each, part by part
+//!                                 samples, transcripts ◄──────┘   one row each, part by part
 //! ```
 //!
-//! [`run`] reads the files twice: once to find whatever is wrong with them (a broken line, a
-//! piece too long for some model) before anything is written, once to write. [`tokenise()`] then
-//! makes the tokens of every other vocabulary from the transcripts, and [`transcribe`] the
-//! transcripts of other templates.
+//! [`Corpus`] reads the files twice: once to find whatever is wrong with them (a broken line, a
+//! piece too long for some model) before anything is written, once to write. [`Tokenise`] then
+//! makes the tokens of each vocabulary from the transcripts, [`Transcribe`] the transcripts of other
+//! templates, and [`WriteVocab`] the vocabularies themselves.
 
 #[cfg(test)]
 mod case_tests;
@@ -19,20 +19,27 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod tokenise;
+mod transcribe;
+mod write_vocab;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use options::{BadRecords, CorpusOptions, TemplateMode, TooLong};
-pub use tokenise::{TokenSummary, tokenise, tokens_changing, transcribe};
+pub use tokenise::{TokenSummary, Tokenise};
+pub use transcribe::Transcribe;
+pub use write_vocab::WriteVocab;
 
-use crate::artifact::{
-    Artifact, Existing, Kind, PartInfo, Provenance, RunDir, Writer, digest, tokens,
-};
+use serde_json::Value;
+
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
-use crate::text::{BadReason, SampleTranscript, Tally, Unplaced, transcripts_to_batch};
-use crate::units::Count;
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::text::{
+    BadReason, ChatTemplate, SampleTranscript, Tally, Unplaced, transcripts_to_batch,
+};
+use crate::units::{Bytes, Count};
 use crate::vocab::Tokenizer;
 use survey::{Piece, Survey};
 
@@ -50,29 +57,21 @@ pub struct Model<'a> {
     pub rows: usize,
 }
 
-/// The folders that [`run`] writes.
+/// The stage: files, the models that read them, and where the samples go.
 #[derive(Clone, Debug)]
-pub struct Outputs {
-    /// The artifact `samples`.
+pub struct Corpus<'a> {
+    /// What is read, and how.
+    pub options: CorpusOptions,
+    /// The models that read the same text, the pivot first: it decides where a sample is split.
+    /// The contexts of the others are respected, and their tokenizers must fit their models.
+    pub models: Vec<Model<'a>>,
+    /// Folder of the `samples` to write.
     pub samples: PathBuf,
-    /// The artifact `transcripts`, by the pivot's template.
+    /// Folder of the `transcripts` to write, by the pivot's template.
     pub transcripts: PathBuf,
-    /// The artifact `tokens`, in the pivot's vocabulary.
-    pub tokens: PathBuf,
 }
 
-impl Outputs {
-    /// The folders of a run whose template and vocabulary have these names.
-    pub fn in_run(run: &RunDir, template: &str, vocab: &str) -> Self {
-        Self {
-            samples: run.artifact(Kind::Samples, &[]),
-            transcripts: run.artifact(Kind::Transcripts, &[template]),
-            tokens: run.artifact(Kind::Tokens, &[vocab, template]),
-        }
-    }
-}
-
-/// What [`run`] did. Where everything was there already (`up_to_date`), only the samples are
+/// What [`Corpus::perform`] did. Where everything was there already (`up_to_date`), only the samples are
 /// known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
@@ -94,127 +93,163 @@ pub struct Summary {
     pub noticed: Tally,
     /// Bytes of all transcripts.
     pub bytes: u64,
-    /// The pivot's tokens, BOS included, of the parts that were written now.
-    pub tokens: u64,
-    /// How many of them are supervised.
-    pub supervised: u64,
     /// Whether nothing was to be done.
     pub up_to_date: bool,
 }
 
-/// Makes `samples`, `transcripts` and the pivot's `tokens` from the input files.
-///
-/// `others` are the models that read the same text: their contexts are respected, and their
-/// tokenizers must fit their models. They do not change where a sample is split.
-///
-/// Does nothing where the same is already there, and goes on where an earlier call stopped.
-///
-/// # Errors
-/// Before anything is written: invalid options, missing, unreadable or broken files (with line),
-/// a tokenizer that does not fit its model, a chat for a pivot without a template, a piece too
-/// long for some model (`too_long: error`), a sample without an assistant's turn or with a field or
-/// role that is not known (`strict`), no sample at all. Then: artifacts of another corpus in the way, a full disk.
-///
-/// # Memory
-/// One part: the text of `part_samples` samples and its tokens (9 bytes each).
-pub fn run(
-    options: &CorpusOptions,
-    pivot: &Model<'_>,
-    others: &[Model<'_>],
-    outputs: &Outputs,
-    existing: Existing,
-) -> Result<Summary> {
-    options.validate()?;
-    for model in std::iter::once(pivot).chain(others) {
-        model.tokenizer.fits(model.name, model.rows)?;
-        model.tokenizer.first_id().map_err(|error| match error {
-            Error::Input {
-                problem, remedy, ..
-            } => Error::Input {
-                subject: format!("tokenizer of model `{}`", model.name),
-                problem,
-                remedy,
-            },
-            other => other,
-        })?;
-    }
-    let samples = samples_provenance(options, pivot, others)?;
-    let transcripts = Provenance::new(Kind::Transcripts).input("samples", samples.identity());
-    let tokens = tokenise::provenance(
-        &transcripts.identity(),
-        pivot.tokenizer,
-        None,
-        options.special_tokens,
-    );
-    let writers = Writers {
-        samples: Writer::create(&outputs.samples, samples, existing)?,
-        transcripts: Writer::create(&outputs.transcripts, transcripts, existing)?,
-        tokens: Writer::create(&outputs.tokens, tokens, existing)?,
-    };
-    if writers.all().iter().all(|writer| writer.is_complete()) {
-        let artifact = Artifact::open(&outputs.samples, Kind::Samples)?;
-        return Ok(Summary {
-            samples: artifact.samples(),
-            up_to_date: true,
-            ..Summary::default()
-        });
+impl Corpus<'_> {
+    /// The pivot and the others.
+    ///
+    /// # Errors
+    /// There is no model.
+    fn split_models(&self) -> Result<(&Model<'_>, &[Model<'_>])> {
+        let none = || Error::usage("a corpus needs a model, whose template makes the transcripts");
+        self.models.split_first().ok_or_else(none)
     }
 
-    let survey = Survey::new(options, pivot, others)?;
-    let mut summary = survey.walk(true, |_| Ok(()))?;
-    report(&summary);
-    if summary.samples == 0 {
-        let first = options
-            .inputs
-            .first()
-            .map(|path| path.display().to_string());
-        return Err(Error::input(
-            first.unwrap_or_default(),
+    /// Makes `samples` and `transcripts` from the input files.
+    ///
+    /// Does nothing where the same is already there, and goes on where an earlier call stopped.
+    ///
+    /// # Errors
+    /// Before anything is written: invalid options, missing, unreadable or broken files (with line),
+    /// a tokenizer that does not fit its model, a chat for a pivot without a template, a piece too
+    /// long for some model (`too_long: error`), a sample without an assistant's turn or with a field
+    /// or role that is not known (`strict`), no sample at all. Then: artifacts of another corpus in
+    /// the way, a full disk.
+    ///
+    /// # Memory
+    /// One part: the text of `part_samples` samples.
+    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+        self.options.validate()?;
+        let (pivot, others) = self.split_models()?;
+        for model in &self.models {
+            model.check()?;
+        }
+        let writers = Writers {
+            samples: stage::writer(self, Kind::Samples, &self.samples, existing)?,
+            transcripts: stage::writer(self, Kind::Transcripts, &self.transcripts, existing)?,
+        };
+        if writers.all().iter().all(|writer| writer.is_complete()) {
+            let artifact = Artifact::open(&self.samples, Kind::Samples)?;
+            return Ok(Summary {
+                samples: artifact.samples(),
+                up_to_date: true,
+                ..Summary::default()
+            });
+        }
+        let survey = Survey::new(&self.options, pivot, others)?;
+        let summary = survey.walk(true, |_| Ok(()))?;
+        report(&summary);
+        if summary.samples == 0 {
+            return Err(self.no_sample(&summary));
+        }
+        let mut parts = Parts {
+            writers,
+            options: &self.options,
+            bar: Bar::new("corpus", summary.samples, "samples"),
+            pieces: Vec::new(),
+            index: 0,
+            first: 0,
+            total: summary.samples,
+        };
+        let again = survey.walk(false, |piece| parts.push(piece))?;
+        parts.flush()?;
+        if again.samples != summary.samples {
+            return Err(
+                Error::input("corpus", "an input file changed while it was read")
+                    .remedy("run the command again"),
+            );
+        }
+        Ok(summary)
+    }
+
+    fn no_sample(&self, summary: &Summary) -> Error {
+        let first = self.options.inputs.first();
+        Error::input(
+            first.map(|path| path.display().to_string()).unwrap_or_default(),
             format!(
                 "no sample in {} records of {} files ({} with no assistant's turn, {} too long, {} of no use)",
                 Count(summary.records),
-                options.inputs.len(),
+                self.options.inputs.len(),
                 Count(summary.skipped_silent),
                 Count(summary.skipped_too_long),
                 Count(summary.bad_records.values().sum())
             ),
         )
-        .remedy("check `inputs`, `format` and `max_tokens`"));
+        .remedy("check `inputs`, `format` and `max_tokens`")
     }
-    let mut parts = Parts {
-        writers,
-        survey: &survey,
-        bar: Bar::new("corpus", summary.samples, "samples"),
-        pieces: Vec::new(),
-        index: 0,
-        first: 0,
-        total: summary.samples,
-        tokens: TokenSummary::default(),
-    };
-    let again = survey.walk(false, |piece| parts.push(piece))?;
-    parts.flush()?;
-    if again.samples != summary.samples {
-        return Err(
-            Error::input("corpus", "an input file changed while it was read")
-                .remedy("run the command again"),
-        );
-    }
-    summary.tokens = parts.tokens.tokens;
-    summary.supervised = parts.tokens.supervised;
-    Ok(summary)
 }
 
-/// Everything that determines the samples.
-fn samples_provenance(
-    options: &CorpusOptions,
-    pivot: &Model<'_>,
-    others: &[Model<'_>],
-) -> Result<Provenance> {
-    let template = pivot.tokenizer.template();
-    let mut results = serde_json::json!({
+impl Stage for Corpus<'_> {
+    fn name(&self) -> &'static str {
+        "corpus"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let (pivot, _) = self.split_models()?;
+        let digest = pivot.tokenizer.vocabulary().digest.clone();
+        let mut reads = Reads::new().fact("pivot_vocabulary", Source::Known(digest));
+        for (index, path) in self.options.inputs.iter().enumerate() {
+            reads = reads.input(format!("input {index}"), Item::File(path.clone()));
+        }
+        Ok(reads)
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![
+            Item::artifact(Kind::Samples, &self.samples),
+            Item::artifact(Kind::Transcripts, &self.transcripts),
+        ]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        changing(&self.options, &self.models)
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        Ok(match summary.up_to_date {
+            true => UP_TO_DATE.to_owned(),
+            false => format!(
+                "{} samples from {} records, {}",
+                Count(summary.samples),
+                Count(summary.records),
+                Bytes(summary.bytes)
+            ),
+        })
+    }
+}
+
+impl Model<'_> {
+    /// Digest of its chat template.
+    fn template(&self) -> Option<String> {
+        self.tokenizer.template().map(ChatTemplate::digest)
+    }
+
+    /// Fails unless its tokenizer fits it, and has a first token.
+    fn check(&self) -> Result<()> {
+        self.tokenizer.fits(self.name, self.rows)?;
+        let first = self.tokenizer.first_id();
+        first.map(drop).map_err(|error| match error {
+            Error::Input {
+                problem, remedy, ..
+            } => Error::Input {
+                subject: format!("tokenizer of model `{}`", self.name),
+                problem,
+                remedy,
+            },
+            other => other,
+        })
+    }
+}
+
+/// The options that change samples and transcripts, and what of the models does.
+fn changing(options: &CorpusOptions, models: &[Model<'_>]) -> Value {
+    let mut used = serde_json::json!({
         "format": options.format,
         "template": options.template,
-        "pivot_template": template.map(crate::text::ChatTemplate::digest),
+        "pivot_template": models.first().and_then(Model::template),
         "date": options.date,
         "max_tokens": options.max_tokens,
         "part_samples": options.part_samples,
@@ -222,43 +257,29 @@ fn samples_provenance(
         "special_tokens": options.special_tokens,
     });
     if let Some(fields) = options.fields.changing() {
-        results["fields"] = fields;
+        used["fields"] = fields;
     }
     if options.bad_records == BadRecords::Skip {
-        results["bad_records"] = serde_json::json!({ "strict": options.strict });
+        used["bad_records"] = serde_json::json!({ "strict": options.strict });
         if options.template == TemplateMode::Native {
             // What one of these templates refuses is left out.
-            let mut templates: Vec<_> = others
-                .iter()
-                .map(|model| {
-                    model
-                        .tokenizer
-                        .template()
-                        .map(crate::text::ChatTemplate::digest)
-                })
-                .collect();
+            let mut templates: Vec<_> = models.iter().skip(1).map(Model::template).collect();
             templates.sort_unstable();
             templates.dedup();
-            results["bad_records"]["templates"] = templates.into();
+            used["bad_records"]["templates"] = templates.into();
         }
     }
     if options.too_long == TooLong::Skip {
         // Only then can a model's context change the samples.
-        let mut contexts: Vec<(&str, Option<usize>)> = std::iter::once(pivot)
-            .chain(others)
+        let mut contexts: Vec<(&str, Option<usize>)> = models
+            .iter()
             .map(|model| (model.tokenizer.vocabulary().digest.as_str(), model.context))
             .collect();
         contexts.sort_unstable();
         contexts.dedup();
-        results["too_long"] = serde_json::json!(contexts);
+        used["too_long"] = serde_json::json!(contexts);
     }
-    let mut provenance = Provenance::new(Kind::Samples)
-        .options(results)
-        .input("pivot_vocabulary", &pivot.tokenizer.vocabulary().digest);
-    for (index, path) in options.inputs.iter().enumerate() {
-        provenance = provenance.input(format!("input {index}"), digest::file(path)?);
-    }
-    Ok(provenance)
+    used
 }
 
 fn report(summary: &Summary) {
@@ -303,31 +324,29 @@ fn report(summary: &Summary) {
 struct Writers {
     samples: Writer,
     transcripts: Writer,
-    tokens: Writer,
 }
 
 impl Writers {
-    fn all(&self) -> [&Writer; 3] {
-        [&self.samples, &self.transcripts, &self.tokens]
+    fn all(&self) -> [&Writer; 2] {
+        [&self.samples, &self.transcripts]
     }
 }
 
 /// Gathers pieces into parts and writes those that are not there.
 struct Parts<'a> {
     writers: Writers,
-    survey: &'a Survey<'a>,
+    options: &'a CorpusOptions,
     bar: Bar,
     pieces: Vec<Piece>,
     index: u32,
     first: u64,
     total: u64,
-    tokens: TokenSummary,
 }
 
 impl Parts<'_> {
     fn push(&mut self, piece: Piece) -> Result<()> {
         self.pieces.push(piece);
-        if self.pieces.len() as u64 >= self.survey.options.part_samples {
+        if self.pieces.len() as u64 >= self.options.part_samples {
             self.flush()?;
         }
         Ok(())
@@ -346,39 +365,24 @@ impl Parts<'_> {
             last: self.first + samples == self.total,
         };
         if !self.writers.samples.is_done(info.index) {
-            let batch = rows::to_batch(&pieces, self.first, &self.survey.options.split)?;
+            let batch = rows::to_batch(&pieces, self.first, &self.options.split)?;
             let mut part = self.writers.samples.part(info)?;
             part.write(&batch)?;
             part.finish()?;
         }
-        let transcripts: Vec<SampleTranscript> = (self.first..)
-            .zip(&mut pieces)
-            .map(|(sample_id, piece)| SampleTranscript {
-                sample_id,
-                transcript: std::mem::take(&mut piece.transcript),
-            })
-            .collect();
         if !self.writers.transcripts.is_done(info.index) {
+            let transcripts: Vec<SampleTranscript> = (self.first..)
+                .zip(&mut pieces)
+                .map(|(sample_id, piece)| SampleTranscript {
+                    sample_id,
+                    transcript: std::mem::take(&mut piece.transcript),
+                })
+                .collect();
             let mut part = self.writers.transcripts.part(info)?;
             part.write(&transcripts_to_batch(&transcripts)?)?;
             part.finish()?;
         }
-        if self.writers.tokens.is_done(info.index) {
-            self.bar.advance(samples);
-        } else {
-            let tokenizer = self.survey.pivot.tokenizer;
-            let encoded = tokenise::encode(
-                &transcripts,
-                tokenizer,
-                None,
-                self.survey.options.special_tokens,
-                &self.bar,
-            )?;
-            self.tokens.add(&encoded);
-            let mut part = self.writers.tokens.part(info)?;
-            part.write(&tokens::to_batch(&encoded)?)?;
-            part.finish()?;
-        }
+        self.bar.advance(samples);
         self.index += 1;
         self.first += samples;
         Ok(())

@@ -58,38 +58,35 @@ pub struct CorpusOptions {
     /// Names of fields, where they are not the published ones.
     #[arg(skip)]
     pub fields: Fields,
-    /// What happens to a record that is broken, has no known shape, or is refused by a template:
-    /// `error` (default) or `skip`.
-    #[arg(long, value_enum, default_value_t = CorpusOptions::default().bad_records, hide_default_value = true)]
+    /// What happens to a record that is broken, has no known shape, or is refused by a template.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().bad_records)]
     pub bad_records: BadRecords,
-    /// Whose chat template is followed: `pivot` (default) or `native`.
-    #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template, hide_default_value = true)]
+    /// Whose chat template is followed.
+    #[arg(long = "template-mode", value_enum, default_value_t = CorpusOptions::default().template)]
     pub template: TemplateMode,
-    /// The date that templates see, `YYYY-MM-DD`; 2024-07-26 by default, so that a run can be
-    /// repeated.
-    #[arg(long, default_value_t = CorpusOptions::default().date, hide_default_value = true)]
+    /// The date that templates see, `YYYY-MM-DD`; fixed, so that a run can be repeated.
+    #[arg(long, default_value_t = CorpusOptions::default().date)]
     pub date: String,
-    /// What special tokens are that a content spells out (`</s>` in HTML): `text` (default), or
-    /// `tokens`, as transformers reads them.
-    #[arg(long, value_enum, default_value_t = CorpusOptions::default().special_tokens, hide_default_value = true)]
+    /// What special tokens are that a content spells out (`</s>` in HTML): `text`, or `tokens`, as
+    /// transformers reads them.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().special_tokens)]
     pub special_tokens: SpecialTokens,
     /// The most tokens in a sample, BOS included, counted by the pivot's tokenizer; longer
-    /// samples are split. Default 2,048, at least 16.
-    #[arg(long, default_value_t = CorpusOptions::default().max_tokens, hide_default_value = true)]
+    /// samples are split. At least 16.
+    #[arg(long, default_value_t = CorpusOptions::default().max_tokens)]
     pub max_tokens: usize,
-    /// What happens to a piece that is longer than some model's context: `error` (default) or
-    /// `skip`.
-    #[arg(long, value_enum, default_value_t = CorpusOptions::default().too_long, hide_default_value = true)]
+    /// What happens to a piece that is longer than some model's context.
+    #[arg(long, value_enum, default_value_t = CorpusOptions::default().too_long)]
     pub too_long: TooLong,
-    /// Samples in a part, the unit of resume and of cluster work. Default 4,096.
-    #[arg(long, default_value_t = CorpusOptions::default().part_samples, hide_default_value = true)]
+    /// Samples in a part, the unit of resume and of cluster work.
+    #[arg(long, default_value_t = CorpusOptions::default().part_samples)]
     pub part_samples: u64,
     /// Whether a sample without an assistant's turn is an error, and a field or a role that is
-    /// not known; by default the first is left out, and the others are only said.
+    /// not known; if not, the first is left out, and the others are only said.
     #[arg(long)]
     pub strict: bool,
-    /// The name in the column `split`. Default `train`.
-    #[arg(long, default_value_t = CorpusOptions::default().split, hide_default_value = true)]
+    /// The name in the column `split`.
+    #[arg(long, default_value_t = CorpusOptions::default().split)]
     pub split: String,
 }
 

@@ -75,22 +75,29 @@ impl Case {
         }
     }
 
-    fn outputs(&self) -> Outputs {
-        Outputs::in_run(&RunDir::new(self.dir.path().join("run")), "pivot", "pivot")
+    /// Where an artifact lies.
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join("run").join(name)
     }
 
     fn run(&self, others: &[Model<'_>]) -> Result<Summary> {
-        run(
-            &self.options,
-            &model("pivot", &self.pivot, None),
-            others,
-            &self.outputs(),
-            Existing::Refuse,
-        )
+        let mut models = vec![model("pivot", &self.pivot, None)];
+        models.extend(others);
+        let corpus = Corpus {
+            options: self.options.clone(),
+            models,
+            samples: self.at("samples"),
+            transcripts: self.at("transcripts"),
+        };
+        corpus.perform(Existing::Refuse)
+    }
+
+    fn tokenise(&self) -> TokenSummary {
+        tokenise(self.at("transcripts"), &self.pivot, None, self.at("tokens"))
     }
 
     fn texts(&self) -> Vec<String> {
-        let artifact = Artifact::open(&self.outputs().transcripts, Kind::Transcripts).unwrap();
+        let artifact = Artifact::open(&self.at("transcripts"), Kind::Transcripts).unwrap();
         let parts = artifact.parts().iter();
         let samples = parts.flat_map(|part| read_transcripts(part).unwrap());
         samples.map(|sample| sample.transcript.text).collect()
@@ -99,6 +106,22 @@ impl Case {
     fn nothing_written(&self) -> bool {
         !self.dir.path().join("run").exists()
     }
+}
+
+fn tokenise(
+    transcripts: PathBuf,
+    tokenizer: &Tokenizer,
+    made_by: Option<&Tokenizer>,
+    out: PathBuf,
+) -> TokenSummary {
+    let tokenise = Tokenise {
+        transcripts,
+        tokenizer,
+        made_by,
+        special_tokens: SpecialTokens::Text,
+        out,
+    };
+    tokenise.perform(Existing::Refuse).unwrap()
 }
 
 fn model<'a>(name: &'a str, tokenizer: &'a Tokenizer, context: Option<usize>) -> Model<'a> {
@@ -122,6 +145,8 @@ fn chats_and_texts_become_samples_with_tokens() {
         (3, 2, 1)
     );
     assert!(!summary.up_to_date);
+    let tokenised = case.tokenise();
+    assert!(!tokenised.up_to_date);
     assert_eq!(
         case.texts(),
         [
@@ -129,7 +154,7 @@ fn chats_and_texts_become_samples_with_tokens() {
             "plain text"
         ]
     );
-    let tokens = Artifact::open(&case.outputs().tokens, Kind::Tokens).unwrap();
+    let tokens = Artifact::open(&case.at("tokens"), Kind::Tokens).unwrap();
     assert_eq!(tokens.parts().len(), 2);
     let chat = &read_part(&tokens.parts()[0]).unwrap()[0];
     let vocabulary = case.pivot.vocabulary();
@@ -145,16 +170,18 @@ fn chats_and_texts_become_samples_with_tokens() {
     let text = &read_part(&tokens.parts()[1]).unwrap()[0];
     assert!(!text.supervised[0] && text.supervised[1..].iter().all(|s| *s));
     assert_eq!(text.byte_end, (0..=10).collect::<Vec<u32>>());
-    assert_eq!(summary.tokens as usize, chat.ids.len() + text.ids.len());
+    assert_eq!(tokenised.tokens as usize, chat.ids.len() + text.ids.len());
 
     // Again: nothing to do. Without one part: only that part, with the same rows.
-    assert!(case.run(&[]).unwrap().up_to_date);
-    let lost = case.outputs().tokens.join("part-00001.parquet");
-    let before = std::fs::read(&lost).unwrap();
-    std::fs::remove_file(&lost).unwrap();
-    let again = case.run(&[]).unwrap();
-    assert!(!again.up_to_date);
-    assert_eq!(std::fs::read(&lost).unwrap(), before);
+    assert!(case.run(&[]).unwrap().up_to_date && case.tokenise().up_to_date);
+    for name in ["transcripts", "tokens"] {
+        let lost = case.at(name).join("part-00001.parquet");
+        let before = std::fs::read(&lost).unwrap();
+        std::fs::remove_file(&lost).unwrap();
+        let whole = case.run(&[]).unwrap().up_to_date && case.tokenise().up_to_date;
+        assert!(!whole, "{name}");
+        assert_eq!(std::fs::read(&lost).unwrap(), before);
+    }
     // Other options do not overwrite what is there.
     case.options.max_tokens = 1000;
     assert!(matches!(case.run(&[]), Err(Error::Usage { .. })));
@@ -247,11 +274,11 @@ fn long_samples_are_split_by_the_pivot_alone() {
         texts[chats + 1].starts_with("<|im_start|>user\nsecond"),
         "{texts:?}"
     );
-    let tokens = Artifact::open(&case.outputs().tokens, Kind::Tokens).unwrap();
+    let tokens = Artifact::open(&case.at("tokens"), Kind::Tokens).unwrap();
     for sample in read_part(&tokens.parts()[0]).unwrap() {
         assert!(sample.ids.len() <= 60);
     }
-    let samples = Artifact::open(&case.outputs().samples, Kind::Samples).unwrap();
+    let samples = Artifact::open(&case.at("samples"), Kind::Samples).unwrap();
     let messages = rows::read_chats(&samples.parts()[0]).unwrap();
     assert_eq!(
         messages[chats + 1].1.messages[0].content(),
@@ -266,46 +293,24 @@ fn native_templates_have_transcripts_of_their_own() {
     let other = tempfile::tempdir().unwrap();
     let source = letters(other.path(), PLAIN);
     case.run(&[model("src", &source, Some(100))]).unwrap();
-    let run = RunDir::new(case.dir.path().join("run"));
-    let out = run.artifact(Kind::Transcripts, &["src"]);
-    let date = case.options.date().unwrap();
-    transcribe(
-        &case.outputs().samples,
-        &source,
-        date,
-        &out,
-        Existing::Refuse,
-    )
-    .unwrap();
+    let out = case.at("transcripts-src");
+    let transcribe = Transcribe {
+        samples: case.at("samples"),
+        tokenizer: &source,
+        date: case.options.date().unwrap(),
+        out: out.clone(),
+    };
+    assert_eq!(transcribe.perform(Existing::Refuse).unwrap(), 0);
     let artifact = Artifact::open(&out, Kind::Transcripts).unwrap();
     let samples = read_transcripts(&artifact.parts()[0]).unwrap();
     assert_eq!(
         samples[0].transcript.text,
         "[user] Hi</s>[assistant] Yes</s>"
     );
-    let into = run.artifact(Kind::Tokens, &["src", "src"]);
-    let summary = tokenise(
-        &out,
-        &source,
-        None,
-        SpecialTokens::Text,
-        &into,
-        Existing::Refuse,
-    )
-    .unwrap();
+    let tokenise = || tokenise(out.clone(), &source, None, case.at("tokens-src"));
+    let summary = tokenise();
     assert_eq!((summary.samples, summary.supervised), (2, 4 + 10));
-    assert!(
-        tokenise(
-            &out,
-            &source,
-            None,
-            SpecialTokens::Text,
-            &into,
-            Existing::Refuse
-        )
-        .unwrap()
-        .up_to_date
-    );
+    assert!(tokenise().up_to_date);
 }
 
 #[test]
@@ -319,41 +324,38 @@ fn stories_for_three_models() {
     let load = |name: &str| Tokenizer::load(&models.join(name)).unwrap();
     let (pivot, source, twin) = (load("stories260K"), load("stories3M"), load("llama2xs"));
     let dir = tempfile::tempdir().unwrap();
-    let run_dir = RunDir::new(dir.path());
-    let outputs = Outputs::in_run(&run_dir, "pivot", "stories260K");
+    let at = |name: &str| dir.path().join(name);
     let options = CorpusOptions {
         inputs: vec![text],
         max_tokens: 256,
         part_samples: 500,
         ..CorpusOptions::default()
     };
-    let others = [
-        model("stories3M", &source, Some(256)),
-        model("llama2xs", &twin, Some(256)),
-    ];
-    let pivot_model = model("stories260K", &pivot, Some(512));
-    let summary = run(&options, &pivot_model, &others, &outputs, Existing::Refuse).unwrap();
+    let corpus = Corpus {
+        options,
+        models: vec![
+            model("stories260K", &pivot, Some(512)),
+            model("stories3M", &source, Some(256)),
+            model("llama2xs", &twin, Some(256)),
+        ],
+        samples: at("samples"),
+        transcripts: at("transcripts"),
+    };
+    let summary = corpus.perform(Existing::Refuse).unwrap();
     assert_eq!(summary.records, 721);
     assert!(summary.samples > 1500 && summary.split > 500, "{summary:?}");
-    let out = run_dir.artifact(Kind::Tokens, &["stories3M", "pivot"]);
-    let tokens = tokenise(
-        &outputs.transcripts,
-        &source,
-        Some(&pivot),
-        SpecialTokens::Text,
-        &out,
-        Existing::Refuse,
-    )
-    .unwrap();
+    let (out, own) = (at("tokens-stories3M"), at("tokens"));
+    let tokens = tokenise(at("transcripts"), &source, Some(&pivot), out.clone());
     assert_eq!(tokens.samples, summary.samples);
-    assert!(tokens.tokens < summary.tokens);
+    let ours = tokenise(at("transcripts"), &pivot, None, own.clone());
+    assert!(tokens.tokens < ours.tokens);
     let (a, b) = (
         Artifact::open(&out, Kind::Tokens).unwrap(),
-        Artifact::open(&outputs.tokens, Kind::Tokens).unwrap(),
+        Artifact::open(&own, Kind::Tokens).unwrap(),
     );
     a.check_same_samples(&b).unwrap();
     // Every sample of both ends at the end of its transcript.
-    let texts = Artifact::open(&outputs.transcripts, Kind::Transcripts).unwrap();
+    let texts = Artifact::open(&at("transcripts"), Kind::Transcripts).unwrap();
     for ((a, b), text) in a.parts().iter().zip(b.parts()).zip(texts.parts()) {
         let texts = read_transcripts(text).unwrap();
         for (tokens, text) in read_part(a).unwrap().iter().zip(&texts) {

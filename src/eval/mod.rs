@@ -17,13 +17,15 @@ use arrow::datatypes::DataType;
 use candle_core::{DType, Device};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
-use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
+use crate::artifact::{Existing, Kind};
 use crate::error::{Context, Error, Result};
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
 use crate::progress::{self, Bar};
+use crate::stage::{self, Item, Reads, Source, Stage};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
 use crate::vocab::{SpecialTokens, Tokenizer};
@@ -66,9 +68,9 @@ impl Task {
     }
 }
 
-/// The model that is evaluated, and on what.
+/// The stage: the model that is evaluated, and on what.
 #[derive(Clone, Debug)]
-pub struct EvalInputs {
+pub struct Eval {
     /// Name of the model on the scoreboard.
     pub name: String,
     /// Hugging Face model folder, or GGUF file.
@@ -109,6 +111,16 @@ pub struct TaskResult {
 }
 
 impl TaskResult {
+    fn of(task: &Task, items: &[Scored]) -> Self {
+        Self {
+            name: task.name.clone(),
+            items: items.len() as u64,
+            nll: items.iter().map(|item| item.nll).sum(),
+            tokens: items.iter().map(|item| item.content_tokens).sum(),
+            bytes: items.iter().map(|item| item.bytes).sum(),
+        }
+    }
+
     /// Bits per byte.
     pub fn bits_per_byte(&self) -> f64 {
         bits_per_byte(self.nll, self.bytes)
@@ -121,7 +133,7 @@ impl TaskResult {
 }
 
 /// One record of a task, ready to be scored.
-struct Item {
+struct Scored {
     id: u64,
     tokens: SampleTokens,
     bytes: u64,
@@ -129,98 +141,104 @@ struct Item {
     content_tokens: u64,
 }
 
-/// Evaluates the model on every task. Items without an assistant's turn are left out, with a
-/// warning.
-///
-/// # Errors
-/// A task whose file is missing, broken or has no usable item (before the model is loaded); two
-/// tasks of one name; a NaN or infinite logit.
-///
-/// # Memory
-/// The model, the tokens of all tasks, and for each thread the activations of `batch_tokens`
-/// tokens and 64 MiB of logits.
-pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
-    check_tasks(&inputs.tasks)?;
-    let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
-    check_tokens(&inputs.model, tokenizer.vocabulary())?;
-    let mut template = ChatTemplate::load(&inputs.tokenizer)?;
-    let mut options = serde_json::json!({
-        "figures": changing(inputs.dtype, inputs.special_tokens),
-        "date": inputs.date.map(|date| date.to_string()),
-        "template": template.as_ref().map(ChatTemplate::digest),
-        "formats": inputs.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
-    });
-    let fields = inputs.tasks.iter().map(|task| task.fields.changing());
-    let fields: Vec<_> = fields.collect();
-    if fields.iter().any(Option::is_some) {
-        options["fields"] = serde_json::json!(fields);
-    }
-    let mut provenance = Provenance::new(Kind::EvalItems)
-        .model(digest::model(&inputs.model)?)
-        .vocabulary(&tokenizer.vocabulary().digest)
-        .options(options);
-    for task in &inputs.tasks {
-        provenance = provenance.input(format!("task {}", task.name), digest::file(&task.data)?);
-    }
-    let writer = Writer::create(&inputs.out, provenance, existing)?;
-    if let (Some(template), Some(date)) = (&mut template, inputs.date) {
-        template.set_date(date);
-    }
-    let mut tasks = Vec::new();
-    for task in &inputs.tasks {
-        tasks.push((
-            task,
-            read_task(task, &tokenizer, template.as_ref(), inputs.special_tokens)?,
-        ));
-    }
-    let predictor = Predictor::open(
-        &inputs.model,
-        &LoadOptions {
-            device: inputs.device.clone(),
-            dtype: inputs.dtype,
-            mode: Mode::Inference,
-        },
-        inputs.offload,
-    )?;
-    tokenizer.fits(&inputs.name, predictor.config().vocab_size)?;
-    let total = tasks.iter().map(|(_, items)| items.len() as u64).sum();
-    let bar = Bar::new(format!("eval {}", inputs.name), total, "items");
-    let mut rows = Rows::default();
-    let mut results = Vec::new();
-    tasks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    for (task, mut items) in tasks {
-        score(
-            &predictor,
-            &tokenizer,
-            inputs.batch_tokens,
-            &mut items,
-            &bar,
-        )?;
-        for item in &items {
-            rows.push(&task.name, item);
+impl Eval {
+    /// Evaluates the model on every task. Items without an assistant's turn are left out, with a
+    /// warning.
+    ///
+    /// # Errors
+    /// A task whose file is missing, broken or has no usable item (before the model is loaded); two
+    /// tasks of one name; a NaN or infinite logit.
+    ///
+    /// # Memory
+    /// The model, the tokens of all tasks, and for each thread the activations of `batch_tokens`
+    /// tokens and 64 MiB of logits.
+    pub fn perform(&self, existing: Existing) -> Result<Vec<TaskResult>> {
+        check_tasks(&self.tasks)?;
+        let tokenizer = Tokenizer::load(&self.tokenizer)?;
+        check_tokens(&self.model, tokenizer.vocabulary())?;
+        let writer = stage::writer(self, Kind::EvalItems, &self.out, existing)?;
+        let mut template = ChatTemplate::load(&self.tokenizer)?;
+        if let (Some(template), Some(date)) = (&mut template, self.date) {
+            template.set_date(date);
         }
-        results.push(TaskResult {
-            name: task.name.clone(),
-            items: items.len() as u64,
-            nll: items.iter().map(|item| item.nll).sum(),
-            tokens: items.iter().map(|item| item.content_tokens).sum(),
-            bytes: items.iter().map(|item| item.bytes).sum(),
-        });
+        let mut tasks = Vec::new();
+        for task in &self.tasks {
+            let items = read_task(task, &tokenizer, template.as_ref(), self.special_tokens)?;
+            tasks.push((task, items));
+        }
+        let load = LoadOptions {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            mode: Mode::Inference,
+        };
+        let predictor = Predictor::open(&self.model, &load, self.offload)?;
+        tokenizer.fits(&self.name, predictor.config().vocab_size)?;
+        let total = tasks.iter().map(|(_, items)| items.len() as u64).sum();
+        let bar = Bar::new(format!("eval {}", self.name), total, "items");
+        let mut rows = Rows::default();
+        let mut results = Vec::new();
+        tasks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        for (task, mut items) in tasks {
+            score(&predictor, &tokenizer, self.batch_tokens, &mut items, &bar)?;
+            for item in &items {
+                rows.push(&task.name, item);
+            }
+            results.push(TaskResult::of(task, &items));
+        }
+        writer.write_only(&rows.finish()?)?;
+        Ok(results)
     }
-    writer.write_only(&rows.finish()?)?;
-    Ok(results)
 }
 
-/// What changes figures besides what they are about: the type of the weights, and which tokens count.
-pub fn changing(dtype: DType, special_tokens: SpecialTokens) -> serde_json::Value {
-    // Logits of narrow weights are not rounded any more.
-    let logits = (dtype != DType::F32).then_some("f32");
-    serde_json::json!({
-        "dtype": dtype.as_str(),
-        "counts": COUNTS,
-        "logits": logits,
-        "special_tokens": special_tokens,
-    })
+impl Stage for Eval {
+    fn name(&self) -> &'static str {
+        "eval"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let mut reads = Reads::new()
+            .model(Source::Whole(Item::Model(self.model.clone())))
+            .input("tokenizer", Item::Tokenizer(self.tokenizer.clone()));
+        for task in &self.tasks {
+            reads = reads.input(format!("task {}", task.name), Item::File(task.data.clone()));
+        }
+        Ok(reads)
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::EvalItems, &self.out)]
+    }
+
+    /// The type of the weights, which tokens count, and how records are read.
+    fn changing(&self, _: Kind) -> Value {
+        // Logits of narrow weights are not rounded any more.
+        let logits = (self.dtype != DType::F32).then_some("f32");
+        let mut used = serde_json::json!({
+            "dtype": self.dtype.as_str(),
+            "counts": COUNTS,
+            "logits": logits,
+            "special_tokens": self.special_tokens,
+            "date": self.date.map(|date| date.to_string()),
+            "formats": self.tasks.iter().map(|task| task.format).collect::<Vec<_>>(),
+        });
+        let fields = self.tasks.iter().map(|task| task.fields.changing());
+        let fields: Vec<_> = fields.collect();
+        if fields.iter().any(Option::is_some) {
+            used["fields"] = serde_json::json!(fields);
+        }
+        used
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let results = self.perform(existing)?;
+        let shown = results
+            .iter()
+            .map(|result| format!("{} {:.4}", result.name, result.bits_per_byte()));
+        Ok(format!(
+            "bits per byte: {}",
+            shown.collect::<Vec<_>>().join(", ")
+        ))
+    }
 }
 
 fn check_tasks(tasks: &[Task]) -> Result<()> {
@@ -241,7 +259,7 @@ fn read_task(
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
     special_tokens: SpecialTokens,
-) -> Result<Vec<Item>> {
+) -> Result<Vec<Scored>> {
     let mut items = Vec::new();
     let (mut silent, mut unplaced) = (0, 0);
     let mut noticed = Tally::default();
@@ -264,7 +282,7 @@ fn read_task(
         let row = tokenizer.encode_transcript(&transcript, None, special_tokens)?;
         // Only what covers the content is predicted: the bytes that count are its bytes.
         let content = transcript.content_tokens(&row.byte_end);
-        items.push(Item {
+        items.push(Scored {
             id: record.source_row,
             tokens: SampleTokens {
                 sample_id: record.source_row,
@@ -311,7 +329,7 @@ fn score(
     predictor: &Predictor,
     tokenizer: &Tokenizer,
     batch_tokens: usize,
-    items: &mut [Item],
+    items: &mut [Scored],
     bar: &Bar,
 ) -> Result<()> {
     let context = predictor.config().max_position_embeddings;
@@ -379,7 +397,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn push(&mut self, task: &str, item: &Item) {
+    fn push(&mut self, task: &str, item: &Scored) {
         let values = [
             ("nll", item.nll),
             ("tokens", item.content_tokens as f64),

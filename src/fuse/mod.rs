@@ -26,14 +26,16 @@ use std::path::PathBuf;
 use arrow::datatypes::{Float64Type, UInt32Type, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::{SampleCursor, numbers};
 use crate::artifact::targets::TargetBuilder;
-use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, check_name, parts};
+use crate::artifact::{Artifact, Existing, Kind, Part, Writer, check_name, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
-use crate::units::bits_per_byte;
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::units::{Count, bits_per_byte};
 use rules::{Fuser, Problem};
 
 /// Rows per batch written.
@@ -104,63 +106,121 @@ impl Summary {
     }
 }
 
-/// Writes `targets` to `out_dir`. With `use_pivot` the first member is the pivot.
-///
-/// # Errors
-/// If the number of members does not fit the mode, artifacts are not about the same samples or
-/// vocabulary, members disagree about the next token, a figure is not a number (naming sample
-/// and position), or `out_dir` holds another result (see [`Existing`]).
-///
-/// # Memory
-/// For each thread the rows of one sample of each member, 32 bytes for each sample of a part and
-/// member, and 32,768 rows of output.
-pub fn run(
-    members: &[Member],
-    out_dir: &std::path::Path,
-    options: &FuseOptions,
-    existing: Existing,
-) -> Result<Summary> {
-    options.validate()?;
-    check_members(members, options)?;
-    let mut opened = Vec::with_capacity(members.len());
-    for member in members {
-        opened.push((
-            Artifact::open(&member.distributions, member.kind)?,
-            Artifact::open(&member.metrics, Kind::SequenceMetrics)?,
-        ));
+/// The stage: the members, and what their fusion is written to. With `use_pivot` the first member
+/// is the pivot.
+#[derive(Clone, Debug)]
+pub struct Fuse {
+    /// The members, in order.
+    pub members: Vec<Member>,
+    /// Folder of the `targets` to write.
+    pub out: PathBuf,
+    /// How.
+    pub options: FuseOptions,
+}
+
+impl Fuse {
+    /// Writes `targets`.
+    ///
+    /// # Errors
+    /// If the number of members does not fit the mode, artifacts are not about the same samples or
+    /// vocabulary, members disagree about the next token, a figure is not a number (naming sample
+    /// and position), or `out` holds another result (see [`Existing`]).
+    ///
+    /// # Memory
+    /// For each thread the rows of one sample of each member, 32 bytes for each sample of a part
+    /// and member, and 32,768 rows of output.
+    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+        self.options.validate()?;
+        check_members(&self.members, &self.options)?;
+        let opened = self.open()?;
+        let writer = stage::writer(self, Kind::Targets, &self.out, existing)?;
+        let first = &opened[0].0;
+        let bar = Bar::new("fuse", first.samples(), "samples");
+        let fusion = Fusion {
+            members: &self.members,
+            opened: &opened,
+            options: &self.options,
+        };
+        let done = parts::each_missing(first.parts(), &writer, |part| {
+            fusion.part(part, &writer, &bar)
+        })?;
+        let mut summary = Summary::new(&self.members);
+        for part in &done {
+            summary.add(part);
+        }
+        Ok(summary)
     }
-    let first = &opened[0].0;
-    let Some(vocabulary) = first.provenance().vocabulary.clone() else {
-        return Err(Error::file(first.dir(), "its footer names no vocabulary"));
-    };
-    let mut provenance = Provenance::new(Kind::Targets)
-        .vocabulary(&vocabulary)
-        .options(options.changing());
-    for (index, (member, (distributions, metrics))) in members.iter().zip(&opened).enumerate() {
-        distributions.check_vocabulary(&vocabulary)?;
-        check_draws(distributions, options)?;
-        distributions.check_same_samples(first)?;
-        metrics.check_same_samples(first)?;
-        let input = |what: &str| format!("{index} {} {what}", member.name);
-        provenance = provenance
-            .input(input("distributions"), distributions.identity())
-            .input(input("metrics"), metrics.identity());
+
+    /// The distributions and metrics of each member, which belong together.
+    fn open(&self) -> Result<Vec<(Artifact, Artifact)>> {
+        let mut opened: Vec<(Artifact, Artifact)> = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let distributions = Artifact::open(&member.distributions, member.kind)?;
+            let metrics = Artifact::open(&member.metrics, Kind::SequenceMetrics)?;
+            check_draws(&distributions, &self.options)?;
+            let first = opened.first().map_or(&distributions, |(first, _)| first);
+            if let Some(vocabulary) = &first.provenance().vocabulary {
+                distributions.check_vocabulary(vocabulary)?;
+            }
+            distributions.check_same_samples(first)?;
+            metrics.check_same_samples(first)?;
+            opened.push((distributions, metrics));
+        }
+        Ok(opened)
     }
-    let writer = Writer::create(out_dir, provenance, existing)?;
-    let bar = Bar::new("fuse", first.samples(), "samples");
-    let fusion = Fusion {
-        members,
-        opened: &opened,
-        options,
-    };
-    let done = parts::each_missing(first.parts(), &writer, |part| {
-        fusion.part(part, &writer, &bar)
-    })?;
-    let mut summary = Summary::new(members);
-    for part in &done {
-        summary.add(part);
+}
+
+impl Stage for Fuse {
+    fn name(&self) -> &'static str {
+        "fuse"
     }
-    Ok(summary)
+
+    fn reads(&self) -> Result<Reads> {
+        let mut reads = Reads::new();
+        for (index, member) in self.members.iter().enumerate() {
+            let distributions = Item::artifact(member.kind, &member.distributions);
+            if index == 0 {
+                reads = reads.vocabulary(Source::VocabularyOf(distributions.clone()));
+            }
+            let metrics = Item::artifact(Kind::SequenceMetrics, &member.metrics);
+            reads = reads
+                .input(
+                    format!("{index} {} distributions", member.name),
+                    distributions,
+                )
+                .input(format!("{index} {} metrics", member.name), metrics);
+        }
+        Ok(reads)
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::Targets, &self.out)]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        let mut used = self.options.changing();
+        // The column `winner` has their names.
+        let names: Vec<&str> = self.members.iter().map(|m| m.name.as_str()).collect();
+        used["members"] = serde_json::json!(names);
+        used
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        if summary.samples == 0 {
+            return Ok(UP_TO_DATE.to_owned());
+        }
+        let wins: Vec<String> = summary
+            .wins
+            .iter()
+            .map(|win| format!("{} {}", win.name, Count(win.sequences)))
+            .collect();
+        Ok(format!(
+            "{} targets; samples won: {}",
+            Count(summary.rows),
+            wins.join(", ")
+        ))
+    }
 }
 
 /// The rows of a sample, if the artifact has any.

@@ -81,26 +81,26 @@ pub enum PivotWins {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct FuseOptions {
-    /// Who teaches one target (default `pairwise`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode, hide_default_value = true)]
+    /// Who teaches one target.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().mode)]
     pub mode: Mode,
-    /// How a distribution is made (default `mince`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule, hide_default_value = true)]
+    /// How a distribution is made.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().rule)]
     pub rule: Rule,
-    /// What the rule is applied to (default `sequence`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().level, hide_default_value = true)]
+    /// What the rule is applied to.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().level)]
     pub level: Level,
-    /// What members are compared by (default `bpb`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric, hide_default_value = true)]
+    /// What members are compared by.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().metric)]
     pub metric: Metric,
-    /// Whether the pivot is a member, the first (default true).
-    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL", hide_default_value = true)]
+    /// Whether the pivot is a member, the first.
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = FuseOptions::default().use_pivot, value_name = "BOOL")]
     pub use_pivot: bool,
-    /// What is learnt where `mince` chooses the pivot itself (default `own`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().pivot_wins, hide_default_value = true)]
+    /// What is learnt where `mince` chooses the pivot itself.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().pivot_wins)]
     pub pivot_wins: PivotWins,
-    /// Weights of the mean (default `softmax`).
-    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights, hide_default_value = true)]
+    /// Weights of the mean.
+    #[arg(long, value_enum, default_value_t = FuseOptions::default().weights)]
     pub weights: Weights,
     /// Length of the lists, at least 1 (default: the longest of the members' at the position).
     #[arg(long)]

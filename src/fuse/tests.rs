@@ -5,9 +5,9 @@ use arrow::record_batch::RecordBatch;
 use proptest::prelude::*;
 
 use super::*;
-use crate::artifact::PartInfo;
 use crate::artifact::distribution::{Distribution, DistributionBuilder, Origin, Projection};
 use crate::artifact::targets::Targets;
+use crate::artifact::{PartInfo, Provenance};
 use crate::units::TokenId;
 
 /// A row: position, listed probabilities, negative log-likelihood of the true token (1000 and the
@@ -16,6 +16,20 @@ type Row = (u32, Vec<(TokenId, f32)>, Option<f32>);
 
 /// A fused row: position, listed probabilities, tail, winner.
 type Fused = (u32, Vec<(TokenId, f64)>, f64, String);
+
+fn run(
+    members: &[Member],
+    out: &Path,
+    options: &FuseOptions,
+    existing: Existing,
+) -> Result<Summary> {
+    let fuse = Fuse {
+        members: members.to_vec(),
+        out: out.to_path_buf(),
+        options: options.clone(),
+    };
+    fuse.perform(existing)
+}
 
 fn row(pos: u32, list: &[(TokenId, f32)], nll: impl Into<Option<f32>>) -> Row {
     (pos, list.to_vec(), nll.into())

@@ -32,14 +32,19 @@ mod vllm;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, read_part};
-use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer, digest};
+use crate::artifact::{Artifact, Existing, Kind};
 use crate::error::{Context, Error, Result};
-use crate::progress::{Bar, check_interrupt};
+use crate::progress::{Bar, check_interrupt, note, warn};
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
 use crate::text;
+use crate::units::Count;
 use crate::vocab::Vocabulary;
+use found::Opened;
 use rows::Limits;
 use samples::{Arrival, End, Lookup};
 use spool::Spool;
@@ -69,9 +74,9 @@ impl Format {
     }
 }
 
-/// What is imported, and where it goes.
+/// The stage: what is imported, and where it goes.
 #[derive(Clone, Debug)]
-pub struct ImportInputs {
+pub struct Import {
     /// Name of the model whose distributions they are, for messages.
     pub name: String,
     /// File or folder of the other program.
@@ -119,100 +124,184 @@ pub struct ImportSummary {
     pub reordered: bool,
 }
 
-/// Imports the distributions of one model, part by part.
-///
-/// # Errors
-/// Files that are damaged or of another format; samples that are not those of `tokens`, with the
-/// first difference; ids beyond the model's head; lists that are no distributions.
-///
-/// # Memory
-/// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 150 bytes for
-/// each sample, and 200 for each that comes before its turn, whose rows are kept on disk.
-pub fn run(inputs: &ImportInputs, existing: Existing) -> Result<ImportSummary> {
-    let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
-    let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
-    tokens.check_same_samples(&transcripts)?;
-    let vocabulary = Vocabulary::read(&inputs.vocab)?;
-    tokens.check_vocabulary(&vocabulary.digest)?;
-    let opened = match inputs.format {
-        Format::Distillkit => distillkit::open(&inputs.from, inputs.config.as_deref())?,
-        Format::Fuseai => fuseai::open(&inputs.from)?,
-        Format::Vllm => vllm::open(&inputs.from)?,
-    };
-    let provenance = |kind: Kind| -> Result<Provenance> {
-        let mut provenance = Provenance::new(kind)
-            .vocabulary(&vocabulary.digest)
-            .input("tokens", tokens.identity())
-            .input("transcripts", transcripts.identity());
-        for (index, file) in opened.files.iter().enumerate() {
-            provenance = provenance.input(format!("import {index}"), digest::file(file)?);
+impl ImportSummary {
+    /// Says what of the file was not as in the corpus.
+    fn tell(&self) {
+        if self.reordered {
+            note(
+                "the samples are in another order than in the corpus: they were found by their tokens",
+            );
         }
+        for (count, what) in [
+            (
+                self.end_more,
+                "samples have one end token more than in the corpus, which is left out",
+            ),
+            (
+                self.end_less,
+                "samples have one end token less than in the corpus, which then has no distribution unless the file has one for what follows",
+            ),
+            (
+                self.without,
+                "first tokens have no distribution, there was no BOS before them",
+            ),
+            (
+                self.padded,
+                "lists have ids of rows that fill up the model's head; their probability joined the tail",
+            ),
+            (
+                self.scaled,
+                "lists held more than all probability and were scaled to one",
+            ),
+            (
+                self.bounded,
+                "true tokens are not listed; they count with the most that they can have, so metrics are too good",
+            ),
+        ] {
+            if count > 0 {
+                note(format!("{} {what}", Count(count)));
+            }
+        }
+        if self.mean_with_end > 0 {
+            warn(format!(
+                "{} samples have an end token more, and only the mean over all tokens: their nll counts it as one of theirs",
+                Count(self.mean_with_end)
+            ));
+        }
+    }
+}
+
+impl Import {
+    /// What the other program stored, opened.
+    fn opened(&self) -> Result<Opened> {
+        match self.format {
+            Format::Distillkit => distillkit::open(&self.from, self.config.as_deref()),
+            Format::Fuseai => fuseai::open(&self.from),
+            Format::Vllm => vllm::open(&self.from),
+        }
+    }
+
+    /// Imports the distributions of one model, part by part.
+    ///
+    /// # Errors
+    /// Files that are damaged or of another format; samples that are not those of `tokens`, with the
+    /// first difference; ids beyond the model's head; lists that are no distributions.
+    ///
+    /// # Memory
+    /// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 150 bytes
+    /// for each sample, and 200 for each that comes before its turn, whose rows are kept on disk.
+    pub fn perform(&self, existing: Existing) -> Result<ImportSummary> {
+        let tokens = Artifact::open(&self.tokens, Kind::Tokens)?;
+        let transcripts = Artifact::open(&self.transcripts, Kind::Transcripts)?;
+        tokens.check_same_samples(&transcripts)?;
+        let vocabulary = Vocabulary::read(&self.vocab)?;
+        tokens.check_vocabulary(&vocabulary.digest)?;
+        let opened = self.opened()?;
+        let topk = stage::writer(self, Kind::Topk, &self.topk, existing)?;
+        let metrics = &self.sequence_metrics;
+        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, existing)?;
+        let mut summary = ImportSummary::default();
+        if topk.is_complete() && metrics.is_complete() {
+            return Ok(summary);
+        }
+        let filled = (vocabulary.len() / FILLED + 1) * FILLED;
+        let known = [self.head, opened.head];
+        let limits = Limits {
+            vocabulary: vocabulary.len(),
+            head: known.into_iter().flatten().fold(filled, usize::max),
+        };
+        let (from, spool) = (self.from.clone(), Spool::new(&self.topk));
+        let mut lookup = Lookup::new(from, &tokens, &vocabulary, opened.samples, spool)?;
+        let bar = Bar::new(format!("import {}", self.name), tokens.samples(), "samples");
+        let mut index = 0..;
+        for (at, part) in tokens.parts().iter().enumerate() {
+            let transcripts = text::read_transcripts(&transcripts.parts()[at])?;
+            let mut out = topk.part(part.info())?;
+            let mut rows = DistributionBuilder::topk();
+            let mut columns = SequenceMetrics::default();
+            for ((sample, transcript), index) in
+                read_part(part)?.iter().zip(&transcripts).zip(&mut index)
+            {
+                check_interrupt()?;
+                let bytes = u32::try_from(transcript.transcript.content_bytes())
+                    .map_err(|_| Error::file(&self.transcripts, "a text is larger than 4 GiB"))?;
+                let content = transcript.transcript.content_tokens(&sample.byte_end);
+                let arrival = lookup.take(index, sample)?;
+                let taken = take(limits, sample, &content, arrival, &mut rows, &mut summary)?;
+                let bytes = bytes.saturating_sub(taken.left_out);
+                columns.push(sample.sample_id, (taken.nll, taken.tokens), bytes);
+                if rows.rows() >= FLUSH_ROWS {
+                    out.write(&rows.finish()?)?;
+                }
+                bar.advance(1);
+            }
+            out.write(&rows.finish()?)?;
+            summary.rows += out.rows();
+            let mut metrics = metrics.part(part.info())?;
+            metrics.write(&columns.finish()?)?;
+            if part.info().last {
+                lookup.finish()?;
+            }
+            // Both or, after an interruption, neither: a part is done when both are there.
+            out.finish()?;
+            metrics.finish()?;
+        }
+        summary.reordered = lookup.reordered();
+        Ok(summary)
+    }
+}
+
+impl Stage for Import {
+    fn name(&self) -> &'static str {
+        "import"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let vocab = Item::artifact(Kind::Vocab, &self.vocab);
+        let mut reads = Reads::new()
+            .vocabulary(Source::VocabularyOf(vocab))
+            .input("tokens", Item::artifact(Kind::Tokens, &self.tokens))
+            .input(
+                "transcripts",
+                Item::artifact(Kind::Transcripts, &self.transcripts),
+            );
+        for (index, file) in self.opened()?.files.into_iter().enumerate() {
+            reads = reads.input(format!("import {index}"), Item::File(file));
+        }
+        Ok(reads)
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![
+            Item::artifact(Kind::Topk, &self.topk),
+            Item::artifact(Kind::SequenceMetrics, &self.sequence_metrics),
+        ]
+    }
+
+    fn changing(&self, kind: Kind) -> Value {
         let mut used = serde_json::json!({});
         if kind == Kind::SequenceMetrics {
             used["counts"] = COUNTS.into();
         }
-        if !inputs.format.has_exact_targets() {
+        if !self.format.has_exact_targets() {
             // Then a true token that is not listed has a bound, not a probability.
             used["exact_target"] = false.into();
         }
-        provenance = provenance.options(used);
-        Ok(provenance)
-    };
-    let topk = Writer::create(&inputs.topk, provenance(Kind::Topk)?, existing)?;
-    let metrics = provenance(Kind::SequenceMetrics)?;
-    let metrics = Writer::create(&inputs.sequence_metrics, metrics, existing)?;
-    let mut summary = ImportSummary::default();
-    if topk.is_complete() && metrics.is_complete() {
-        return Ok(summary);
+        used
     }
-    let filled = (vocabulary.len() / FILLED + 1) * FILLED;
-    let known = [inputs.head, opened.head];
-    let limits = Limits {
-        vocabulary: vocabulary.len(),
-        head: known.into_iter().flatten().fold(filled, usize::max),
-    };
-    let (from, spool) = (inputs.from.clone(), Spool::new(&inputs.topk));
-    let mut lookup = Lookup::new(from, &tokens, &vocabulary, opened.samples, spool)?;
-    let bar = Bar::new(
-        format!("import {}", inputs.name),
-        tokens.samples(),
-        "samples",
-    );
-    let mut index = 0..;
-    for (at, part) in tokens.parts().iter().enumerate() {
-        let transcripts = text::read_transcripts(&transcripts.parts()[at])?;
-        let mut out = topk.part(part.info())?;
-        let mut rows = DistributionBuilder::topk();
-        let mut columns = SequenceMetrics::default();
-        for ((sample, transcript), index) in
-            read_part(part)?.iter().zip(&transcripts).zip(&mut index)
-        {
-            check_interrupt()?;
-            let bytes = u32::try_from(transcript.transcript.content_bytes())
-                .map_err(|_| Error::file(&inputs.transcripts, "a text is larger than 4 GiB"))?;
-            let content = transcript.transcript.content_tokens(&sample.byte_end);
-            let arrival = lookup.take(index, sample)?;
-            let taken = take(limits, sample, &content, arrival, &mut rows, &mut summary)?;
-            let bytes = bytes.saturating_sub(taken.left_out);
-            columns.push(sample.sample_id, (taken.nll, taken.tokens), bytes);
-            if rows.rows() >= FLUSH_ROWS {
-                out.write(&rows.finish()?)?;
-            }
-            bar.advance(1);
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        if summary.samples == 0 {
+            return Ok(UP_TO_DATE.to_owned());
         }
-        out.write(&rows.finish()?)?;
-        summary.rows += out.rows();
-        let mut metrics = metrics.part(part.info())?;
-        metrics.write(&columns.finish()?)?;
-        if part.info().last {
-            lookup.finish()?;
-        }
-        // Both or, after an interruption, neither: a part is done when both are there.
-        out.finish()?;
-        metrics.finish()?;
+        summary.tell();
+        Ok(format!(
+            "{} samples, {} distributions",
+            Count(summary.samples),
+            Count(summary.rows)
+        ))
     }
-    summary.reordered = lookup.reordered();
-    Ok(summary)
 }
 
 /// The figures of a sample.

@@ -22,17 +22,19 @@ mod tests;
 pub use edits::{EditIndex, Nearest};
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::artifact::token_map::{self, MapMethod, MapRow};
-use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
+use crate::artifact::{Artifact, Existing, Kind};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
-use crate::units::TokenId;
-use crate::vocab::{Kind as TokenKind, Role, Token, Vocabulary, distance};
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::units::{Count, TokenId};
+use crate::vocab::{Kind as TokenKind, Role, Token, Vocabularies, Vocabulary, distance};
 
 /// Source tokens that are mapped between two looks for an interrupt.
 const CHUNK: usize = 1024;
@@ -80,11 +82,11 @@ impl Method {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapOptions {
-    /// The rule for tokens without an exact counterpart (default `prefix`).
-    #[arg(long, value_enum, default_value_t = MapOptions::default().method, hide_default_value = true)]
+    /// The rule for tokens without an exact counterpart.
+    #[arg(long, value_enum, default_value_t = MapOptions::default().method)]
     pub method: Method,
-    /// How many of the ranks projection follows, splitting by weight (default 1, at least 1).
-    #[arg(long, default_value_t = MapOptions::default().width, hide_default_value = true)]
+    /// How many of the ranks projection follows, splitting by weight; at least 1.
+    #[arg(long, default_value_t = MapOptions::default().width)]
     pub width: u16,
 }
 
@@ -110,17 +112,16 @@ impl MapOptions {
     }
 }
 
-/// What a map is made from.
-pub struct MapInputs<'a> {
-    /// The source's vocabulary.
-    pub source: &'a Vocabulary,
-    /// The pivot's vocabulary.
-    pub pivot: &'a Vocabulary,
-    /// The first token with which the pivot's tokenizer starts some bytes in mid-text
-    /// ([`crate::vocab::Tokenizer::first_token`]).
-    pub first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
+/// The stage: two vocabularies, and what their map is written to.
+pub struct Map<'a> {
+    /// The vocabularies.
+    pub vocabularies: Vocabularies<'a>,
     /// The `alignment` artifact; needed by [`Method::Ms`], not read otherwise.
-    pub alignment: Option<&'a Path>,
+    pub alignment: Option<PathBuf>,
+    /// Folder of the `token_map` to write.
+    pub out: PathBuf,
+    /// How.
+    pub options: MapOptions,
 }
 
 /// What was mapped; empty where the map was there already.
@@ -134,57 +135,96 @@ pub struct Summary {
     pub methods: [u64; 5],
 }
 
-/// Writes `token_map` to `out_dir`.
-///
-/// # Errors
-/// If the alignment belongs to other vocabularies or is missing for [`Method::Ms`]; if `out_dir`
-/// holds another result (see [`Existing`]).
-///
-/// # Memory
-/// The distinct aligned pairs, and an index of the pivot's vocabulary (about its own size).
-pub fn run(
-    inputs: &MapInputs<'_>,
-    out_dir: &Path,
-    options: &MapOptions,
-    existing: Existing,
-) -> Result<Summary> {
-    options.validate()?;
-    let mut provenance = Provenance::new(Kind::TokenMap)
-        .vocabulary(&inputs.pivot.digest)
-        .input("source_vocabulary", &inputs.source.digest)
-        .options(serde_json::json!(options));
-    let alignment = match (options.method, inputs.alignment) {
-        (Method::Ms, Some(dir)) => {
-            let alignment = Artifact::open(dir, Kind::Alignment)?;
-            check_vocabularies(&alignment, inputs)?;
-            provenance = provenance.input("alignment", alignment.identity());
-            Some(alignment)
-        }
-        (Method::Ms, None) => {
-            return Err(
-                Error::usage("the map `ms` counts an alignment, none is given")
-                    .remedy("run `align` first, or use `method: prefix`"),
-            );
-        }
-        _ => None,
-    };
-    let writer = Writer::create(out_dir, provenance, existing)?;
-    if writer.is_complete() {
-        return Ok(Summary::default());
+impl Map<'_> {
+    /// The alignment, if it is counted.
+    fn counted(&self) -> Option<&Path> {
+        let alignment = self.alignment.as_deref();
+        alignment.filter(|_| self.options.method.counts())
     }
-    let counted = match &alignment {
-        Some(alignment) => counts::aligned_pairs(alignment)?,
-        None => Vec::new(),
-    };
-    let rows = map(inputs, options, counted)?;
-    writer.write_only(&token_map::to_batch(&rows)?)?;
-    Ok(summary(inputs.source, &rows))
+
+    /// Writes `token_map`.
+    ///
+    /// # Errors
+    /// If the alignment belongs to other vocabularies or is missing for [`Method::Ms`]; if `out`
+    /// holds another result (see [`Existing`]).
+    ///
+    /// # Memory
+    /// The distinct aligned pairs, and an index of the pivot's vocabulary (about its own size).
+    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+        self.options.validate()?;
+        let alignment = match self.counted() {
+            Some(dir) => {
+                let alignment = Artifact::open(dir, Kind::Alignment)?;
+                check_vocabularies(&alignment, &self.vocabularies)?;
+                Some(alignment)
+            }
+            None if self.options.method.counts() => {
+                return Err(
+                    Error::usage("the map `ms` counts an alignment, none is given")
+                        .remedy("run `align` first, or use `method: prefix`"),
+                );
+            }
+            None => None,
+        };
+        let writer = stage::writer(self, Kind::TokenMap, &self.out, existing)?;
+        if writer.is_complete() {
+            return Ok(Summary::default());
+        }
+        let mut counted = Vec::new();
+        if let Some(alignment) = &alignment {
+            counted = counts::aligned_pairs(alignment)?;
+            check_ids(&counted, &self.vocabularies, alignment.dir())?;
+        }
+        let rows = map(&self.vocabularies, &self.options, counted)?;
+        writer.write_only(&token_map::to_batch(&rows)?)?;
+        Ok(summary(self.vocabularies.source, &rows))
+    }
 }
 
-fn check_vocabularies(alignment: &Artifact, inputs: &MapInputs<'_>) -> Result<()> {
-    alignment.check_vocabulary(&inputs.pivot.digest)?;
+impl Stage for Map<'_> {
+    fn name(&self) -> &'static str {
+        "map"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let alignment = self.counted();
+        Ok(Reads::new()
+            .vocabulary(Source::Known(self.vocabularies.pivot.digest.clone()))
+            .fact(
+                "source_vocabulary",
+                Source::Known(self.vocabularies.source.digest.clone()),
+            )
+            .maybe(
+                "alignment",
+                alignment.map(|dir| Item::artifact(Kind::Alignment, dir)),
+            ))
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::TokenMap, &self.out)]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        serde_json::json!(self.options)
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        Ok(match summary.tokens {
+            0 => UP_TO_DATE.to_owned(),
+            tokens => format!(
+                "{} ids, {} without a counterpart",
+                Count(tokens),
+                Count(summary.unmapped)
+            ),
+        })
+    }
+}
+
+fn check_vocabularies(alignment: &Artifact, vocabularies: &Vocabularies<'_>) -> Result<()> {
+    alignment.check_vocabulary(&vocabularies.pivot.digest)?;
     let found = alignment.provenance().inputs.get("source_vocabulary");
-    if found == Some(&inputs.source.digest) {
+    if found == Some(&vocabularies.source.digest) {
         return Ok(());
     }
     Err(Error::file(
@@ -192,10 +232,30 @@ fn check_vocabularies(alignment: &Artifact, inputs: &MapInputs<'_>) -> Result<()
         format!(
             "it aligns the source vocabulary `{}`, expected `{}`",
             found.map_or("unknown", String::as_str),
-            inputs.source.digest
+            vocabularies.source.digest
         ),
     )
     .remedy("it was made with another tokenizer; run `align` again with this one"))
+}
+
+/// Fails if a counted pair has an id beyond its vocabulary.
+fn check_ids(
+    counted: &[(TokenId, TokenId, u64)],
+    vocabularies: &Vocabularies<'_>,
+    alignment: &Path,
+) -> Result<()> {
+    let (sources, pivots) = (vocabularies.source.len(), vocabularies.pivot.len());
+    let beyond = |(source, pivot, _): &&(TokenId, TokenId, u64)| {
+        *source as usize >= sources || *pivot as usize >= pivots
+    };
+    match counted.iter().find(beyond) {
+        None => Ok(()),
+        Some((source, pivot, _)) => Err(Error::file(
+            alignment,
+            format!("pairs token {source} with {pivot}, one of which is beyond its vocabulary"),
+        )
+        .remedy("run `align` again")),
+    }
 }
 
 fn summary(source: &Vocabulary, rows: &[MapRow]) -> Summary {
@@ -210,36 +270,25 @@ fn summary(source: &Vocabulary, rows: &[MapRow]) -> Summary {
 }
 
 /// The map as rows sorted by `source_id`, `rank`. `counted` holds the aligned pairs (source id,
-/// pivot id, count) in any order.
+/// pivot id, count) in any order, ids within their vocabularies.
 ///
 /// # Errors
-/// An interrupt; a counted id beyond its vocabulary.
+/// An interrupt.
 pub fn map(
-    inputs: &MapInputs<'_>,
+    vocabularies: &Vocabularies<'_>,
     options: &MapOptions,
     mut counted: Vec<(TokenId, TokenId, u64)>,
 ) -> Result<Vec<MapRow>> {
     counted.sort_unstable();
-    let beyond = |(source, pivot, _): &&(u32, u32, u64)| {
-        *source as usize >= inputs.source.len() || *pivot as usize >= inputs.pivot.len()
-    };
-    if let Some((source, pivot, _)) = counted.iter().find(beyond) {
-        let alignment = inputs.alignment.unwrap_or(Path::new("alignment"));
-        return Err(Error::file(
-            alignment,
-            format!("pairs token {source} with {pivot}, one of which is beyond its vocabulary"),
-        )
-        .remedy("run `align` again"));
-    }
     let mapper = Mapper {
-        inputs,
+        vocabularies,
         method: options.method,
         counted,
-        exact: by_bytes(inputs.pivot, false),
-        specials: by_bytes(inputs.pivot, true),
+        exact: by_bytes(vocabularies.pivot, false),
+        specials: by_bytes(vocabularies.pivot, true),
         edits: std::sync::OnceLock::new(),
     };
-    let ids: Vec<TokenId> = (0..inputs.source.len() as u32).collect();
+    let ids: Vec<TokenId> = (0..vocabularies.source.len() as u32).collect();
     let bar = Bar::new("map", ids.len() as u64, "tokens");
     let chunks: Result<Vec<Vec<MapRow>>> = ids
         .par_chunks(CHUNK)
@@ -274,7 +323,7 @@ fn by_bytes(vocabulary: &Vocabulary, special: bool) -> HashMap<&[u8], TokenId> {
 }
 
 struct Mapper<'a> {
-    inputs: &'a MapInputs<'a>,
+    vocabularies: &'a Vocabularies<'a>,
     method: Method,
     /// Sorted by source id.
     counted: Vec<(TokenId, TokenId, u64)>,
@@ -287,7 +336,7 @@ struct Mapper<'a> {
 impl Mapper<'_> {
     /// The rows of one source token.
     fn rows(&self, id: TokenId) -> Vec<MapRow> {
-        let Some(token) = self.inputs.source.token(id) else {
+        let Some(token) = self.vocabularies.source.token(id) else {
             return Vec::new();
         };
         let begin = self.counted.partition_point(|pair| pair.0 < id);
@@ -321,13 +370,15 @@ impl Mapper<'_> {
             }
         }
         if self.method.tokenises()
-            && let Some(pivot_id) = (self.inputs.first_token)(&token.bytes)
+            && let Some(pivot_id) = (self.vocabularies.first_token)(&token.bytes)
             && self.is_text(pivot_id)
         {
             return only(pivot_id, MapMethod::Prefix);
         }
         if self.method != Method::Em {
-            let edits = self.edits.get_or_init(|| EditIndex::new(self.inputs.pivot));
+            let edits = self
+                .edits
+                .get_or_init(|| EditIndex::new(self.vocabularies.pivot));
             if let Some(nearest) = edits.nearest(&token.bytes) {
                 return only(nearest.id, MapMethod::Edited);
             }
@@ -338,7 +389,7 @@ impl Mapper<'_> {
     /// The pivot's token of the same role, or, for special tokens without one, the special token
     /// of the same spelling.
     fn special(&self, id: TokenId, token: &Token) -> Option<TokenId> {
-        let (source, pivot) = (self.inputs.source, self.inputs.pivot);
+        let (source, pivot) = (self.vocabularies.source, self.vocabularies.pivot);
         let by_role = ROLES
             .into_iter()
             .filter(|role| source.id_with_role(*role) == Some(id))
@@ -351,7 +402,7 @@ impl Mapper<'_> {
 
     /// Whether an id of the pivot stands for text.
     fn is_text(&self, pivot_id: TokenId) -> bool {
-        let token = self.inputs.pivot.token(pivot_id);
+        let token = self.vocabularies.pivot.token(pivot_id);
         token.is_some_and(|token| !token.special)
     }
 
@@ -385,7 +436,7 @@ impl Mapper<'_> {
     }
 
     fn distance(&self, token: &Token, pivot_id: TokenId) -> u16 {
-        let edits = distance(&token.bytes, self.inputs.pivot.bytes(pivot_id));
+        let edits = distance(&token.bytes, self.vocabularies.pivot.bytes(pivot_id));
         u16::try_from(edits).unwrap_or(u16::MAX)
     }
 }

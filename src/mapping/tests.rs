@@ -1,8 +1,8 @@
 use std::collections::HashMap as Map;
 
 use super::*;
-use crate::artifact::PartInfo;
 use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
+use crate::artifact::{PartInfo, Provenance, Writer};
 
 fn token(bytes: &str, kind: TokenKind) -> Token {
     Token {
@@ -72,11 +72,10 @@ fn greedy(vocabulary: &Vocabulary, bytes: &[u8]) -> Option<TokenId> {
 
 fn rows(method: Method, counted: &[(u32, u32, u64)]) -> Vec<MapRow> {
     let (source, pivot) = (source(), pivot());
-    let inputs = MapInputs {
+    let inputs = Vocabularies {
         source: &source,
         pivot: &pivot,
-        first_token: &|bytes| greedy(&pivot, bytes),
-        alignment: None,
+        first_token: Box::new(|bytes| greedy(&pivot, bytes)),
     };
     let options = MapOptions { method, width: 1 };
     map(&inputs, &options, counted.to_vec()).unwrap()
@@ -142,11 +141,10 @@ fn what_is_left_follows_the_method() {
 #[test]
 fn a_vocabulary_maps_to_itself_and_counted_order_does_not_matter() {
     let pivot = pivot();
-    let inputs = MapInputs {
+    let inputs = Vocabularies {
         source: &pivot,
         pivot: &pivot,
-        first_token: &|_| None,
-        alignment: None,
+        first_token: Box::new(|_| None),
     };
     for row in map(&inputs, &MapOptions::default(), Vec::new()).unwrap() {
         assert_eq!(
@@ -157,7 +155,7 @@ fn a_vocabulary_maps_to_itself_and_counted_order_does_not_matter() {
     }
     let (a, b) = ([(3, 4, 2), (3, 5, 2)], [(3, 5, 2), (3, 4, 2)]);
     assert_eq!(rows(Method::Ms, &a), rows(Method::Ms, &b));
-    let error = map(&inputs, &MapOptions::default(), vec![(8, 0, 1)]).unwrap_err();
+    let error = check_ids(&[(8, 0, 1)], &inputs, Path::new("a")).unwrap_err();
     assert!(
         error.to_string().contains("beyond its vocabulary"),
         "{error}"
@@ -209,18 +207,23 @@ fn the_stage_counts_an_alignment_and_writes_the_map() {
     assert_eq!(found, counts::simple(&artifact).unwrap());
 
     let (source, pivot) = (source(), pivot());
-    let inputs = MapInputs {
-        source: &source,
-        pivot: &pivot,
-        first_token: &|bytes| greedy(&pivot, bytes),
-        alignment: Some(&aligned),
-    };
-    let options = MapOptions {
-        method: Method::Ms,
-        width: 2,
-    };
     let out = dir.path().join("map");
-    let summary = run(&inputs, &out, &options, Existing::Refuse).unwrap();
+    let stage = |source, alignment: Option<&Path>| super::Map {
+        vocabularies: Vocabularies {
+            source,
+            pivot: &pivot,
+            first_token: Box::new(|bytes| greedy(&pivot, bytes)),
+        },
+        alignment: alignment.map(Path::to_path_buf),
+        out: out.clone(),
+        options: MapOptions {
+            method: Method::Ms,
+            width: 2,
+        },
+    };
+    let summary = stage(&source, Some(&aligned))
+        .perform(Existing::Refuse)
+        .unwrap();
     assert_eq!((summary.tokens, summary.unmapped), (7, 1));
     assert_eq!(summary.methods, [3, 1, 2, 0, 0]);
     let map = token_map::read(&Artifact::open(&out, Kind::TokenMap).unwrap()).unwrap();
@@ -235,17 +238,11 @@ fn the_stage_counts_an_alignment_and_writes_the_map() {
     );
 
     let other = vocabulary("other", source.tokens.clone());
-    let inputs = MapInputs {
-        source: &other,
-        ..inputs
-    };
-    let error = run(&inputs, &out, &options, Existing::Replace).unwrap_err();
+    let error = stage(&other, Some(&aligned))
+        .perform(Existing::Replace)
+        .unwrap_err();
     assert!(error.to_string().contains("expected `other`"), "{error}");
-    let inputs = MapInputs {
-        alignment: None,
-        ..inputs
-    };
-    let error = run(&inputs, &out, &options, Existing::Replace).unwrap_err();
+    let error = stage(&other, None).perform(Existing::Replace).unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
 
@@ -270,12 +267,7 @@ fn maps_between_real_vocabularies_are_complete() {
         .collect();
     for source in &tokenizers {
         for pivot in &tokenizers {
-            let inputs = MapInputs {
-                source: source.vocabulary(),
-                pivot: pivot.vocabulary(),
-                first_token: &|bytes| pivot.first_token(bytes),
-                alignment: None,
-            };
+            let inputs = Vocabularies::of(source, pivot);
             for method in [Method::Mined, Method::Prefix] {
                 let options = MapOptions { method, width: 1 };
                 let rows = map(&inputs, &options, Vec::new()).unwrap();

@@ -33,6 +33,7 @@ mod run;
 mod select;
 mod shapes;
 mod single;
+mod stage;
 mod stats;
 mod vector;
 mod vocabulary;
@@ -42,6 +43,7 @@ pub use extract::{ExtractOptions, Extracted, extract};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
 pub use single::merge_elements;
+pub use stage::Merge;
 pub use stats::write_stats;
 pub use vocabulary::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
 

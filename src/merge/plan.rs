@@ -19,14 +19,14 @@ use crate::units::{Bytes, Count};
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct MergeOptions {
-    /// Most bytes of tensors in one output file (default 5 GB, as Hugging Face has it).
-    #[arg(long, default_value_t = MergeOptions::default().out_shard_size, hide_default_value = true)]
+    /// Most bytes of tensors in one output file (5 GB, as Hugging Face has it).
+    #[arg(long, default_value_t = MergeOptions::default().out_shard_size)]
     pub out_shard_size: u64,
-    /// Elements that a thread works on at a time (default 262,144); rounded up to blocks of
+    /// Elements that a thread works on at a time, rounded up to blocks of
     /// 65,536.
-    #[arg(long, default_value_t = MergeOptions::default().chunk, hide_default_value = true)]
+    #[arg(long, default_value_t = MergeOptions::default().chunk)]
     pub chunk: usize,
-    /// Replace an output folder that holds a model (default false).
+    /// Replace an output folder that holds a model.
     #[arg(long)]
     pub force: bool,
 }

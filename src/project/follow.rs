@@ -23,8 +23,6 @@ const NOWHERE: u32 = u32::MAX;
 /// Pivot ids with their shares, by source id.
 #[derive(Debug)]
 pub(super) struct Follow {
-    /// Identity of the map.
-    pub(super) identity: String,
     /// By source id, in one word each: the ids of a row lie all over the table, and each is a visit
     /// to memory. A pivot id, a group, or [`NOWHERE`].
     ways: Vec<u32>,
@@ -49,25 +47,20 @@ impl Follow {
     ) -> Result<Self> {
         let width = artifact.provenance().options.get("width");
         let width = width.and_then(serde_json::Value::as_u64).unwrap_or(1);
-        Self::from_rows(rows, width, source_ids, pivot_ids)
-            .map(|follow| Self {
-                identity: artifact.identity().to_owned(),
-                ..follow
-            })
-            .map_err(|row| {
-                Error::input(
-                    format!(
-                        "{} source token {}",
-                        artifact.dir().display(),
-                        row.source_id
-                    ),
-                    format!(
-                        "maps to token {}, one of which is beyond its vocabulary",
-                        row.pivot_id
-                    ),
-                )
-                .remedy("run `map` again")
-            })
+        Self::from_rows(rows, width, source_ids, pivot_ids).map_err(|row| {
+            Error::input(
+                format!(
+                    "{} source token {}",
+                    artifact.dir().display(),
+                    row.source_id
+                ),
+                format!(
+                    "maps to token {}, one of which is beyond its vocabulary",
+                    row.pivot_id
+                ),
+            )
+            .remedy("run `map` again")
+        })
     }
 
     /// The same from rows; fails with a row that is beyond a vocabulary.
@@ -78,7 +71,6 @@ impl Follow {
         pivot_ids: usize,
     ) -> std::result::Result<Self, MapRow> {
         let mut follow = Self {
-            identity: String::new(),
             ways: vec![NOWHERE; source_ids],
             begins: vec![0],
             entries: Vec::new(),

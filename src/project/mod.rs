@@ -47,21 +47,23 @@ mod warped;
 
 pub use summary::{Quality, Summary};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::artifact::alignment::Links;
 use crate::artifact::distribution::{DistributionBuilder, Distributions, Projection};
 use crate::artifact::rows::SampleCursor;
 use crate::artifact::token_map::{self, MapRow};
 use crate::artifact::tokens::{self, SampleTokens};
-use crate::artifact::{Artifact, Existing, Kind, Part, Provenance, Writer, parts};
+use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
 use crate::text;
-use crate::units::TokenId;
-use crate::vocab::Vocabulary;
+use crate::units::Count;
+use crate::vocab::Vocabularies;
 use counts::PairCounts;
 use first::FirstTokens;
 use follow::Follow;
@@ -107,16 +109,16 @@ pub struct ProjectOptions {
     /// the pivot's `topk` is there, else `first`).
     #[arg(long, value_enum)]
     pub short: Option<Short>,
-    /// What stands where there is no distribution (default `one_hot`).
-    #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback, hide_default_value = true)]
+    /// What stands where there is no distribution.
+    #[arg(long, value_enum, default_value_t = ProjectOptions::default().fallback)]
     pub fallback: Fallback,
-    /// Share of the listed probability that must find a place in the pivot's vocabulary, in [0, 1]
-    /// (default 0.3); a position with less uses the fallback.
-    #[arg(long, default_value_t = ProjectOptions::default().min_mass, hide_default_value = true)]
+    /// Share of the listed probability that must find a place in the pivot's vocabulary, in [0, 1];
+    /// a position with less uses the fallback.
+    #[arg(long, default_value_t = ProjectOptions::default().min_mass)]
     pub min_mass: f32,
-    /// Probability of what has been read since the source's readings were one, in [0, 1] (default
-    /// 1e-12); with less, what is left of its lists is thin, and the fallback stands.
-    #[arg(long, default_value_t = ProjectOptions::default().min_read, hide_default_value = true)]
+    /// Probability of what has been read since the source's readings were one, in [0, 1];
+    /// with less, what is left of its lists is thin, and the fallback stands.
+    #[arg(long, default_value_t = ProjectOptions::default().min_read)]
     pub min_read: f64,
     /// Length of the lists, at least 1, besides the token that follows (default: that of the
     /// source's longest row).
@@ -183,29 +185,31 @@ impl ProjectOptions {
     }
 }
 
-/// What a projection is made from.
-pub struct ProjectInputs<'a> {
+/// The stage: a source's distributions and how its tokens belong to the pivot's, and what is
+/// written.
+pub struct Project<'a> {
     /// The source's `topk`.
-    pub topk: &'a Path,
+    pub topk: PathBuf,
     /// The `alignment` of source and pivot.
-    pub alignment: &'a Path,
+    pub alignment: PathBuf,
     /// The `token_map`; its option `width` says how many ranks are followed.
-    pub token_map: &'a Path,
+    pub token_map: PathBuf,
     /// The pivot's `tokens`.
-    pub pivot_tokens: &'a Path,
+    pub pivot_tokens: PathBuf,
     /// The source's `tokens`.
-    pub source_tokens: &'a Path,
+    pub source_tokens: PathBuf,
     /// The `transcripts` of the pivot.
-    pub transcripts: &'a Path,
-    /// The source's vocabulary.
-    pub source: &'a Vocabulary,
-    /// The pivot's vocabulary.
-    pub pivot: &'a Vocabulary,
-    /// The first token with which the pivot's tokenizer starts some bytes in mid-text
-    /// ([`crate::vocab::Tokenizer::first_token`]).
-    pub first_token: &'a (dyn Fn(&[u8]) -> Option<TokenId> + Sync),
+    pub transcripts: PathBuf,
+    /// The vocabularies.
+    pub vocabularies: Vocabularies<'a>,
     /// The pivot's own `topk`: for `short: pivot`, and to compare with in [`Summary`].
-    pub pivot_topk: Option<&'a Path>,
+    pub pivot_topk: Option<PathBuf>,
+    /// Whether the alignment is of `spans: dtw`.
+    pub warped: bool,
+    /// Folder of the `projected` to write.
+    pub out: PathBuf,
+    /// How.
+    pub options: ProjectOptions,
 }
 
 /// How the positions were aligned, which decides what a link means.
@@ -219,8 +223,7 @@ enum Matching {
 
 /// The opened inputs.
 struct Opened<'a> {
-    inputs: &'a ProjectInputs<'a>,
-    options: &'a ProjectOptions,
+    stage: &'a Project<'a>,
     topk: Artifact,
     alignment: Artifact,
     tokens: Artifact,
@@ -234,78 +237,114 @@ struct Opened<'a> {
     matching: Matching,
 }
 
-/// Writes `projected` to `out_dir`.
-///
-/// # Errors
-/// If the artifacts are not about the same samples, tokens or vocabularies, the pivot's `topk` is
-/// not there but asked for, a log-probability is not a number (naming sample and position), or
-/// `out_dir` holds another result (see [`Existing`]).
-///
-/// # Memory
-/// The map, the spellings of both vocabularies and 16 bytes for each of their tokens, 4 bytes for
-/// each token of the source and each byte of it, with `spans: dtw` and `map: ms` 16 bytes for each
-/// distinct pair of linked tokens; and for each thread one part of both models' tokens (9 bytes a
-/// token) and of the transcripts, the rows of one sample, 4,096 rows of output, and up to 131,072
-/// distinct readings and as many ways in which they may go on.
-pub fn run(
-    inputs: &ProjectInputs<'_>,
-    out_dir: &Path,
-    options: &ProjectOptions,
-    existing: Existing,
-) -> Result<Summary> {
-    options.validate()?;
-    let opened = Opened::open(inputs, options)?;
-    let warped = matches!(opened.matching, Matching::Dtw(_));
-    let mut provenance = Provenance::new(Kind::Projected)
-        .vocabulary(&inputs.pivot.digest)
-        .input("topk", opened.topk.identity())
-        .input("alignment", opened.alignment.identity())
-        .input("pivot_tokens", opened.tokens.identity())
-        .input("token_map", &opened.follow.identity)
-        .options(options.changing(warped, opened.pivot_topk.is_some()));
-    if let (Short::Pivot, false) = (opened.short(), warped)
-        && let Some(own) = &opened.pivot_topk
-    {
-        provenance = provenance.input("pivot_topk", own.identity());
+impl Project<'_> {
+    /// Writes `projected`.
+    ///
+    /// # Errors
+    /// If the artifacts are not about the same samples, tokens or vocabularies, the pivot's `topk`
+    /// is not there but asked for, a log-probability is not a number (naming sample and position),
+    /// or `out` holds another result (see [`Existing`]).
+    ///
+    /// # Memory
+    /// The map, the spellings of both vocabularies and 16 bytes for each of their tokens, 4 bytes
+    /// for each token of the source and each byte of it, with `spans: dtw` and `map: ms` 16 bytes for
+    /// each distinct pair of linked tokens; and for each thread one part of both models' tokens (9
+    /// bytes a token) and of the transcripts, the rows of one sample, 4,096 rows of output, and up
+    /// to 131,072 distinct readings and as many ways in which they may go on.
+    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+        self.options.validate()?;
+        let opened = Opened::open(self)?;
+        let writer = stage::writer(self, Kind::Projected, &self.out, existing)?;
+        let bar = Bar::new("project", opened.tokens.samples(), "samples");
+        let (source, pivot) = (self.vocabularies.source, self.vocabularies.pivot);
+        let spellings = (Spellings::new(source), Spellings::new(pivot));
+        let first_token = &*self.vocabularies.first_token;
+        let mut first = FirstTokens::new(first_token, &spellings.0, &spellings.1);
+        if !opened.by_map {
+            first.learn(&opened.map);
+        }
+        let shared = Shared {
+            source,
+            pivot,
+            spellings: (&spellings.0, &spellings.1),
+            first: &first,
+            follow: &opened.follow,
+            matching: &opened.matching,
+            by_map: opened.by_map,
+        };
+        let done = parts::each_missing(opened.tokens.parts(), &writer, |part| {
+            opened.project_part(part, &shared, &writer, &bar)
+        })?;
+        let mut summary = Summary::default();
+        for part in &done {
+            summary.add(part);
+        }
+        Ok(summary)
     }
-    if let Some(model) = &opened.topk.provenance().model {
-        provenance = provenance.model(model);
+
+    /// What becomes of short readings.
+    fn short(&self) -> Short {
+        self.options.short(self.pivot_topk.is_some())
     }
-    let writer = Writer::create(out_dir, provenance, existing)?;
-    let bar = Bar::new("project", opened.tokens.samples(), "samples");
-    let spellings = (Spellings::new(inputs.source), Spellings::new(inputs.pivot));
-    let mut first = FirstTokens::new(inputs.first_token, &spellings.0, &spellings.1);
-    if !opened.by_map {
-        first.learn(&opened.map);
+}
+
+impl Stage for Project<'_> {
+    fn name(&self) -> &'static str {
+        "project"
     }
-    let shared = Shared {
-        source: inputs.source,
-        pivot: inputs.pivot,
-        spellings: (&spellings.0, &spellings.1),
-        first: &first,
-        follow: &opened.follow,
-        matching: &opened.matching,
-        by_map: opened.by_map,
-    };
-    let done = parts::each_missing(opened.tokens.parts(), &writer, |part| {
-        opened.project_part(part, &shared, &writer, &bar)
-    })?;
-    let mut summary = Summary::default();
-    for part in &done {
-        summary.add(part);
+
+    fn reads(&self) -> Result<Reads> {
+        let tokens = |dir: &Path| Item::artifact(Kind::Tokens, dir);
+        let own = self.pivot_topk.as_deref();
+        let own = own.filter(|_| !self.warped && self.short() == Short::Pivot);
+        let digest = &self.vocabularies.pivot.digest;
+        Ok(Reads::new()
+            .vocabulary(Source::Known(digest.clone()))
+            .model(Source::ModelOf(Item::artifact(Kind::Topk, &self.topk)))
+            .input("topk", Item::artifact(Kind::Topk, &self.topk))
+            .input(
+                "alignment",
+                Item::artifact(Kind::Alignment, &self.alignment),
+            )
+            .input("token_map", Item::artifact(Kind::TokenMap, &self.token_map))
+            .input("pivot_tokens", tokens(&self.pivot_tokens))
+            .also(tokens(&self.source_tokens))
+            .also(Item::artifact(Kind::Transcripts, &self.transcripts))
+            .maybe("pivot_topk", own.map(|dir| Item::artifact(Kind::Topk, dir))))
     }
-    Ok(summary)
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::Projected, &self.out)]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        self.options
+            .changing(self.warped, self.pivot_topk.is_some())
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        Ok(match summary.cross_entropies() {
+            _ if summary.positions == 0 => UP_TO_DATE.to_owned(),
+            Some((projected, own)) => format!(
+                "{} positions, cross-entropy {projected:.3} nats, the pivot's own {own:.3}",
+                Count(summary.positions)
+            ),
+            None => format!("{} positions", Count(summary.positions)),
+        })
+    }
 }
 
 impl<'a> Opened<'a> {
-    fn open(inputs: &'a ProjectInputs<'a>, options: &'a ProjectOptions) -> Result<Self> {
-        let tokens = Artifact::open(inputs.pivot_tokens, Kind::Tokens)?;
-        tokens.check_vocabulary(&inputs.pivot.digest)?;
-        let source_tokens = Artifact::open(inputs.source_tokens, Kind::Tokens)?;
-        source_tokens.check_vocabulary(&inputs.source.digest)?;
-        let transcripts = Artifact::open(inputs.transcripts, Kind::Transcripts)?;
-        let topk = Artifact::open(inputs.topk, Kind::Topk)?;
-        topk.check_vocabulary(&inputs.source.digest)?;
+    fn open(stage: &'a Project<'a>) -> Result<Self> {
+        let vocabularies = &stage.vocabularies;
+        let tokens = Artifact::open(&stage.pivot_tokens, Kind::Tokens)?;
+        tokens.check_vocabulary(&vocabularies.pivot.digest)?;
+        let source_tokens = Artifact::open(&stage.source_tokens, Kind::Tokens)?;
+        source_tokens.check_vocabulary(&vocabularies.source.digest)?;
+        let transcripts = Artifact::open(&stage.transcripts, Kind::Transcripts)?;
+        let topk = Artifact::open(&stage.topk, Kind::Topk)?;
+        topk.check_vocabulary(&vocabularies.source.digest)?;
         if topk.holds_draws() {
             return Err(Error::file(
                 topk.dir(),
@@ -313,12 +352,12 @@ impl<'a> Opened<'a> {
             )
             .remedy("score sources of another vocabulary with `mode: top`"));
         }
-        let alignment = Artifact::open(inputs.alignment, Kind::Alignment)?;
-        let map = Artifact::open(inputs.token_map, Kind::TokenMap)?;
+        let alignment = Artifact::open(&stage.alignment, Kind::Alignment)?;
+        let map = Artifact::open(&stage.token_map, Kind::TokenMap)?;
         for artifact in [&alignment, &map] {
-            check_pair(artifact, inputs)?;
+            check_pair(artifact, vocabularies)?;
         }
-        let pivot_topk = match (inputs.pivot_topk, options.short) {
+        let pivot_topk = match (&stage.pivot_topk, stage.options.short) {
             (Some(dir), _) => Some(Artifact::open(dir, Kind::Topk)?),
             (None, Some(Short::Pivot)) => {
                 return Err(Error::usage("`short: pivot` needs the pivot's own `topk`")
@@ -337,16 +376,20 @@ impl<'a> Opened<'a> {
         check_made_from(&topk, "tokens", &source_tokens, "score")?;
         check_made_from(&tokens, "transcripts", &transcripts, "corpus")?;
         if let Some(pivot_topk) = &pivot_topk {
-            pivot_topk.check_vocabulary(&inputs.pivot.digest)?;
+            pivot_topk.check_vocabulary(&vocabularies.pivot.digest)?;
             check_made_from(pivot_topk, "tokens", &tokens, "score")?;
         }
         let rows = token_map::read(&map)?;
-        let follow = Follow::new(&map, &rows, inputs.source.len(), inputs.pivot.len())?;
+        let follow = Follow::new(
+            &map,
+            &rows,
+            vocabularies.source.len(),
+            vocabularies.pivot.len(),
+        )?;
         let option = |artifact: &Artifact, key: &str, value: &str| {
-            let found = artifact.provenance().options.get(key);
-            found.and_then(serde_json::Value::as_str) == Some(value)
+            artifact.provenance().options[key] == value
         };
-        let matching = match option(&alignment, "spans", "dtw") {
+        let matching = match is_warped(&alignment) {
             false => Matching::Offsets,
             true if option(&map, "method", "ms") => {
                 Matching::Dtw(Some(PairCounts::of_alignment(&alignment)?))
@@ -354,8 +397,7 @@ impl<'a> Opened<'a> {
             true => Matching::Dtw(None),
         };
         Ok(Self {
-            inputs,
-            options,
+            stage,
             by_map: !option(&map, "method", "prefix"),
             map: rows,
             topk,
@@ -369,10 +411,6 @@ impl<'a> Opened<'a> {
         })
     }
 
-    fn short(&self) -> Short {
-        self.options.short(self.pivot_topk.is_some())
-    }
-
     fn project_part(
         &self,
         part: &Part,
@@ -382,10 +420,14 @@ impl<'a> Opened<'a> {
     ) -> Result<Summary> {
         let index = part.info().index as usize;
         let samples = tokens::read_part(part)?;
-        tokens::check_ids(part, &samples, self.inputs.pivot.len())?;
+        tokens::check_ids(part, &samples, self.stage.vocabularies.pivot.len())?;
         let source_part = &self.source_tokens.parts()[index];
         let source_samples = tokens::read_part(source_part)?;
-        tokens::check_ids(source_part, &source_samples, self.inputs.source.len())?;
+        tokens::check_ids(
+            source_part,
+            &source_samples,
+            self.stage.vocabularies.source.len(),
+        )?;
         let transcripts = text::read_transcripts(&self.transcripts.parts()[index])?;
         let mut alignment = SampleCursor::new(&self.alignment.parts()[index])?;
         let mut topk = SampleCursor::new(&self.topk.parts()[index])?;
@@ -393,7 +435,7 @@ impl<'a> Opened<'a> {
             Some(artifact) => Some(SampleCursor::new(&artifact.parts()[index])?),
             None => None,
         };
-        let mut projector = Projector::new(shared, self.options, self.short());
+        let mut projector = Projector::new(shared, &self.stage.options, self.stage.short());
         let mut summary = Summary::default();
         let mut out = writer.part(part.info())?;
         let mut rows = DistributionBuilder::projected();
@@ -455,7 +497,7 @@ impl<'a> Opened<'a> {
 
     /// Fails if the source's rows of a sample have ids beyond its vocabulary.
     fn check_rows(&self, rows: Option<&Distributions<'_>>, part: usize, sample: u64) -> Result<()> {
-        let size = self.inputs.source.len();
+        let size = self.stage.vocabularies.source.len();
         let Some((pos, token)) = rows.and_then(|rows| rows.beyond(size)) else {
             return Ok(());
         };
@@ -492,11 +534,16 @@ impl<'a> Opened<'a> {
     }
 }
 
+/// Whether an alignment was made with `spans: dtw`.
+pub fn is_warped(alignment: &Artifact) -> bool {
+    alignment.provenance().options["spans"] == "dtw"
+}
+
 /// Fails if an artifact says that it was made from another `input` than this one.
 fn check_made_from(artifact: &Artifact, input: &str, from: &Artifact, stage: &str) -> Result<()> {
     let found = artifact.provenance().inputs.get(input);
     match found {
-        Some(found) if found != from.identity() => Err(Error::file(
+        Some(found) if *found != from.content() => Err(Error::file(
             artifact.dir(),
             format!(
                 "was made from other {input} than `{}`",
@@ -511,10 +558,10 @@ fn check_made_from(artifact: &Artifact, input: &str, from: &Artifact, stage: &st
 }
 
 /// Fails unless an alignment or map is between these two vocabularies.
-fn check_pair(artifact: &Artifact, inputs: &ProjectInputs<'_>) -> Result<()> {
-    artifact.check_vocabulary(&inputs.pivot.digest)?;
+fn check_pair(artifact: &Artifact, vocabularies: &Vocabularies<'_>) -> Result<()> {
+    artifact.check_vocabulary(&vocabularies.pivot.digest)?;
     let found = artifact.provenance().inputs.get("source_vocabulary");
-    if found == Some(&inputs.source.digest) {
+    if found == Some(&vocabularies.source.digest) {
         return Ok(());
     }
     Err(Error::file(
@@ -522,7 +569,7 @@ fn check_pair(artifact: &Artifact, inputs: &ProjectInputs<'_>) -> Result<()> {
         format!(
             "it belongs to the source vocabulary `{}`, expected `{}`",
             found.map_or("unknown", String::as_str),
-            inputs.source.digest
+            vocabularies.source.digest
         ),
     )
     .remedy("it was made with another tokenizer; run that stage again with this one"))

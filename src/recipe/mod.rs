@@ -1,57 +1,62 @@
 //! Runs: from a recipe to its steps, which are done in order unless they are up to date.
 //!
 //! The recipe calls the stages; they never call it. `schema` reads the YAML, `models` opens the
-//! models, `plan` lays out the steps, `step` decides what is up to date and keeps the records.
+//! models, `plan` lays out the steps as values of the stages, `step` decides what is up to date and
+//! keeps the records.
 
 mod models;
+mod owner;
 mod plan;
+mod reuse;
 mod schema;
 mod scoreboard;
 mod share;
 mod step;
 mod variants;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-pub use models::Model;
+use owner::Owner;
+
+pub use models::{Model, open as open_models};
 pub use plan::Run;
 pub use schema::{Baseline, Dtype, ModelSpec, Recipe, Reused, Variant};
 pub use scoreboard::{comparison, scoreboard};
-pub use step::{Item, Status, Step};
+pub use step::{Status, Step};
 
 pub use crate::artifact::StageRecord as Record;
-use crate::artifact::{Kind, OWNER, RunDir, atomic};
+use crate::artifact::{Kind, RunDir};
 use crate::error::{Context, Error, Result};
 use crate::progress::{check_interrupt, note, warn};
 use crate::query::RunFiles;
+use crate::stage::Item;
 use crate::text;
 use crate::units::{Bytes, Count, Elapsed};
 
 /// A run that is ready to start: models opened, steps laid out; the recipe's own and its
 /// variants'.
-pub struct Plan {
+pub struct Plan<'a> {
     /// The recipe's own comes first.
-    runs: Vec<SubRun>,
+    runs: Vec<SubRun<'a>>,
 }
 
 /// The steps of a recipe or of one of its variants.
-struct SubRun {
+struct SubRun<'a> {
     /// The variant; empty for the recipe itself.
     name: String,
-    run: Rc<Run>,
-    steps: Vec<Step>,
-    /// For each step the run, and the step there, that has the same result and comes first.
-    same: Vec<Option<(usize, usize)>>,
+    run: Run<'a>,
+    steps: Vec<Step<'a>>,
+    /// Whether a step of a run before has the same result, as far as is known before it is done.
+    shared: Vec<bool>,
 }
 
-impl SubRun {
+impl SubRun<'_> {
     fn title(&self) -> String {
         match self.name.as_str() {
             "" => "the recipe".to_owned(),
@@ -73,42 +78,44 @@ pub struct RunSummary {
     pub seconds: f64,
 }
 
-/// Lays out the run of a recipe in `dir`.
+/// Lays out the run of a recipe in `dir`, with its models as [`open_models`] opens them.
 ///
 /// # Errors
 /// Whatever is wrong with the recipe, its models or the run folder, before any work.
-pub fn plan(mut recipe: Recipe, dir: RunDir, device: Device) -> Result<Plan> {
-    check_folder(&recipe, &dir)?;
+pub fn plan<'a>(
+    mut recipe: Recipe,
+    models: &'a [Model],
+    dir: RunDir,
+    device: Device,
+) -> Result<Plan<'a>> {
+    Owner::of(&recipe.path, &dir).check()?;
     let variants = std::mem::take(&mut recipe.variants);
     for recipe in std::iter::once(&recipe).chain(variants.iter().map(|v| &v.recipe)) {
         check_files(recipe)?;
     }
-    let mut runs = vec![(String::new(), Run::open(recipe, dir.clone(), device)?)];
-    let base = Rc::clone(&runs[0].1);
-    check_reuse(&base)?;
-    for variant in variants {
-        let dir = RunDir::new(dir.root().join("variants").join(&variant.name));
-        let (device, models) = (base.device.clone(), Rc::clone(&base.models));
-        let run = Run::with_models(variant.recipe, dir, device, models);
-        runs.push((variant.name, run));
+    let below = dir.root().join("variants");
+    let mut runs = vec![(String::new(), Run::new(recipe, dir, device.clone(), models))];
+    check_reuse(&runs[0].1)?;
+    for Variant { name, recipe } in variants {
+        let dir = RunDir::new(below.join(&name));
+        runs.push((name, Run::new(recipe, dir, device.clone(), models)));
     }
-    let mut known: HashMap<String, (usize, usize)> = HashMap::new();
-    let mut planned = Vec::with_capacity(runs.len());
-    for (at, (name, run)) in runs.into_iter().enumerate() {
-        if at == 0 || run.recipe.eval != base.recipe.eval {
+    let mut known: HashSet<String> = HashSet::new();
+    let mut planned: Vec<SubRun<'a>> = Vec::with_capacity(runs.len());
+    for (name, run) in runs {
+        let base = planned.first().map(|base| &base.run);
+        if base.is_none_or(|base| base.recipe.eval != run.recipe.eval) {
             check_tasks(&run)?;
         }
         let steps = plan::steps(&run)?;
-        let mut same = Vec::with_capacity(steps.len());
-        for (index, key) in step::keys(&steps)?.into_iter().enumerate() {
-            let first = *known.entry(key).or_insert((at, index));
-            same.push((first.0 != at).then_some(first));
-        }
+        let keys = step::keys(&steps)?;
+        let shared = keys.iter().map(|key| known.contains(key)).collect();
+        known.extend(keys);
         planned.push(SubRun {
             name,
             run,
             steps,
-            same,
+            shared,
         });
     }
     Ok(Plan { runs: planned })
@@ -128,12 +135,12 @@ fn check_files(recipe: &Recipe) -> Result<()> {
 }
 
 /// Fails if distributions that are to be reused are not there or of other models.
-fn check_reuse(run: &Run) -> Result<()> {
+fn check_reuse(run: &Run<'_>) -> Result<()> {
     for model in run.models.iter() {
         let Some(reused) = &model.spec.topk else {
             continue;
         };
-        if canonical(&reused.from) == canonical(run.dir.root()) {
+        if owner::canonical(&reused.from) == owner::canonical(run.dir.root()) {
             return Err(Error::usage(format!(
                 "`topk` of `{}` names this run itself",
                 model.name()
@@ -141,14 +148,14 @@ fn check_reuse(run: &Run) -> Result<()> {
             .remedy("name another run, or leave it out"));
         }
         for kind in [Kind::Topk, Kind::SequenceMetrics] {
-            plan::check_reused(model, reused, kind)?;
+            reuse::check_reused(model, reused, kind)?;
         }
     }
     Ok(())
 }
 
 /// Reads what the models will be evaluated on, so that a mistake in it shows before any work.
-fn check_tasks(run: &Run) -> Result<()> {
+fn check_tasks(run: &Run<'_>) -> Result<()> {
     let mut models = run.models.iter();
     let plain = models.find(|model| model.tokenizer.template().is_none());
     for task in &run.recipe.eval {
@@ -161,37 +168,6 @@ fn check_tasks(run: &Run) -> Result<()> {
                 ));
             }
         }
-    }
-    Ok(())
-}
-
-/// Fails if `dir` is the run of another recipe, or something else.
-fn check_folder(recipe: &Recipe, dir: &RunDir) -> Result<()> {
-    let root = dir.root();
-    let owner = dir.stages().join(OWNER);
-    let remedy = "choose another folder with `--run-dir`";
-    if let Ok(text) = std::fs::read_to_string(&owner) {
-        let found: serde_json::Value = serde_json::from_str(&text).at(&owner)?;
-        let found = found["recipe"].as_str().unwrap_or_default();
-        let expected = canonical(&recipe.path);
-        if found != expected {
-            return Err(Error::usage(format!(
-                "`{}` is the run of another recipe, `{found}`",
-                root.display()
-            ))
-            .remedy(remedy));
-        }
-        return Ok(());
-    }
-    let mut entries = match std::fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io(root, error)),
-    };
-    if entries.next().is_some() {
-        return Err(
-            Error::usage(format!("`{}` is not empty and no run", root.display())).remedy(remedy),
-        );
     }
     Ok(())
 }
@@ -210,12 +186,7 @@ fn lock(stages: &Path) -> Result<File> {
     }
 }
 
-fn canonical(path: &Path) -> String {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    path.to_string_lossy().into_owned()
-}
-
-impl Plan {
+impl<'a> Plan<'a> {
     /// The run folder.
     pub fn dir(&self) -> &RunDir {
         &self.base().run.dir
@@ -231,7 +202,7 @@ impl Plan {
         self.runs.len() > 1
     }
 
-    fn base(&self) -> &SubRun {
+    fn base(&self) -> &SubRun<'a> {
         &self.runs[0]
     }
 
@@ -283,14 +254,19 @@ impl Plan {
 
     /// Appends the steps of a run; of a variant, only those that it does not share. Returns
     /// whether anything is to be done.
-    fn describe_steps(&self, sub: &SubRun, only: Option<&str>, text: &mut String) -> Result<bool> {
+    fn describe_steps(
+        &self,
+        sub: &SubRun<'_>,
+        only: Option<&str>,
+        text: &mut String,
+    ) -> Result<bool> {
         let stages = sub.run.dir.stages();
-        let wanted = |step: &Step| only.is_none_or(|only| only == step.stage);
-        let shown: Vec<&Step> = sub
+        let wanted = |step: &Step<'_>| only.is_none_or(|only| only == step.stage.name());
+        let shown: Vec<&Step<'_>> = sub
             .steps
             .iter()
-            .zip(&sub.same)
-            .filter(|(step, same)| same.is_none() && wanted(step))
+            .zip(&sub.shared)
+            .filter(|(step, shared)| !**shared && wanted(step))
             .map(|(step, _)| step)
             .collect();
         if !sub.name.is_empty() {
@@ -308,7 +284,7 @@ impl Plan {
         let places = |items: &[Item]| items.iter().map(Item::place).collect::<Result<Vec<_>>>();
         for step in shown {
             let status = step.status(&stages)?;
-            let mut inputs = places(&step.inputs)?.into_iter();
+            let mut inputs = places(&step.inputs()?)?.into_iter();
             let follows = inputs.any(|input| changing.contains(&input));
             let word = match status {
                 Status::UpToDate if follows => "again, if the above changes",
@@ -318,7 +294,7 @@ impl Plan {
             };
             if follows || status != Status::UpToDate {
                 ahead = true;
-                changing.extend(places(&step.outputs)?);
+                changing.extend(places(&step.stage.writes())?);
             }
             let _ = writeln!(text, "  {:width$}  {word}", step.name());
         }
@@ -333,9 +309,9 @@ impl Plan {
     pub fn verify(&self) -> Result<u64> {
         let files = RunFiles::of(self.dir())?;
         let steps = self.runs.iter().flat_map(|sub| &sub.steps);
-        let made: HashSet<&Path> = steps
-            .flat_map(|step| &step.outputs)
-            .map(Item::path)
+        let made: HashSet<PathBuf> = steps
+            .flat_map(|step| step.stage.writes())
+            .map(|item| item.path().to_path_buf())
             .collect();
         files.check_written(|path| made.contains(path))?;
         Ok(files.bytes())
@@ -348,71 +324,64 @@ impl Plan {
     pub fn run(&self, only: Option<&str>) -> Result<RunSummary> {
         let steps = &self.base().steps;
         if let Some(only) = only
-            && !steps.iter().any(|step| step.stage == only)
+            && !steps.iter().any(|step| step.stage.name() == only)
         {
-            let mut known: Vec<&str> = steps.iter().map(|step| step.stage).collect();
+            let mut known: Vec<&str> = steps.iter().map(|step| step.stage.name()).collect();
             known.dedup();
             return Err(Error::usage(format!("this run has no stage `{only}`"))
                 .remedy(format!("known are `{}`", known.join("`, `"))));
         }
-        let owner = serde_json::json!({ "recipe": canonical(&self.recipe().path) });
         let mut locks = Vec::new();
         for sub in &self.runs {
             let stages = sub.run.dir.stages();
-            atomic::write(&stages.join(OWNER), format!("{owner}\n").as_bytes())?;
+            Owner::of(&self.recipe().path, &sub.run.dir).write()?;
             locks.push(lock(&stages)?);
         }
         let started = Instant::now();
         let mut summary = RunSummary::default();
-        for sub in &self.runs {
+        for (at, sub) in self.runs.iter().enumerate() {
             if !sub.name.is_empty() {
                 note(sub.title());
             }
             if only.is_none() {
                 step::remove_orphans(&sub.steps, &sub.run.dir)?;
             }
-            self.run_steps(sub, only, &mut summary)?;
+            self.run_steps(at, only, &mut summary)?;
         }
         summary.seconds = started.elapsed().as_secs_f64();
         Ok(summary)
     }
 
-    fn run_steps(&self, sub: &SubRun, only: Option<&str>, summary: &mut RunSummary) -> Result<()> {
-        let stages = sub.run.dir.stages();
+    /// Does the steps of one of the runs.
+    fn run_steps(&self, at: usize, only: Option<&str>, summary: &mut RunSummary) -> Result<()> {
+        let sub = &self.runs[at];
         let names = sub.steps.iter().map(|step| step.name().len());
         let width = names.max().unwrap_or(0);
         // Whether a source teaches anything is known, and said, before the long training.
         let mut projected = false;
-        for (step, same) in sub.steps.iter().zip(&sub.same) {
-            if only.is_some_and(|only| only != step.stage) {
+        for step in &sub.steps {
+            let stage = step.stage.name();
+            if only.is_some_and(|only| only != stage) {
                 continue;
             }
             check_interrupt()?;
-            if projected && !["project", "align", "map"].contains(&step.stage) {
+            if projected && !["project", "align", "map"].contains(&stage) {
                 projected = false;
                 for warning in scoreboard::projection_warnings(&sub.run.dir)? {
                     warn(warning);
                 }
             }
+            let stages = sub.run.dir.stages();
             match step.status(&stages)? {
                 Status::UpToDate => {
                     step.mark(&stages, false)?;
                     summary.skipped += 1;
                 }
+                Status::Ready if self.take_over(at, step)? => summary.shared += 1,
                 Status::Ready => {
-                    if let Some((run, index)) = *same {
-                        let other = &self.runs[run];
-                        let (theirs, whose) = (other.run.dir.stages(), other.title());
-                        let taken =
-                            step.take_over(&other.steps[index], &theirs, &stages, &whose)?;
-                        if taken.is_some() {
-                            summary.shared += 1;
-                            continue;
-                        }
-                    }
                     let record = step.perform(&stages)?;
                     summary.done += 1;
-                    projected |= step.stage == "project";
+                    projected |= stage == "project";
                     note(format!(
                         "{:width$}  {:>9}  {:>10}  {}",
                         step.name(),
@@ -421,20 +390,39 @@ impl Plan {
                         record.summary
                     ));
                 }
-                Status::Waiting => {
-                    let is_missing = |item: &&Item| {
-                        item.lacks_files() || item.identity().is_ok_and(|found| found.is_none())
-                    };
-                    let missing = step.inputs.iter().find(is_missing);
-                    let path = missing.map_or(sub.run.dir.root(), Item::path);
-                    return Err(Error::file(
-                        path,
-                        format!("`{}` needs this, it is not there", step.name()),
-                    )
-                    .remedy("run the earlier stages first, without `--only`"));
-                }
+                Status::Waiting => return Err(missing_input(step, &sub.run.dir)?),
             }
         }
         Ok(())
     }
+
+    /// Takes the result of a step that a run before run `at` has, if its inputs and options are the
+    /// same; whatever its own inputs were made from.
+    fn take_over(&self, at: usize, step: &Step<'_>) -> Result<bool> {
+        let stages = self.runs[at].run.dir.stages();
+        for other in &self.runs[..at] {
+            let same = other.steps.iter().filter(|o| o.name() == step.name());
+            for theirs in same {
+                let dir = other.run.dir.stages();
+                let taken = step.take_over(theirs, &dir, &stages, &other.title())?;
+                if taken.is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The error for a step that cannot be done yet.
+fn missing_input(step: &Step<'_>, run: &RunDir) -> Result<Error> {
+    let is_missing =
+        |item: &&Item| item.lacks_files() || item.identity().is_ok_and(|found| found.is_none());
+    let inputs = step.inputs()?;
+    let path = inputs
+        .iter()
+        .find(is_missing)
+        .map_or(run.root(), Item::path);
+    let problem = format!("`{}` needs this, it is not there", step.name());
+    Ok(Error::file(path, problem).remedy("run the earlier stages first, without `--only`"))
 }

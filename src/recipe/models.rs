@@ -1,13 +1,16 @@
 //! The models of a run, opened once: folder, configuration, tokenizer, vocabulary.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use serde_json::Value;
+
 use super::schema::{ModelSpec, Recipe};
-use crate::artifact::digest;
 use crate::artifact::models::{self, ModelRow};
+use crate::artifact::{Existing, Kind, digest};
 use crate::error::{Error, Result};
 use crate::model::{Config, check_tokens, check_weights, is_gguf, locate, tokenizer_dir};
+use crate::stage::{Item, Reads, Stage};
 use crate::vocab::Tokenizer;
 
 /// A model of the run.
@@ -108,11 +111,43 @@ impl Model {
     }
 }
 
-/// Writes the `models` artifact; the first model is the pivot.
-pub fn write(models: &[Model], dir: &Path) -> Result<()> {
-    let rows = models.iter().enumerate();
-    let rows: Vec<ModelRow> = rows
-        .map(|(index, model)| model.row(index == 0))
-        .collect::<Result<_>>()?;
-    models::write(dir, &rows)
+/// A stage that notes who takes part; the first model is the pivot.
+pub struct Register<'a> {
+    /// The models.
+    pub models: &'a [Model],
+    /// Folder of the artifact `models` to write.
+    pub out: PathBuf,
+}
+
+impl Stage for Register<'_> {
+    fn name(&self) -> &'static str {
+        "models"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let item = |model: &Model| match model.has_weights {
+            true => Item::Model(model.dir.clone()),
+            false => Item::File(model.dir.join("config.json")),
+        };
+        let named = |reads: Reads, model| reads.input(Model::name(model), item(model));
+        Ok(self.models.iter().fold(Reads::new(), named))
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![Item::artifact(Kind::Models, &self.out)]
+    }
+
+    fn changing(&self, _: Kind) -> Value {
+        let place = |model: &Model| serde_json::json!([model.name(), model.dir, model.vocab]);
+        self.models.iter().map(place).collect()
+    }
+
+    fn run(&self, _: Existing) -> Result<String> {
+        let rows = self.models.iter().enumerate();
+        let rows: Vec<ModelRow> = rows
+            .map(|(index, model)| model.row(index == 0))
+            .collect::<Result<_>>()?;
+        models::write(&self.out, &rows)?;
+        Ok(format!("{} models", rows.len()))
+    }
 }

@@ -5,13 +5,12 @@ mod distributions;
 mod inputs;
 
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use candle_core::Device;
 
-use super::models::{self, Model};
+use super::models::Model;
 use super::schema::{Baseline, Recipe};
-use super::step::{Action, Item, Step};
+use super::step::Step;
 use crate::artifact::{Kind, RunDir};
 use crate::corpus::TemplateMode;
 use crate::error::{Error, Result};
@@ -19,19 +18,15 @@ use crate::fuse::{Mode, Rule};
 use crate::score::Keep;
 use crate::text::ChatTemplate;
 use crate::train::TrainOptions;
-use checkpoints::{eval_step, merge_step, train_step};
-pub use distributions::check_reused;
-use distributions::{fuse_steps, projection_steps, score_step};
-use inputs::{corpus_step, models_step, valid_step, vocabulary_steps};
 
 /// Everything that the steps of a run share.
-pub struct Run {
+pub struct Run<'a> {
     /// The recipe.
     pub recipe: Recipe,
     /// The run folder.
     pub dir: RunDir,
     /// The models, the pivot first.
-    pub models: Rc<Vec<Model>>,
+    pub models: &'a [Model],
     /// For each model, the name of the template of its transcripts.
     pub templates: Vec<String>,
     /// Where to compute.
@@ -46,23 +41,9 @@ struct Target {
     options: TrainOptions,
 }
 
-impl Run {
-    /// Opens the models of a recipe for a run in `dir`.
-    ///
-    /// # Errors
-    /// Models that cannot be found or do not fit together, before any work.
-    pub fn open(recipe: Recipe, dir: RunDir, device: Device) -> Result<Rc<Self>> {
-        let models = models::open(&recipe)?;
-        Ok(Self::with_models(recipe, dir, device, Rc::new(models)))
-    }
-
-    /// The same for models that are open.
-    pub(super) fn with_models(
-        recipe: Recipe,
-        dir: RunDir,
-        device: Device,
-        models: Rc<Vec<Model>>,
-    ) -> Rc<Self> {
+impl<'a> Run<'a> {
+    /// A run in `dir`.
+    pub fn new(recipe: Recipe, dir: RunDir, device: Device, models: &'a [Model]) -> Self {
         let digest = |model: &Model| model.tokenizer.template().map(ChatTemplate::digest);
         let own = |model: &Model| {
             // The special tokens that a template writes are those of its vocabulary.
@@ -75,56 +56,60 @@ impl Run {
             TemplateMode::Pivot => vec![models[0].name().to_owned(); models.len()],
             TemplateMode::Native => models.iter().map(own).collect(),
         };
-        Rc::new(Self {
+        Self {
             recipe,
             dir,
             models,
             templates,
             device,
-        })
+        }
     }
 
-    fn pivot(&self) -> &Model {
+    fn pivot(&self) -> &'a Model {
         &self.models[0]
     }
 
-    fn sources(&self) -> &[Model] {
+    fn sources(&self) -> &'a [Model] {
         &self.models[1..]
     }
 
-    /// Name of the template of the pivot's transcripts.
-    fn template(&self) -> &str {
-        &self.templates[0]
+    /// The artifact `kind` of a model.
+    fn of_model(&self, kind: Kind, index: usize) -> PathBuf {
+        self.dir.artifact(kind, &[self.models[index].name()])
     }
 
-    fn artifact(&self, kind: Kind, values: &[&str]) -> Item {
-        Item::Artifact(kind, self.dir.artifact(kind, values))
+    /// The vocabulary of model `index`.
+    fn vocab(&self, index: usize) -> PathBuf {
+        let name = &self.models[index].vocab;
+        self.dir.artifact(Kind::Vocab, &[name])
     }
 
     /// The tokens of model `index`.
-    fn tokens(&self, index: usize) -> Item {
+    fn tokens(&self, index: usize) -> PathBuf {
+        self.tokens_in(&self.dir, index)
+    }
+
+    /// The tokens of model `index` in the folder `dir`.
+    fn tokens_in(&self, dir: &RunDir, index: usize) -> PathBuf {
         let vocab = &self.models[index].vocab;
-        self.artifact(Kind::Tokens, &[vocab, &self.templates[index]])
+        dir.artifact(Kind::Tokens, &[vocab, &self.templates[index]])
     }
 
     /// The transcripts of model `index`.
-    fn transcripts(&self, index: usize) -> Item {
-        self.artifact(Kind::Transcripts, &[&self.templates[index]])
+    fn transcripts(&self, index: usize) -> PathBuf {
+        let template = &self.templates[index];
+        self.dir.artifact(Kind::Transcripts, &[template])
+    }
+
+    /// The folder of the tokens of `train.valid`.
+    fn valid_dir(&self) -> RunDir {
+        RunDir::new(self.dir.root().join("variants").join("valid"))
     }
 
     /// Whether model `index` reads the same tokens as the pivot, so that nothing is to be
     /// aligned, mapped or projected.
     fn reads_as_pivot(&self, index: usize) -> bool {
-        self.models[index].vocab == self.pivot().vocab && self.templates[index] == self.template()
-    }
-
-    /// The distributions of model `index` in the pivot's vocabulary.
-    fn distributions(&self, index: usize) -> (Kind, PathBuf) {
-        let kind = match self.reads_as_pivot(index) {
-            true => Kind::Topk,
-            false => Kind::Projected,
-        };
-        (kind, self.dir.artifact(kind, &[self.models[index].name()]))
+        self.models[index].vocab == self.pivot().vocab && self.templates[index] == self.templates[0]
     }
 
     /// The models of the run's own that are trained, in order.
@@ -173,7 +158,7 @@ impl Run {
 }
 
 /// Random draws cannot be moved to another vocabulary or averaged; said before anything is scored.
-fn check_draws(run: &Run) -> Result<()> {
+fn check_draws(run: &Run<'_>) -> Result<()> {
     let other = |model: &&Model| model.vocab != run.pivot().vocab;
     let problem = match (run.recipe.score.mode, run.recipe.fuse.rule) {
         (Keep::Top, _) => return Ok(()),
@@ -203,77 +188,66 @@ fn clm_name(n: usize) -> String {
 ///
 /// # Errors
 /// Options of different stages that do not go together.
-pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
+pub fn steps<'a>(run: &Run<'a>) -> Result<Vec<Step<'a>>> {
     check_draws(run)?;
-    let mut steps = Vec::new();
-    steps.push(models_step(run));
-    steps.push(corpus_step(run));
-    if run
-        .recipe
-        .train
-        .as_ref()
-        .is_some_and(|train| train.valid.is_some())
-    {
-        steps.push(valid_step(run)?);
-    }
-    vocabulary_steps(run, &mut steps);
+    let mut steps = vec![run.register_models()];
+    steps.extend(run.corpus_steps());
+    steps.extend(run.vocabulary_steps()?);
     if !run.sources().is_empty() {
-        for index in 0..run.models.len() {
-            steps.push(score_step(run, index));
-        }
-        for index in 1..run.models.len() {
-            if !run.reads_as_pivot(index) {
-                projection_steps(run, index, &mut steps);
-            }
-        }
-        fuse_steps(run, &mut steps);
+        steps.extend((0..run.models.len()).map(|index| run.score_step(index)));
+        let projected = (1..run.models.len()).filter(|&index| !run.reads_as_pivot(index));
+        steps.extend(projected.flat_map(|index| run.projection_steps(index)));
+        steps.extend(run.fuse_steps());
     }
     let targets = run.targets();
-    for target in &targets {
-        steps.push(train_step(run, target));
-    }
-    let mut evaluated: Vec<(String, PathBuf)> = Vec::new();
-    for model in run.models.iter().filter(|model| model.has_weights) {
-        evaluated.push((model.name().to_owned(), model.dir.clone()));
-    }
-    for target in &targets {
-        // The other seeds of the baseline are there to be merged.
-        if target.fusion.is_some() || target.name == "clm" {
-            evaluated.push((target.name.clone(), run.dir.checkpoint(&target.name)));
-        }
-    }
-    if let Some(section) = &run.recipe.merge {
-        let fused = targets.iter().filter(|target| target.fusion.is_some());
-        let mut merges = vec![("merged", fused.collect::<Vec<_>>())];
-        if run.recipe.baselines.contains(&Baseline::ClmMerged) {
-            let plain = targets.iter().filter(|target| target.fusion.is_none());
-            merges.push(("clm-merged", plain.collect()));
-        }
-        for (name, members) in merges {
-            let members: Vec<&str> = members.iter().map(|target| target.name.as_str()).collect();
-            if !members.is_empty() {
-                steps.push(merge_step(run, name, &members, section)?);
-                evaluated.push((name.to_owned(), run.dir.checkpoint(name)));
-            }
-        }
+    steps.extend(targets.iter().map(|target| run.train_step(target)));
+    let merges = run.merges(&targets);
+    for (name, members) in &merges {
+        steps.push(run.merge_step(name, members)?);
     }
     if !run.recipe.eval.is_empty() {
-        for (name, dir) in evaluated {
-            steps.push(eval_step(run, name, dir));
+        for (name, dir) in run.evaluated(&targets, &merges) {
+            steps.push(run.eval_step(name, dir)?);
         }
     }
     Ok(steps)
 }
 
-fn action(run: &Rc<Run>, act: impl Fn(&Run) -> Result<String> + 'static) -> Action {
-    let run = Rc::clone(run);
-    Box::new(move || act(&run))
-}
+impl Run<'_> {
+    /// What is merged: names with those of their members.
+    fn merges<'t>(&self, targets: &'t [Target]) -> Vec<(&'static str, Vec<&'t str>)> {
+        if self.recipe.merge.is_none() {
+            return Vec::new();
+        }
+        let named = |fused: bool| {
+            let members = targets.iter().filter(|t| t.fusion.is_some() == fused);
+            members.map(|target| target.name.as_str()).collect()
+        };
+        let mut merges = vec![("merged", named(true))];
+        if self.recipe.baselines.contains(&Baseline::ClmMerged) {
+            merges.push(("clm-merged", named(false)));
+        }
+        merges.retain(|(_, members): &(_, Vec<&str>)| !members.is_empty());
+        merges
+    }
 
-/// What identifies a model: its weights if it has any, its configuration otherwise.
-fn model_item(model: &Model) -> Item {
-    match model.has_weights {
-        true => Item::Model(model.dir.clone()),
-        false => Item::File(model.dir.join("config.json")),
+    /// The models that are evaluated, and where they lie.
+    fn evaluated(
+        &self,
+        targets: &[Target],
+        merges: &[(&'static str, Vec<&str>)],
+    ) -> Vec<(String, PathBuf)> {
+        let given = self.models.iter().filter(|model| model.has_weights);
+        let given = given.map(|model| (model.name().to_owned(), model.dir.clone()));
+        // The other seeds of the baseline are there to be merged.
+        let trained = targets
+            .iter()
+            .filter(|target| target.fusion.is_some() || target.name == "clm")
+            .map(|target| target.name.as_str());
+        let merged = merges.iter().map(|(name, _)| *name);
+        let made = trained.chain(merged);
+        given
+            .chain(made.map(|name| (name.to_owned(), self.dir.checkpoint(name))))
+            .collect()
     }
 }

@@ -1,148 +1,25 @@
-//! A step of a run: what it reads, what it writes, and whether it has to be done.
+//! A step of a run: a stage, what it works on, and whether it has to be done.
 //!
-//! A step is up to date when the digest of everything that determines its result (its options
-//! and the identities of what it reads) is the one recorded when it last ran, and what it wrote
-//! then is still there. Records are JSON files in `RUN/stages/`; while a step is done again, its
-//! record says so.
+//! A step is up to date when the fingerprint of its stage (its options, and digests of what it
+//! reads, wherever that lies) is the one recorded when it last ran, and what it wrote then is still
+//! there. Records are JSON files in `RUN/stages/`; while a step is done again, its record says so.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::share;
-use crate::artifact::{self, Artifact, Kind, RunDir, StageRecord as Record, atomic, digest};
+use crate::artifact::{Existing, Kind, RunDir, StageRecord as Record, atomic};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
-use crate::model::{COMPANIONS, gguf_files, is_gguf};
 use crate::progress::note;
-
-/// Something that a step reads or writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// An artifact of the run.
-    Artifact(Kind, PathBuf),
-    /// A model folder (configuration and weights) or a GGUF file.
-    Model(PathBuf),
-    /// The files that determine tokenisation and chat template in a model folder.
-    Tokenizer(PathBuf),
-    /// The files of a model folder that a checkpoint made from it takes over.
-    Companions(PathBuf),
-    /// The folder of a LoRA adapter.
-    Adapter(PathBuf),
-    /// Any other file.
-    File(PathBuf),
-}
-
-impl Item {
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        match self {
-            Item::Artifact(_, path)
-            | Item::Model(path)
-            | Item::Tokenizer(path)
-            | Item::Companions(path)
-            | Item::Adapter(path)
-            | Item::File(path) => path,
-        }
-    }
-
-    /// Digest of what it is, or `None` if it is not there (or not whole).
-    pub fn identity(&self) -> Result<Option<String>> {
-        match self {
-            Item::Artifact(kind, dir) => {
-                // Damage is made good, what others put there is not removed.
-                artifact::check_files(dir)?;
-                let artifact = Artifact::open(dir, *kind).ok();
-                Ok(artifact.map(|artifact| artifact.identity().to_owned()))
-            }
-            Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
-            Item::Model(dir) => digest::model(dir).map(Some),
-            Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES).map(Some),
-            Item::Companions(dir) => files_digest(dir, &COMPANIONS).map(Some),
-            Item::Adapter(dir) if !dir.is_dir() => Ok(None),
-            Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES).map(Some),
-            Item::File(path) if !path.exists() => Ok(None),
-            Item::File(path) => digest::file(path).map(Some),
-        }
-    }
-
-    /// Where it lies, however that was written.
-    pub fn place(&self) -> Result<PathBuf> {
-        std::path::absolute(self.path()).at(self.path())
-    }
-
-    /// Whether it is a checkpoint of ours that lacks a file that was written.
-    pub fn lacks_files(&self) -> bool {
-        match self {
-            Item::Model(dir) => match FolderRecord::read(dir) {
-                Ok(Some(record)) => record.lacks_files(dir),
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-
-    /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Item::File(path) => file_bytes(path),
-            Item::Model(path) if is_gguf(path) => {
-                gguf_files(path).iter().map(|p| file_bytes(p)).sum()
-            }
-            Item::Tokenizer(_) | Item::Companions(_) | Item::Adapter(_) => 0,
-            Item::Artifact(_, dir) | Item::Model(dir) => fs::read_dir(dir).map_or(0, |entries| {
-                let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
-                sizes.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
-            }),
-        }
-    }
-}
-
-fn file_bytes(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |m| m.len())
-}
-
-/// Files beside the weights that tokenisation and templates depend on.
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// Files of an adapter's folder that say what it adds.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-
-fn files_digest(dir: &Path, names: &[&str]) -> Result<String> {
-    let mut all = String::new();
-    for name in names {
-        let path = dir.join(name);
-        if path.exists() {
-            all += &format!("{name} {}\n", digest::file(&path)?);
-        }
-    }
-    Ok(digest::text(&all))
-}
-
-/// What a step does, and returns as a line for the user.
-pub type Action = Box<dyn Fn() -> Result<String>>;
+use crate::stage::{self, Item, Stage};
 
 /// One step of a run.
-pub struct Step {
-    /// The stage, as its command is called.
-    pub stage: &'static str,
-    /// What it works on: a model, a target; with `stage` unique in the run.
+pub struct Step<'a> {
+    /// What it works on: a model, a target; with the stage's name unique in the run.
     pub subject: String,
-    /// What it reads.
-    pub inputs: Vec<Item>,
-    /// What it writes.
-    pub outputs: Vec<Item>,
-    /// Whatever else determines the result.
-    pub options: serde_json::Value,
-    /// Does it.
-    pub action: Action,
+    /// What is done.
+    pub stage: Box<dyn Stage + 'a>,
 }
 
 /// Where a step stands.
@@ -156,10 +33,27 @@ pub enum Status {
     Waiting,
 }
 
-impl Step {
+/// What an input is now; nothing where it will be made again.
+fn identity(item: &Item) -> Result<Option<String>> {
+    match item.identity() {
+        // A checkpoint without its weights.
+        Err(_) if item.lacks_files() => Ok(None),
+        found => found,
+    }
+}
+
+impl<'a> Step<'a> {
+    /// A step of a run.
+    pub fn new(subject: impl Into<String>, stage: impl Stage + 'a) -> Self {
+        Self {
+            subject: subject.into(),
+            stage: Box::new(stage),
+        }
+    }
+
     /// Stage and subject: `score math`.
     pub fn name(&self) -> String {
-        format!("{} {}", self.stage, self.subject)
+        format!("{} {}", self.stage.name(), self.subject)
             .trim_end()
             .to_owned()
     }
@@ -168,20 +62,20 @@ impl Step {
         stages.join(format!("{}.json", self.name().replace(' ', "-")))
     }
 
+    /// What it reads.
+    ///
+    /// # Errors
+    /// Those of [`Stage::reads`].
+    pub fn inputs(&self) -> Result<Vec<Item>> {
+        Ok(self.stage.reads()?.items().cloned().collect())
+    }
+
     /// Digest of everything that determines the result; `None` while an input is missing.
+    ///
+    /// # Errors
+    /// An input that is damaged.
     pub fn fingerprint(&self) -> Result<Option<String>> {
-        let mut inputs = Vec::new();
-        for item in &self.inputs {
-            match item.identity() {
-                Ok(Some(identity)) => inputs.push(identity),
-                Ok(None) => return Ok(None),
-                // A checkpoint without its weights, which is made again.
-                Err(_) if item.lacks_files() => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        let all = serde_json::json!([self.name(), inputs, self.options]);
-        Ok(Some(digest::text(&all.to_string())))
+        stage::key(&*self.stage, &identity)
     }
 
     /// Where the step stands.
@@ -203,7 +97,7 @@ impl Step {
 
     /// Whether all outputs are those that were recorded.
     fn is_as_recorded(&self, record: &Record) -> Result<bool> {
-        for (index, item) in self.outputs.iter().enumerate() {
+        for (index, item) in self.stage.writes().iter().enumerate() {
             let found = match (item, item.identity()) {
                 _ if item.lacks_files() => None,
                 // A folder of ours without weights is one to be written again.
@@ -239,7 +133,8 @@ impl Step {
         let path = self.record_path(stages);
         let before = (self.recorded(stages), fs::read(&path));
         self.mark(stages, true)?;
-        let done = share::unshare(&self.outputs).and_then(|()| (self.action)());
+        let done =
+            share::unshare(&self.stage.writes()).and_then(|()| self.stage.run(Existing::Replace));
         if let (Err(_), (Some(record), Ok(text))) = (&done, before)
             && self.is_as_recorded(&record).unwrap_or(false)
         {
@@ -252,7 +147,7 @@ impl Step {
     /// Takes what the same step has written in another run, if it is up to date there.
     pub fn take_over(
         &self,
-        other: &Step,
+        other: &Step<'_>,
         their_stages: &Path,
         stages: &Path,
         whose: &str,
@@ -264,7 +159,7 @@ impl Step {
         }
         let started = std::time::Instant::now();
         self.mark(stages, true)?;
-        for (from, to) in other.outputs.iter().zip(&self.outputs) {
+        for (from, to) in other.stage.writes().iter().zip(&self.stage.writes()) {
             share::item(from, to)?;
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -273,8 +168,9 @@ impl Step {
     }
 
     fn record(&self, stages: &Path, summary: String, seconds: f64) -> Result<Record> {
+        let writes = self.stage.writes();
         let mut outputs = Vec::new();
-        for item in &self.outputs {
+        for item in &writes {
             let identity = item.identity()?.ok_or_else(|| {
                 Error::file(item.path(), format!("`{}` did not write this", self.name()))
             })?;
@@ -293,9 +189,9 @@ impl Step {
             fingerprint,
             outputs,
             seconds,
-            bytes: self.outputs.iter().map(Item::bytes).sum(),
+            bytes: writes.iter().map(Item::bytes).sum(),
             summary,
-            paths: self.outputs.iter().filter_map(relative).collect(),
+            paths: writes.iter().filter_map(relative).collect(),
             begun: false,
         };
         write_record(&self.record_path(stages), &record)?;
@@ -311,20 +207,17 @@ fn write_record(path: &Path, record: &Record) -> Result<()> {
 /// What determines the result of each step, known before any of them has run: its options, the
 /// steps that make its inputs, and the digests of what lies outside the run. Equal keys mean
 /// equal results.
-pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
+pub fn keys(steps: &[Step<'_>]) -> Result<Vec<String>> {
     let mut made: HashMap<PathBuf, String> = HashMap::new();
     let mut keys = Vec::with_capacity(steps.len());
     for step in steps {
-        let mut inputs = Vec::with_capacity(step.inputs.len());
-        for item in &step.inputs {
-            inputs.push(match made.get(&item.place()?) {
-                Some(key) => Some(key.clone()),
-                None => item.identity()?,
-            });
-        }
-        let all = serde_json::json!([step.name(), inputs, step.options]);
-        let key = digest::text(&all.to_string());
-        for (at, item) in step.outputs.iter().enumerate() {
+        let identity = |item: &Item| match made.get(&item.place()?) {
+            Some(key) => Ok(Some(key.clone())),
+            // What is missing is said when its step is due.
+            None => Ok(Some(item.identity()?.unwrap_or_default())),
+        };
+        let key = stage::key(&*step.stage, &identity)?.unwrap_or_default();
+        for (at, item) in step.stage.writes().iter().enumerate() {
             made.insert(item.place()?, format!("{key} {at}"));
         }
         keys.push(key);
@@ -335,7 +228,7 @@ pub fn keys(steps: &[Step]) -> Result<Vec<String>> {
 /// Removes what earlier steps of the run made that no step makes any more (the tokens of a
 /// source that now shares the pivot's vocabulary, the alignment of one that is gone), where it is
 /// quickly made again. Distributions and checkpoints stay.
-pub fn remove_orphans(steps: &[Step], run: &RunDir) -> Result<()> {
+pub fn remove_orphans(steps: &[Step<'_>], run: &RunDir) -> Result<()> {
     const QUICK: [Kind; 7] = [
         Kind::Transcripts,
         Kind::Vocab,
@@ -360,7 +253,7 @@ pub fn remove_orphans(steps: &[Step], run: &RunDir) -> Result<()> {
         for path in &record.paths {
             let dir = run.root().join(path);
             let is_quick = QUICK.iter().any(|kind| path.starts_with(kind.name()));
-            let mut outputs = steps.iter().flat_map(|step| &step.outputs);
+            let mut outputs = steps.iter().flat_map(|step| step.stage.writes());
             if is_quick && dir.is_dir() && !outputs.any(|item| item.path() == dir) {
                 note(format!(
                     "removing {}: no step of the recipe makes it",
@@ -377,16 +270,36 @@ pub fn remove_orphans(steps: &[Step], run: &RunDir) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::integrity::FolderRecord;
 
-    fn step(action: Action, output: Item) -> Step {
-        Step {
-            stage: "train",
-            subject: "x".to_owned(),
-            inputs: Vec::new(),
-            outputs: vec![output],
-            options: serde_json::Value::Null,
-            action,
+    type Action = Box<dyn Fn() -> Result<String>>;
+
+    struct Act(Action, Item);
+
+    impl Stage for Act {
+        fn name(&self) -> &'static str {
+            "train"
         }
+
+        fn reads(&self) -> Result<stage::Reads> {
+            Ok(stage::Reads::new())
+        }
+
+        fn writes(&self) -> Vec<Item> {
+            vec![self.1.clone()]
+        }
+
+        fn changing(&self, _: Kind) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+
+        fn run(&self, _: Existing) -> Result<String> {
+            (self.0)()
+        }
+    }
+
+    fn step(action: Action, output: Item) -> Step<'static> {
+        Step::new("x", Act(action, output))
     }
 
     #[test]
@@ -450,12 +363,5 @@ mod tests {
             fs::remove_file(out.join(name)).unwrap();
             assert_eq!(step.status(&stages).unwrap(), Status::Ready, "{name}");
         }
-    }
-
-    #[test]
-    fn places_do_not_depend_on_how_paths_are_written() {
-        let here = std::env::current_dir().unwrap();
-        let place = |path: PathBuf| Item::File(path).place().unwrap();
-        assert_eq!(place("run/x".into()), place(here.join("run/./x")));
     }
 }

@@ -13,17 +13,20 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
-use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
+use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter};
 use crate::error::{Error, Result};
 use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
 use crate::progress::{self, Bar};
+use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
 use crate::text;
+use crate::units::{Count, bits_per_byte};
 use crate::vocab::Vocabulary;
 
 /// Runs of results that may wait for the thread that writes them.
@@ -46,33 +49,33 @@ pub enum Keep {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreOptions {
-    /// Entries kept of each distribution, 1 to 512 (default 10, as the papers).
-    #[arg(long, default_value_t = ScoreOptions::default().top_k, hide_default_value = true)]
+    /// Entries kept of each distribution, 1 to 512; the papers keep 10.
+    #[arg(long, default_value_t = ScoreOptions::default().top_k)]
     pub top_k: usize,
     /// Keep only the most probable entries that together have this probability, at least one
     /// (default: all `top_k`).
     #[arg(long)]
     pub top_p: Option<f64>,
-    /// Keep the most probable tokens (`top`, the default) or random draws (`sampled`).
-    #[arg(long, value_enum, default_value_t = Keep::Top, hide_default_value = true)]
+    /// Keep the most probable tokens (`top`) or random draws (`sampled`).
+    #[arg(long, value_enum, default_value_t = Keep::Top)]
     pub mode: Keep,
-    /// Random draws at each position in mode `sampled`, 1 to 65,535 (default 50).
-    #[arg(long, default_value_t = ScoreOptions::default().samples, hide_default_value = true)]
+    /// Random draws at each position in mode `sampled`, 1 to 65,535.
+    #[arg(long, default_value_t = ScoreOptions::default().samples)]
     pub samples: u16,
-    /// Seed of the random draws (default 42).
-    #[arg(long, default_value_t = ScoreOptions::default().seed, hide_default_value = true)]
+    /// Seed of the random draws.
+    #[arg(long, default_value_t = ScoreOptions::default().seed)]
     pub seed: u64,
-    /// Most tokens in one batch, padding included (default 8,192); does not change results
+    /// Most tokens in one batch, padding included; does not change results
     /// beyond rounding.
-    #[arg(long, default_value_t = ScoreOptions::default().batch_tokens, hide_default_value = true)]
+    #[arg(long, default_value_t = ScoreOptions::default().batch_tokens)]
     pub batch_tokens: usize,
     /// Leave the model on disk and read its layers one after the other over many samples: for
     /// models that are larger than memory. Does not change results; GGUF files are always read
     /// so.
     #[arg(long)]
     pub offload: bool,
-    /// GiB of hidden states and predictions for one pass over a model on disk (default 4).
-    #[arg(long, default_value_t = ScoreOptions::default().offload_memory, hide_default_value = true)]
+    /// GiB of hidden states and predictions for one pass over a model on disk.
+    #[arg(long, default_value_t = ScoreOptions::default().offload_memory)]
     pub offload_memory: f64,
 }
 
@@ -159,7 +162,7 @@ impl ScoreOptions {
 }
 
 /// What changes rows of `sequence_metrics`.
-pub fn metrics_changing(dtype: DType) -> serde_json::Value {
+fn metrics_changing(dtype: DType) -> serde_json::Value {
     let mut used = serde_json::json!({ "dtype": dtype.as_str(), "counts": COUNTS });
     mark_logits(&mut used, dtype);
     used
@@ -172,9 +175,9 @@ fn mark_logits(used: &mut serde_json::Value, dtype: DType) {
     }
 }
 
-/// Where a model and its tokens lie, and where the results go.
+/// The stage: a model, its tokens, and where the results go.
 #[derive(Clone, Debug)]
-pub struct ScoreInputs {
+pub struct Score {
     /// Name of the model, for messages.
     pub name: String,
     /// Hugging Face model folder, or GGUF file.
@@ -193,6 +196,8 @@ pub struct ScoreInputs {
     pub dtype: DType,
     /// Device to compute on.
     pub device: candle_core::Device,
+    /// How.
+    pub options: ScoreOptions,
 }
 
 /// What scoring found.
@@ -218,11 +223,11 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(inputs: &ScoreInputs) -> Result<Self> {
-        let tokens = Artifact::open(&inputs.tokens, Kind::Tokens)?;
-        let transcripts = Artifact::open(&inputs.transcripts, Kind::Transcripts)?;
+    fn open(stage: &Score) -> Result<Self> {
+        let tokens = Artifact::open(&stage.tokens, Kind::Tokens)?;
+        let transcripts = Artifact::open(&stage.transcripts, Kind::Transcripts)?;
         tokens.check_same_samples(&transcripts)?;
-        let vocabulary = Vocabulary::read(&inputs.vocab)?;
+        let vocabulary = Vocabulary::read(&stage.vocab)?;
         tokens.check_vocabulary(&vocabulary.digest)?;
         Ok(Self {
             tokens,
@@ -230,99 +235,124 @@ impl Opened {
             vocabulary,
         })
     }
+}
 
-    /// What an output of `kind` is made from; `changing` are the options that change its rows.
-    fn provenance(
-        &self,
-        kind: Kind,
-        inputs: &ScoreInputs,
-        changing: serde_json::Value,
-    ) -> Result<Provenance> {
-        Ok(Provenance::new(kind)
-            .vocabulary(&self.vocabulary.digest)
-            .model(digest::model(&inputs.model)?)
-            .options(changing)
-            .input("tokens", self.tokens.identity())
-            .input("transcripts", self.transcripts.identity()))
+impl Stage for Score {
+    fn name(&self) -> &'static str {
+        "score"
+    }
+
+    fn reads(&self) -> Result<Reads> {
+        let vocab = Item::artifact(Kind::Vocab, &self.vocab);
+        Ok(Reads::new()
+            .vocabulary(Source::VocabularyOf(vocab))
+            .model(Source::Whole(Item::Model(self.model.clone())))
+            .input("tokens", Item::artifact(Kind::Tokens, &self.tokens))
+            .input(
+                "transcripts",
+                Item::artifact(Kind::Transcripts, &self.transcripts),
+            ))
+    }
+
+    fn writes(&self) -> Vec<Item> {
+        vec![
+            Item::artifact(Kind::Topk, &self.topk),
+            Item::artifact(Kind::SequenceMetrics, &self.sequence_metrics),
+        ]
+    }
+
+    fn changing(&self, kind: Kind) -> Value {
+        match kind {
+            Kind::SequenceMetrics => metrics_changing(self.dtype),
+            _ => self.options.changing(self.dtype),
+        }
+    }
+
+    fn run(&self, existing: Existing) -> Result<String> {
+        let summary = self.perform(existing)?;
+        Ok(match summary.samples {
+            0 => UP_TO_DATE.to_owned(),
+            samples => format!(
+                "{} samples, {} distributions, {:.4} bits per byte",
+                Count(samples),
+                Count(summary.rows),
+                bits_per_byte(summary.nll, summary.bytes)
+            ),
+        })
     }
 }
 
-/// Scores the corpus with one model, part by part; parts that are there are kept.
-///
-/// # Errors
-/// Inputs that do not belong together, found before the model is loaded; a NaN or infinite
-/// logit, naming the sample.
-///
-/// # Memory
-/// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
-/// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
-/// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
-pub fn run(
-    inputs: &ScoreInputs,
-    options: &ScoreOptions,
-    existing: Existing,
-) -> Result<ScoreSummary> {
-    options.validate()?;
-    let opened = Opened::open(inputs)?;
-    let changing = options.changing(inputs.dtype);
-    let topk = opened.provenance(Kind::Topk, inputs, changing)?;
-    let topk = Writer::create(&inputs.topk, topk, existing)?;
-    let changing = metrics_changing(inputs.dtype);
-    let metrics = opened.provenance(Kind::SequenceMetrics, inputs, changing)?;
-    let metrics = Writer::create(&inputs.sequence_metrics, metrics, existing)?;
-    let Opened {
-        tokens,
-        transcripts,
-        vocabulary,
-    } = opened;
-    let todo: Vec<usize> = (0..tokens.parts().len())
-        .filter(|&index| !(topk.is_done(index as u32) && metrics.is_done(index as u32)))
-        .collect();
-    let mut summary = ScoreSummary::default();
-    if todo.is_empty() {
-        return Ok(summary);
+impl Score {
+    /// Scores the corpus with one model, part by part; parts that are there are kept.
+    ///
+    /// # Errors
+    /// Inputs that do not belong together, found before the model is loaded; a NaN or infinite
+    /// logit, naming the sample.
+    ///
+    /// # Memory
+    /// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
+    /// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
+    /// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
+    pub fn perform(&self, existing: Existing) -> Result<ScoreSummary> {
+        self.options.validate()?;
+        let Opened {
+            tokens,
+            transcripts,
+            vocabulary,
+        } = Opened::open(self)?;
+        let topk = stage::writer(self, Kind::Topk, &self.topk, existing)?;
+        let metrics = &self.sequence_metrics;
+        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, existing)?;
+        let todo: Vec<usize> = (0..tokens.parts().len())
+            .filter(|&index| !(topk.is_done(index as u32) && metrics.is_done(index as u32)))
+            .collect();
+        let mut summary = ScoreSummary::default();
+        if todo.is_empty() {
+            return Ok(summary);
+        }
+        let predictor = self.predictor()?;
+        let predicting = PredictOptions {
+            vocab_len: vocabulary.len().min(predictor.config().vocab_size),
+            k: self.options.top_k,
+            draws: self.options.draws(),
+            batch_tokens: self.options.batch_tokens,
+        };
+        if let Some(memory) = predictor.memory(&predicting) {
+            progress::note(format!("score {}: {memory}", self.name));
+        }
+        let samples: u64 = todo.iter().map(|&i| tokens.parts()[i].info().samples).sum();
+        let bar = Bar::new(format!("score {}", self.name), samples, "samples");
+        let scored = ScoredPart {
+            name: &self.name,
+            predictor: &predictor,
+            options: &predicting,
+            kept: &self.options,
+            bar: &bar,
+        };
+        for index in todo {
+            let part = &tokens.parts()[index];
+            let samples = read_part(part)?;
+            let contents = contents(&transcripts.parts()[index], &samples)?;
+            check_ids(part, &samples, vocabulary.len())?;
+            scored.write(
+                &samples,
+                &contents,
+                topk.part(part.info())?,
+                metrics.part(part.info())?,
+                &mut summary,
+            )?;
+        }
+        Ok(summary)
     }
-    let predictor = Predictor::open(
-        &inputs.model,
-        &LoadOptions {
-            device: inputs.device.clone(),
-            dtype: inputs.dtype,
+
+    fn predictor(&self) -> Result<Predictor> {
+        let load = LoadOptions {
+            device: self.device.clone(),
+            dtype: self.dtype,
             mode: Mode::Inference,
-        },
-        options.offload(),
-    )?;
-    let predicting = PredictOptions {
-        vocab_len: vocabulary.len().min(predictor.config().vocab_size),
-        k: options.top_k,
-        draws: options.draws(),
-        batch_tokens: options.batch_tokens,
-    };
-    if let Some(memory) = predictor.memory(&predicting) {
-        progress::note(format!("score {}: {memory}", inputs.name));
+        };
+        Predictor::open(&self.model, &load, self.options.offload())
     }
-    let samples: u64 = todo.iter().map(|&i| tokens.parts()[i].info().samples).sum();
-    let bar = Bar::new(format!("score {}", inputs.name), samples, "samples");
-    let scored = ScoredPart {
-        name: &inputs.name,
-        predictor: &predictor,
-        options: &predicting,
-        kept: options,
-        bar: &bar,
-    };
-    for index in todo {
-        let part = &tokens.parts()[index];
-        let samples = read_part(part)?;
-        let contents = contents(&transcripts.parts()[index], &samples)?;
-        check_ids(part, &samples, vocabulary.len())?;
-        scored.write(
-            &samples,
-            &contents,
-            topk.part(part.info())?,
-            metrics.part(part.info())?,
-            &mut summary,
-        )?;
-    }
-    Ok(summary)
 }
 
 /// What the metrics of a sample are about.

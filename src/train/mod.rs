@@ -19,7 +19,8 @@
 //! | `optim`, `schedule`, `groups` | AdamW, learning rate, which parameters learn how |
 //! | `stopping` | the best validation, and early stopping |
 //! | `memory` | what a training will need, said and checked before it |
-//! | `run`, `trainer` | inputs and outputs; the loop |
+//! | `batching` | how a step is divided, and how much is computed side by side |
+//! | `run`, `prepare`, `trainer` | the stage; what is checked and loaded before; the loop |
 //! | `checkpoint`, `steps` | the state of an unfinished training, the log |
 //!
 //! The result is the same for any number of threads, and bit by bit the same after an
@@ -29,6 +30,7 @@
 //! 4 bytes a parameter in f32, 12 for each that is trained (gradient, two moments), 4 more for each
 //! worker; the activations of a micro batch for each worker; what [`data`] says.
 
+mod batching;
 pub mod checkpoint;
 pub mod data;
 pub mod gradient;
@@ -40,6 +42,7 @@ pub mod optim;
 mod options;
 pub mod order;
 mod passes;
+mod prepare;
 pub mod rows;
 mod run;
 pub mod schedule;
@@ -59,7 +62,6 @@ pub use options::{
     Checkpointing, LoraOptions, LoraTargets, Method, MicroBatchTokens, Precision, TrainOptions,
 };
 pub use rows::Tail;
-pub use run::{provenance, run};
 pub use schedule::Schedule;
 
 /// The weights that a training starts from.
@@ -77,9 +79,9 @@ pub enum Init {
     },
 }
 
-/// What a training reads and writes.
+/// The stage: what a training reads and writes.
 #[derive(Clone, Debug)]
-pub struct TrainInputs {
+pub struct Train {
     /// The model to start from.
     pub pivot: Init,
     /// The `tokens` artifact, in the pivot's vocabulary.
@@ -97,8 +99,8 @@ pub struct TrainInputs {
     pub name: String,
     /// Where to compute.
     pub device: Device,
-    /// Replace an existing `out`, and the state of another training.
-    pub overwrite: bool,
+    /// How.
+    pub options: TrainOptions,
 }
 
 /// What a training did.

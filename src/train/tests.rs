@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::run::{Hooks, run_with};
+use super::run::Hooks;
 use super::*;
 use crate::artifact::targets::{Target, TargetBuilder};
 use crate::artifact::tokens::{SampleTokens, to_batch};
@@ -22,8 +22,8 @@ const VOCABULARY: u32 = 31;
 /// A folder with random tokens and targets in two parts, and what trains a model on them.
 struct Fixture {
     dir: TempDir,
-    inputs: TrainInputs,
-    options: TrainOptions,
+    inputs: Train,
+    existing: Existing,
 }
 
 fn config(tied: bool) -> Map<String, Value> {
@@ -119,7 +119,14 @@ fn fixture(tied: bool) -> Fixture {
     write_targets(&path("targets"), "v", &PARTS, 0);
     write_tokens(&path("valid"), "", std::slice::from_ref(&(0..4)));
     std::fs::create_dir(path("base")).unwrap();
-    let inputs = TrainInputs {
+    let options = TrainOptions {
+        lr: 3e-3,
+        epochs: 2,
+        batch_tokens: 200,
+        micro_batch_tokens: MicroBatchTokens::AtMost(64),
+        ..TrainOptions::default()
+    };
+    let inputs = Train {
         pivot: Init::Random {
             config: config(tied),
             tokenizer: path("base"),
@@ -131,19 +138,12 @@ fn fixture(tied: bool) -> Fixture {
         steps_out: path("steps"),
         name: "test".to_owned(),
         device: Device::Cpu,
-        overwrite: false,
-    };
-    let options = TrainOptions {
-        lr: 3e-3,
-        epochs: 2,
-        batch_tokens: 200,
-        micro_batch_tokens: MicroBatchTokens::AtMost(64),
-        ..TrainOptions::default()
+        options,
     };
     Fixture {
         dir,
         inputs,
-        options,
+        existing: Existing::Refuse,
     }
 }
 
@@ -156,7 +156,11 @@ fn run_until(f: &Fixture, mut after_step: impl FnMut(u64) -> Result<()>) -> Resu
         after_step: Some(&mut after_step),
         workers: None,
     };
-    run_with(&f.inputs, &f.options, hooks)
+    f.inputs.perform_with(f.existing, hooks)
+}
+
+fn run(f: &Fixture) -> Result<TrainSummary> {
+    f.inputs.perform(f.existing)
 }
 
 /// The log without times, by column.
@@ -185,7 +189,7 @@ fn log(dir: &Path) -> BTreeMap<String, Vec<f64>> {
 #[test]
 fn a_training_learns_logs_and_leaves_no_state() {
     let f = fixture(true);
-    let summary = run(&f.inputs, &f.options).unwrap();
+    let summary = run(&f).unwrap();
     let log = log(&f.inputs.steps_out);
     let (loss, valid) = (&log["loss"], &log["valid_loss"]);
     assert_eq!(summary.steps as usize, loss.len());
@@ -202,7 +206,7 @@ fn a_training_learns_logs_and_leaves_no_state() {
     assert_eq!(summary.valid_loss, valid.last().copied());
     assert!(f.inputs.out.join("config.json").exists());
     assert!(!f.dir.path().join("out.state").exists());
-    let error = run(&f.inputs, &f.options).unwrap_err();
+    let error = run(&f).unwrap_err();
     assert!(error.to_string().contains("exists"), "{error}");
 }
 
@@ -225,13 +229,10 @@ fn every_family_learns_samples_by_heart() {
         f.inputs.valid_tokens = None;
         f.inputs.tokens = f.dir.path().join("few");
         write_tokens(&f.inputs.tokens, "", std::slice::from_ref(&(0..4)));
-        let options = TrainOptions {
-            epochs: 150,
-            lr: 1e-2,
-            batch_tokens: 4096,
-            ..f.options
-        };
-        let summary = run(&f.inputs, &options).unwrap();
+        f.inputs.options.epochs = 150;
+        f.inputs.options.lr = 1e-2;
+        f.inputs.options.batch_tokens = 4096;
+        let summary = run(&f).unwrap();
         assert!(summary.loss < 0.05, "{name}: loss {}", summary.loss);
         assert_eq!(log(&f.inputs.steps_out)["loss_fusion"], vec![-1.0; 150]);
     }
@@ -240,7 +241,7 @@ fn every_family_learns_samples_by_heart() {
 #[test]
 fn an_interrupted_training_ends_with_the_same_bytes() {
     let whole = fixture(true);
-    run(&whole.inputs, &whole.options).unwrap();
+    run(&whole).unwrap();
     let (expected, expected_log) = (weights(&whole.inputs.out), log(&whole.inputs.steps_out));
     let steps = expected_log["step"].len() as u64;
 
@@ -257,7 +258,7 @@ fn an_interrupted_training_ends_with_the_same_bytes() {
         assert!(matches!(result, Err(Error::Interrupted)));
         assert!(!f.inputs.out.exists());
     }
-    let summary = run(&f.inputs, &f.options).unwrap();
+    let summary = run(&f).unwrap();
     assert!(summary.resumed);
     assert_eq!(summary.steps, steps);
     assert_eq!(weights(&f.inputs.out), expected);
@@ -265,7 +266,7 @@ fn an_interrupted_training_ends_with_the_same_bytes() {
 
     // Killed: what was done since the last saved state is done again.
     let mut f = fixture(true);
-    f.options.checkpoint_every = Some(2);
+    f.inputs.options.checkpoint_every = Some(2);
     let mut made = Vec::new();
     for stop in [1, 4, 5, 7] {
         let result = run_until(&f, |step| {
@@ -279,7 +280,7 @@ fn an_interrupted_training_ends_with_the_same_bytes() {
         assert!(result.is_err());
     }
     assert_eq!(made, [1, 1, 2, 3, 4, 5, 5, 6, 7]);
-    run(&f.inputs, &f.options).unwrap();
+    run(&f).unwrap();
     assert_eq!(weights(&f.inputs.out), expected);
     assert_eq!(log(&f.inputs.steps_out), expected_log);
 }
@@ -289,14 +290,14 @@ fn a_state_of_another_training_says_what_differs() {
     let mut f = fixture(true);
     let stop = |f: &Fixture| -> Result<TrainSummary> { run_until(f, |_| Err(Error::Interrupted)) };
     assert!(stop(&f).is_err());
-    f.options.lr = 1e-3;
-    let error = run(&f.inputs, &f.options).unwrap_err();
+    f.inputs.options.lr = 1e-3;
+    let error = run(&f).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("(lr: 0.003 -> 0.001)"), "{text}");
     assert!(text.contains("--force"), "{text}");
     assert_eq!(error.exit_code(), 2);
-    f.inputs.overwrite = true;
-    assert!(!run(&f.inputs, &f.options).unwrap().resumed);
+    f.existing = Existing::Replace;
+    assert!(!run(&f).unwrap().resumed);
 
     // A damaged state is an error too, not a silent start from the beginning.
     let mut f = fixture(true);
@@ -304,10 +305,10 @@ fn a_state_of_another_training_says_what_differs() {
     let state = f.dir.path().join("out.state/state.safetensors");
     let bytes = std::fs::read(&state).unwrap();
     std::fs::write(&state, &bytes[..bytes.len() - 4]).unwrap();
-    let text = run(&f.inputs, &f.options).unwrap_err().to_string();
+    let text = run(&f).unwrap_err().to_string();
     assert!(text.contains("damaged"), "{text}");
-    f.inputs.overwrite = true;
-    run(&f.inputs, &f.options).unwrap();
+    f.existing = Existing::Replace;
+    run(&f).unwrap();
 }
 
 #[test]
@@ -319,7 +320,7 @@ fn the_number_of_threads_does_not_change_the_weights() {
                 workers: Some(workers),
                 ..Hooks::default()
             };
-            run_with(&f.inputs, &f.options, hooks).map(drop)
+            f.inputs.perform_with(f.existing, hooks).map(drop)
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build().unwrap().install(run).unwrap();
@@ -332,8 +333,8 @@ fn the_number_of_threads_does_not_change_the_weights() {
 fn checkpointing_gives_the_same_bytes() {
     let result = [Checkpointing::Off, Checkpointing::On].map(|checkpointing| {
         let mut f = fixture(true);
-        f.options.gradient_checkpointing = checkpointing;
-        run(&f.inputs, &f.options).unwrap();
+        f.inputs.options.gradient_checkpointing = checkpointing;
+        run(&f).unwrap();
         weights(&f.inputs.out)
     });
     assert!(result[0] == result[1]);
@@ -344,10 +345,10 @@ fn micro_batches_do_not_change_the_loss() {
     let mut losses = Vec::new();
     for (tokens, packing) in [(1, false), (64, true), (64, false), (100_000, true)] {
         let mut f = fixture(true);
-        f.options.micro_batch_tokens = MicroBatchTokens::AtMost(tokens);
-        f.options.packing = packing;
-        f.options.max_steps = Some(2);
-        let summary = run(&f.inputs, &f.options).unwrap();
+        f.inputs.options.micro_batch_tokens = MicroBatchTokens::AtMost(tokens);
+        f.inputs.options.packing = packing;
+        f.inputs.options.max_steps = Some(2);
+        let summary = run(&f).unwrap();
         // A micro batch of one row needs no padding.
         if !packing {
             assert_eq!(summary.padding > 0.0, tokens > 1, "{}", summary.padding);
@@ -375,7 +376,7 @@ fn inputs_that_do_not_belong_together_are_errors() {
     let check = |change: &dyn Fn(&mut Fixture), message: &str| {
         let mut f = fixture(true);
         change(&mut f);
-        let error = run(&f.inputs, &f.options).unwrap_err().to_string();
+        let error = run(&f).unwrap_err().to_string();
         assert!(error.contains(message), "{error}, expected `{message}`");
         assert!(!f.inputs.out.exists());
     };
@@ -417,7 +418,7 @@ fn inputs_that_do_not_belong_together_are_errors() {
         &|f| change_config(f, "max_position_embeddings", 20),
         "do not fit the model's context of 20",
     );
-    check(&|f| f.options.lambda = 2.0, "`train.lambda`");
+    check(&|f| f.inputs.options.lambda = 2.0, "`train.lambda`");
     check(&|f| f.inputs.tokens = f.dir.path().join("none"), "none");
 }
 
@@ -425,7 +426,7 @@ fn inputs_that_do_not_belong_together_are_errors() {
 fn half_precision_trains_and_resumes_from_its_masters() {
     let result = [None, Some(3)].map(|stop| {
         let mut f = fixture(true);
-        f.options.dtype = Precision::Bf16;
+        f.inputs.options.dtype = Precision::Bf16;
         if let Some(stop) = stop {
             let stopped = run_until(&f, |step| match step == stop {
                 true => Err(Error::Interrupted),
@@ -433,7 +434,7 @@ fn half_precision_trains_and_resumes_from_its_masters() {
             });
             assert!(stopped.is_err());
         }
-        let summary = run(&f.inputs, &f.options).unwrap();
+        let summary = run(&f).unwrap();
         let log = log(&f.inputs.steps_out);
         assert!(log["loss"].last() < log["loss"].first());
         (weights(&f.inputs.out), summary.loss)
@@ -447,10 +448,10 @@ fn half_precision_trains_and_resumes_from_its_masters() {
 #[test]
 fn a_loss_that_is_no_number_names_step_and_samples() {
     let mut f = fixture(true);
-    f.options.lr = 1e30;
-    f.options.clip = 0.0;
-    f.options.warmup_ratio = 0.0;
-    let error = run(&f.inputs, &f.options).unwrap_err().to_string();
+    f.inputs.options.lr = 1e30;
+    f.inputs.options.clip = 0.0;
+    f.inputs.options.warmup_ratio = 0.0;
+    let error = run(&f).unwrap_err().to_string();
     assert!(error.starts_with("step 2: the "), "{error}");
     assert!(error.contains("not a number, in samples "), "{error}");
 }
@@ -494,9 +495,9 @@ fn a_published_model_learns_stories() {
     f.inputs.targets = None;
     f.inputs.valid_tokens = None;
     f.inputs.pivot = Init::Model(model);
-    f.options.batch_tokens = 4096;
-    f.options.lr = 3e-4;
-    let summary = run(&f.inputs, &f.options).unwrap();
+    f.inputs.options.batch_tokens = 4096;
+    f.inputs.options.lr = 3e-4;
+    let summary = run(&f).unwrap();
     let loss = &log(&f.inputs.steps_out)["loss_clm"];
     // 0.845 bits per byte at about 2.6 bytes a token.
     assert!((1.2..1.8).contains(&loss[0]), "{loss:?}");

@@ -24,11 +24,13 @@ mod tests;
 mod tokenizer;
 mod trace;
 mod transcripts;
+mod vocabularies;
 
 pub use edits::distance;
 pub use literal::SpecialTokens;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;
+pub use vocabularies::{FirstToken, Vocabularies};
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -20,11 +20,8 @@ use crate::error::{Context, Error, Result};
 const MOST_TOKENS: usize = 1 << 24;
 
 impl Vocabulary {
-    /// Writes the `vocab` artifact into `dir`; does nothing where it is already there.
-    ///
-    /// # Errors
-    /// Another vocabulary is there and `existing` does not allow replacing it; a full disk.
-    pub fn write(&self, dir: &Path, existing: Existing) -> Result<()> {
+    /// What the footer of the artifact says besides its rows.
+    pub fn options(&self) -> Value {
         let roles: Map<String, Value> = Role::ALL
             .into_iter()
             .filter_map(|role| Some((role.to_string(), Value::from(self.id_with_role(role)?))))
@@ -34,18 +31,30 @@ impl Vocabulary {
             let found = numbered.filter(|(_, token)| token.kind == kind && !token.special);
             found.map(|(id, _)| id).collect()
         };
+        serde_json::json!({
+            "roles": roles,
+            "added": of_kind(Kind::Added),
+            "byte": of_kind(Kind::Byte),
+            "drops_blank": self.drops_blank,
+        })
+    }
+
+    /// Writes the `vocab` artifact into `dir`; does nothing where it is already there.
+    ///
+    /// # Errors
+    /// Another vocabulary is there and `existing` does not allow replacing it; a full disk.
+    pub fn write(&self, dir: &Path, existing: Existing) -> Result<()> {
         let provenance = Provenance::new(artifact::Kind::Vocab)
             .vocabulary(&self.digest)
-            .options(serde_json::json!({
-                "roles": roles,
-                "added": of_kind(Kind::Added),
-                "byte": of_kind(Kind::Byte),
-                "drops_blank": self.drops_blank,
-            }));
+            .options(self.options());
         let writer = Writer::create(dir, provenance, existing)?;
         if writer.is_complete() {
             return Ok(());
         }
+        writer.write_only(&self.to_batch()?)
+    }
+
+    fn to_batch(&self) -> Result<RecordBatch> {
         let present = || {
             (0u32..)
                 .zip(&self.tokens)
@@ -66,9 +75,8 @@ impl Vocabulary {
                 present().map(|(_, token)| token.role.map(Role::name)),
             )),
         ];
-        let batch = RecordBatch::try_new(artifact::Kind::Vocab.schema(), columns)
-            .during(|| "building `vocab` rows".to_owned())?;
-        writer.write_only(&batch)
+        RecordBatch::try_new(artifact::Kind::Vocab.schema(), columns)
+            .during(|| "building `vocab` rows".to_owned())
     }
 
     /// Reads a `vocab` artifact.

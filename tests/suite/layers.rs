@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the top; modules of one layer must not import each other unless it is the last.
-const LAYERS: [&[&str]; 5] = [
+const LAYERS: [&[&str]; 6] = [
     &["cli"],
     &["recipe"],
     &[
@@ -13,6 +13,7 @@ const LAYERS: [&[&str]; 5] = [
         "import", "export",
     ],
     &["query"],
+    &["stage"],
     &[
         "artifact",
         "integrity",

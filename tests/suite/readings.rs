@@ -4,14 +4,14 @@ use fuselm::vocab::SpecialTokens;
 use std::fs;
 use std::path::Path;
 
-use fuselm::align::{self, AlignInputs, AlignOptions};
+use fuselm::align::{Align, AlignOptions};
 use fuselm::artifact::distribution::{Distribution, DistributionBuilder, Distributions};
 use fuselm::artifact::tokens::{SampleTokens, to_batch};
 use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
-use fuselm::mapping::{self, MapInputs, MapOptions};
-use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
+use fuselm::mapping::{Map, MapOptions};
+use fuselm::project::{Project, ProjectOptions, Short};
 use fuselm::text::{SampleTranscript, Transcript, transcripts_to_batch};
-use fuselm::vocab::Tokenizer;
+use fuselm::vocab::{Tokenizer, Vocabularies};
 
 use super::program::shared;
 
@@ -170,46 +170,22 @@ fn project(pivot: &Tokenizer, source: &Tokenizer, name: &str, random: &mut Rando
         .collect();
     let texts = transcripts_to_batch(&texts).unwrap();
     write(&at("texts"), Provenance::new(Kind::Transcripts), &texts);
-    let inputs = AlignInputs {
-        pivot_tokens: &at("ours"),
-        source_tokens: &at("theirs"),
-        vocabularies: None,
+    let align = Align {
+        pivot_tokens: at("ours"),
+        source_tokens: at("theirs"),
+        vocabs: None,
         transcripts: None,
+        out: at("alignment"),
+        options: AlignOptions::default(),
     };
-    align::run(
-        &inputs,
-        &at("alignment"),
-        &AlignOptions::default(),
-        Existing::Refuse,
-    )
-    .unwrap();
-    let first_token = |bytes: &[u8]| pivot.first_token(bytes);
-    let inputs = MapInputs {
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &first_token,
+    align.perform(Existing::Refuse).unwrap();
+    let map = Map {
+        vocabularies: Vocabularies::of(source, pivot),
         alignment: None,
+        out: at("map"),
+        options: MapOptions::default(),
     };
-    mapping::run(
-        &inputs,
-        &at("map"),
-        &MapOptions::default(),
-        Existing::Refuse,
-    )
-    .unwrap();
-    let own = at("own");
-    let inputs = ProjectInputs {
-        topk: &at("topk"),
-        alignment: &at("alignment"),
-        token_map: &at("map"),
-        pivot_tokens: &at("ours"),
-        source_tokens: &at("theirs"),
-        transcripts: &at("texts"),
-        source: source.vocabulary(),
-        pivot: pivot.vocabulary(),
-        first_token: &first_token,
-        pivot_topk: Some(&own),
-    };
+    map.perform(Existing::Refuse).unwrap();
     let options = ProjectOptions {
         short: Some(Short::Pivot),
         // Random lists agree with nothing for long.
@@ -217,7 +193,20 @@ fn project(pivot: &Tokenizer, source: &Tokenizer, name: &str, random: &mut Rando
         min_mass: 0.0,
         ..ProjectOptions::default()
     };
-    project::run(&inputs, &at("out"), &options, Existing::Refuse).unwrap();
+    let project = Project {
+        topk: at("topk"),
+        alignment: at("alignment"),
+        token_map: at("map"),
+        pivot_tokens: at("ours"),
+        source_tokens: at("theirs"),
+        transcripts: at("texts"),
+        vocabularies: Vocabularies::of(source, pivot),
+        pivot_topk: Some(at("own")),
+        warped: false,
+        out: at("out"),
+        options,
+    };
+    project.perform(Existing::Refuse).unwrap();
 
     let mut counts = Counts::default();
     let artifact = Artifact::open(&at("out"), Kind::Projected).unwrap();

@@ -1,8 +1,8 @@
 //! Artifacts in, artifact out.
 
 use super::super::*;
-use crate::artifact::PartInfo;
 use crate::artifact::alignment::Links;
+use crate::artifact::{PartInfo, Provenance};
 
 fn write_tokens(dir: &Path, vocabulary: &str, samples: &[Vec<SampleTokens>]) {
     let provenance = Provenance::new(Kind::Tokens).vocabulary(vocabulary);
@@ -43,15 +43,16 @@ fn two_token_artifacts_become_an_alignment() {
     ];
     write_tokens(&at("p"), "pv", &pivot);
     write_tokens(&at("s"), "sv", &source);
-    let options = AlignOptions::default();
     let align = |source: &str, out: &str| {
-        let inputs = AlignInputs {
-            pivot_tokens: &at("p"),
-            source_tokens: &at(source),
-            vocabularies: None,
+        let align = Align {
+            pivot_tokens: at("p"),
+            source_tokens: at(source),
+            vocabs: None,
             transcripts: None,
+            out: at(out),
+            options: AlignOptions::default(),
         };
-        run(&inputs, &at(out), &options, Existing::Refuse)
+        align.perform(Existing::Refuse)
     };
     let summary = align("s", "out").unwrap();
     assert_eq!((summary.samples, summary.pivot_tokens), (2, 5));

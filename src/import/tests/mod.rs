@@ -19,6 +19,7 @@ use super::*;
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::numbers;
 use crate::artifact::{PartInfo, tokens};
+use crate::artifact::{Provenance, Writer};
 use crate::text::{SampleTranscript, Span, Transcript, transcripts_to_batch};
 use crate::vocab;
 
@@ -122,8 +123,8 @@ impl Place {
         part.finish().unwrap();
     }
 
-    fn inputs(&self, format: Format, from: &str) -> ImportInputs {
-        ImportInputs {
+    fn inputs(&self, format: Format, from: &str) -> Import {
+        Import {
             name: "m".to_owned(),
             from: self.at(from),
             format,
@@ -138,7 +139,7 @@ impl Place {
     }
 
     fn import(&self, format: Format, from: &str) -> Result<ImportSummary> {
-        run(&self.inputs(format, from), Existing::Replace)
+        self.inputs(format, from).perform(Existing::Replace)
     }
 
     /// Writes a file of lines, and imports it as vLLM's.

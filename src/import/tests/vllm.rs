@@ -23,7 +23,10 @@ fn vllm() {
     let expected = -(0.01f64.ln() + 0.5f64.ln() + 0.25f64.ln());
     assert!((place.nll()[0] - expected).abs() < 1e-6);
     // Again: nothing to do.
-    let again = run(&place.inputs(Format::Vllm, "x.jsonl"), Existing::Refuse).unwrap();
+    let again = place
+        .inputs(Format::Vllm, "x.jsonl")
+        .perform(Existing::Refuse)
+        .unwrap();
     assert_eq!(again.samples, 0);
 }
 
@@ -181,11 +184,11 @@ fn ids_of_rows_that_fill_up_the_head() {
     let error = place.import_lines(&lines).unwrap_err().to_string();
     assert!(error.contains("id 1500 is beyond the 1024 rows"), "{error}");
     for (head, right) in [(1500, false), (1501, true), (3, false)] {
-        let inputs = ImportInputs {
+        let import = Import {
             head: Some(head),
             ..place.inputs(Format::Vllm, "x.jsonl")
         };
-        let done = run(&inputs, Existing::Replace);
+        let done = import.perform(Existing::Replace);
         assert_eq!(done.is_ok_and(|summary| summary.padded == 5), right);
     }
 }

@@ -3,7 +3,7 @@
 use super::super::methods::METHODS;
 use super::super::write_stats;
 use super::{config_of, zoo};
-use crate::artifact::{Artifact, Existing, Kind, Provenance};
+use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
 use crate::tensors::Dtype;
 
 #[test]
@@ -12,9 +12,11 @@ fn stats_become_an_artifact_sorted_by_tensor_and_model() {
     let (_, summary) = zoo.merge(config_of(&METHODS[0], &["c", "a", "b"]), "out");
     assert_eq!(summary.stats.len(), 7 * 3);
     let dir = zoo.out("merge_stats");
-    let provenance = Provenance::new(Kind::MergeStats);
-    write_stats(&summary.stats, &dir, provenance.clone(), Existing::Refuse).unwrap();
-    write_stats(&summary.stats, &dir, provenance, Existing::Refuse).unwrap();
+    for _ in 0..2 {
+        let provenance = Provenance::new(Kind::MergeStats);
+        let writer = Writer::create(&dir, provenance, Existing::Refuse).unwrap();
+        write_stats(&summary.stats, writer).unwrap();
+    }
     assert!(Artifact::open(&dir, Kind::MergeStats).is_ok());
     let weights = summary
         .stats

@@ -14,7 +14,9 @@ use super::*;
 use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use crate::artifact::distribution::{Distribution, Origin};
 use crate::artifact::token_map::{MapMethod, MapRow};
-use crate::vocab::{Kind as TokenKind, Role, Token};
+use crate::artifact::{Provenance, Writer};
+use crate::units::TokenId;
+use crate::vocab::{Kind as TokenKind, Role, Token, Vocabulary};
 
 /// What one row became.
 #[derive(Clone, Debug)]

@@ -67,22 +67,35 @@ fn the_stage_reads_and_writes_artifacts() {
         "source_tokens",
         "transcripts",
     ];
-    let paths = names.map(at);
-    let first_token = |bytes: &[u8]| first_of(&case.pivot, bytes, 9);
-    let inputs = ProjectInputs {
-        topk: &paths[0],
-        alignment: &paths[1],
-        token_map: &paths[2],
-        pivot_tokens: &paths[3],
-        source_tokens: &paths[5],
-        transcripts: &paths[6],
-        source: &case.source,
-        pivot: &case.pivot,
-        first_token: &first_token,
-        pivot_topk: Some(&paths[4]),
+    let go = |out: &str| {
+        let [
+            topk,
+            alignment,
+            token_map,
+            pivot_tokens,
+            pivot_topk,
+            source_tokens,
+            transcripts,
+        ] = names.map(at);
+        let project = Project {
+            topk,
+            alignment,
+            token_map,
+            pivot_tokens,
+            source_tokens,
+            transcripts,
+            vocabularies: Vocabularies {
+                source: &case.source,
+                pivot: &case.pivot,
+                first_token: Box::new(|bytes| first_of(&case.pivot, bytes, 9)),
+            },
+            pivot_topk: Some(pivot_topk),
+            warped: false,
+            out: at(out),
+            options: ProjectOptions::default(),
+        };
+        project.perform(Existing::Refuse)
     };
-    let options = ProjectOptions::default();
-    let go = |out: &str| run(&inputs, &at(out), &options, Existing::Refuse);
     let summary = go("out").unwrap();
     assert_eq!(summary.positions, 3);
     assert_eq!(summary.of(Projection::SameEnd).rows, 2);

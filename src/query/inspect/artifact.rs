@@ -222,7 +222,7 @@ fn report(path: &Path, parts: &[Part]) -> Result<ArtifactReport> {
         _ => 0,
     };
     Ok(ArtifactReport {
-        origin: origin::of(path, first.identity(), &provenance),
+        origin: origin::of(path, &provenance),
         path: path.to_path_buf(),
         kind,
         identity: first.identity().to_owned(),

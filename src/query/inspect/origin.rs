@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::artifact::first_part;
-use crate::artifact::{Kind, Part, Provenance, RunDir};
+use crate::artifact::{Artifact, Kind, Provenance, RunDir};
 
 /// Where an artifact stands among the runs of a folder. Paths are relative to that folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,12 +28,12 @@ struct Seen {
     run: usize,
     path: PathBuf,
     provenance: Provenance,
-    identity: String,
+    content: String,
 }
 
 /// Finds an artifact (its folder or one of its parts) among the runs beside its own; nothing if
-/// it lies in no run. Reads the footer of the first part of every artifact.
-pub(super) fn of(path: &Path, identity: &str, provenance: &Provenance) -> Origin {
+/// it lies in no run. Reads the footers of every artifact.
+pub(super) fn of(path: &Path, provenance: &Provenance) -> Origin {
     let mut origin = Origin::default();
     let Some(path) = fs::canonicalize(path).ok() else {
         return origin;
@@ -53,23 +52,26 @@ pub(super) fn of(path: &Path, identity: &str, provenance: &Provenance) -> Origin
         .enumerate()
         .flat_map(|(at, run)| look(at, run))
         .collect();
-    let is_own = |other: &Seen| path == other.path || path.starts_with(&other.path);
+    let is_own = |other: &&Seen| path == other.path || path.starts_with(&other.path);
+    let Some(content) = seen.iter().find(is_own).map(|own| own.content.as_str()) else {
+        return origin;
+    };
     for other in &seen {
         if other
             .provenance
             .inputs
             .values()
-            .any(|input| input == identity)
+            .any(|input| input == content)
         {
             origin.used_by.push(relative(&other.path));
         }
-        if other.identity == identity && !is_own(other) {
+        if other.content == content && !is_own(&other) {
             origin.copies.push(relative(&other.path));
         }
     }
     let here = seen.iter().filter(|other| runs[other.run] == own);
     for (name, digest) in &provenance.inputs {
-        if let Some(input) = here.clone().find(|other| other.identity == *digest) {
+        if let Some(input) = here.clone().find(|other| other.content == *digest) {
             origin.inputs.insert(name.clone(), relative(&input.path));
         }
     }
@@ -78,11 +80,11 @@ pub(super) fn of(path: &Path, identity: &str, provenance: &Provenance) -> Origin
     }
     for (at, run) in runs.iter().enumerate() {
         let theirs = || seen.iter().filter(|other| other.run == at);
-        if theirs().any(|other| other.identity == identity) {
+        if theirs().any(|other| other.content == content) {
             continue;
         }
         let needed = origin.inputs.keys().map(|name| &provenance.inputs[name]);
-        let mut needed = needed.map(|digest| theirs().any(|other| other.identity == *digest));
+        let mut needed = needed.map(|digest| theirs().any(|other| other.content == *digest));
         if run != own && needed.all(|found| found) {
             origin.usable_by.push(relative(run));
         }
@@ -135,15 +137,12 @@ fn look(run: usize, dir: &Path) -> Vec<Seen> {
         for values in folder.list(kind).unwrap_or_default() {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             let path = folder.artifact(kind, &values);
-            let Ok(Some(first)) = first_part(&path) else {
-                continue;
-            };
-            if let Ok(part) = Part::open(&first, kind) {
+            if let Ok(artifact) = Artifact::open(&path, kind) {
                 seen.push(Seen {
                     run,
                     path,
-                    provenance: part.provenance().clone(),
-                    identity: part.identity().to_owned(),
+                    provenance: artifact.provenance().clone(),
+                    content: artifact.content(),
                 });
             }
         }

@@ -77,28 +77,27 @@ impl<'de> Deserialize<'de> for LoraTargets {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraOptions {
-    /// Rank of the adapters. Default 16.
-    #[arg(id = "lora_rank", long = "lora-rank", value_name = "RANK", default_value_t = LoraOptions::default().rank, hide_default_value = true)]
+    /// Rank of the adapters.
+    #[arg(id = "lora_rank", long = "lora-rank", value_name = "RANK", default_value_t = LoraOptions::default().rank)]
     pub rank: usize,
-    /// Strength of the adapters: what they add is multiplied by alpha / rank. Default 32.
-    #[arg(id = "lora_alpha", long = "lora-alpha", value_name = "ALPHA", default_value_t = LoraOptions::default().alpha, hide_default_value = true)]
+    /// Strength of the adapters: what they add is multiplied by alpha / rank.
+    #[arg(id = "lora_alpha", long = "lora-alpha", value_name = "ALPHA", default_value_t = LoraOptions::default().alpha)]
     pub alpha: f64,
     /// Projections to adapt, separated by commas, by the last parts of their names (`q_proj`);
-    /// `all-linear` is all. Default `all-linear`.
+    /// `all-linear` is all.
     #[arg(
         id = "lora_targets",
         long = "lora-targets",
         value_name = "NAMES|all-linear",
-        default_value = "all-linear",
-        hide_default_value = true
+        default_value = "all-linear"
     )]
     pub targets: LoraTargets,
     /// Multiply by alpha / √rank instead.
     #[arg(id = "lora_rslora", long = "lora-rslora")]
     pub rslora: bool,
     /// What to write: the whole model with the adapters `merged` into it, the `adapter` alone as
-    /// PEFT does, or `both`. Default `merged`.
-    #[arg(id = "lora_save", long = "lora-save", value_name = "WHAT", value_enum, default_value_t = LoraOptions::default().save, hide_default_value = true)]
+    /// PEFT does, or `both`.
+    #[arg(id = "lora_save", long = "lora-save", value_name = "WHAT", value_enum, default_value_t = LoraOptions::default().save)]
     pub save: LoraSave,
 }
 

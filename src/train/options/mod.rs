@@ -19,74 +19,62 @@ pub use words::{Checkpointing, MicroBatchTokens, Precision};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
-    /// Share of the next-token loss; the rest goes to the targets. 1 ignores them. Default 0.9.
-    #[arg(long, default_value_t = TrainOptions::default().lambda, hide_default_value = true)]
+    /// Share of the next-token loss; the rest goes to the targets. 1 ignores them.
+    #[arg(long, default_value_t = TrainOptions::default().lambda)]
     pub lambda: f64,
-    /// Peak learning rate. Default 5e-6.
-    #[arg(long, default_value_t = TrainOptions::default().lr, hide_default_value = true)]
+    /// Peak learning rate.
+    #[arg(long, default_value_t = TrainOptions::default().lr)]
     pub lr: f64,
-    /// Passes over the samples. Default 3.
-    #[arg(long, default_value_t = TrainOptions::default().epochs, hide_default_value = true)]
+    /// Passes over the samples.
+    #[arg(long, default_value_t = TrainOptions::default().epochs)]
     pub epochs: u32,
     /// Stop after so many optimiser steps, if the epochs are not over before.
     #[arg(long)]
     pub max_steps: Option<u64>,
-    /// Most tokens of an optimiser step, on average. Default 262,144.
-    #[arg(long, default_value_t = TrainOptions::default().batch_tokens, hide_default_value = true)]
+    /// Most tokens of an optimiser step, on average.
+    #[arg(long, default_value_t = TrainOptions::default().batch_tokens)]
     pub batch_tokens: usize,
     /// Padded tokens that are computed at once: more memory, but not other results (beyond
-    /// rounding). Default `auto`.
-    #[arg(
-        long,
-        default_value = "auto",
-        hide_default_value = true,
-        value_name = "N|auto"
-    )]
+    /// rounding).
+    #[arg(long, default_value = "auto", value_name = "N|auto")]
     pub micro_batch_tokens: MicroBatchTokens,
     /// Compute layers a second time for their gradients: less memory, more time, same result.
-    /// Default `auto`.
-    #[arg(
-        long,
-        default_value = "auto",
-        hide_default_value = true,
-        value_name = "true|false|auto"
-    )]
+    #[arg(long, default_value = "auto", value_name = "true|false|auto")]
     pub gradient_checkpointing: Checkpointing,
     /// Put several short samples into a row, without attention between them, instead of padding:
-    /// not other results (beyond rounding). Default `true`.
+    /// not other results (beyond rounding).
     #[arg(
         long,
         default_value_t = TrainOptions::default().packing,
-        hide_default_value = true,
         action = clap::ArgAction::Set
     )]
     pub packing: bool,
-    /// Share of the steps in which the learning rate rises. Default 0.03.
-    #[arg(long, default_value_t = TrainOptions::default().warmup_ratio, hide_default_value = true)]
+    /// Share of the steps in which the learning rate rises.
+    #[arg(long, default_value_t = TrainOptions::default().warmup_ratio)]
     pub warmup_ratio: f64,
-    /// How the learning rate falls afterwards. Default `cosine`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule, hide_default_value = true)]
+    /// How the learning rate falls afterwards.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().schedule)]
     pub schedule: Schedule,
-    /// Decay of matrices, relative to the learning rate; norms and biases do not decay. Default 0.
-    #[arg(long, default_value_t = TrainOptions::default().weight_decay, hide_default_value = true)]
+    /// Decay of matrices, relative to the learning rate; norms and biases do not decay.
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay)]
     pub weight_decay: f64,
-    /// Decay of AdamW's first moment. Default 0.9.
-    #[arg(long, default_value_t = TrainOptions::default().beta1, hide_default_value = true)]
+    /// Decay of AdamW's first moment.
+    #[arg(long, default_value_t = TrainOptions::default().beta1)]
     pub beta1: f64,
-    /// Decay of AdamW's second moment. Default 0.95.
-    #[arg(long, default_value_t = TrainOptions::default().beta2, hide_default_value = true)]
+    /// Decay of AdamW's second moment.
+    #[arg(long, default_value_t = TrainOptions::default().beta2)]
     pub beta2: f64,
-    /// Added to the root of AdamW's second moment. Default 1e-8.
-    #[arg(long, default_value_t = TrainOptions::default().eps, hide_default_value = true)]
+    /// Added to the root of AdamW's second moment.
+    #[arg(long, default_value_t = TrainOptions::default().eps)]
     pub eps: f64,
-    /// Largest norm of the gradient; 0 does not clip. Default 1.
-    #[arg(long, default_value_t = TrainOptions::default().clip, hide_default_value = true)]
+    /// Largest norm of the gradient; 0 does not clip.
+    #[arg(long, default_value_t = TrainOptions::default().clip)]
     pub clip: f64,
-    /// What becomes of the probability outside a target's list. Default `renormalise`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().tail, hide_default_value = true)]
+    /// What becomes of the probability outside a target's list.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().tail)]
     pub tail: Tail,
-    /// Which parameters are trained. Default `full`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().method, hide_default_value = true)]
+    /// Which parameters are trained.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().method)]
     pub method: Method,
     /// The adapters of method `lora`.
     #[command(flatten)]
@@ -98,11 +86,11 @@ pub struct TrainOptions {
     /// Parameters with another learning rate or decay.
     #[arg(skip)]
     pub param_groups: Vec<ParamGroup>,
-    /// Type of parameters and activations, and of the written model. Default `f32`.
-    #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype, hide_default_value = true)]
+    /// Type of parameters and activations, and of the written model.
+    #[arg(long, value_enum, default_value_t = TrainOptions::default().dtype)]
     pub dtype: Precision,
-    /// Seed of the sample order, and of random initial weights. Default 42.
-    #[arg(long, default_value_t = TrainOptions::default().seed, hide_default_value = true)]
+    /// Seed of the sample order, and of random initial weights.
+    #[arg(long, default_value_t = TrainOptions::default().seed)]
     pub seed: u64,
     /// Chat or text file whose loss is logged after each epoch. (A single command reads
     /// `tokens` instead.)
@@ -114,8 +102,8 @@ pub struct TrainOptions {
     /// Stop after so many validations in a row that were no better, and keep the best step.
     #[arg(long)]
     pub early_stopping_patience: Option<u32>,
-    /// How much lower a validation loss must be to count as better, in nats. Default 0.
-    #[arg(long, default_value_t = TrainOptions::default().early_stopping_threshold, hide_default_value = true)]
+    /// How much lower a validation loss must be to count as better, in nats.
+    #[arg(long, default_value_t = TrainOptions::default().early_stopping_threshold)]
     pub early_stopping_threshold: f64,
     /// Write the weights of the step with the lowest validation loss, not the last.
     #[arg(long)]

@@ -5,13 +5,13 @@ use super::*;
 #[test]
 fn adapters_are_trained_alone_and_written_as_asked() {
     let mut f = fixture(true);
-    f.options.method = Method::Lora;
-    f.options.lr = 2e-2;
-    f.options.epochs = 6;
-    f.options.lora.targets = "q_proj,mlp.down_proj".parse().unwrap();
-    f.options.lora.rank = 4;
-    f.options.lora.save = crate::model::LoraSave::Both;
-    let summary = run(&f.inputs, &f.options).unwrap();
+    f.inputs.options.method = Method::Lora;
+    f.inputs.options.lr = 2e-2;
+    f.inputs.options.epochs = 6;
+    f.inputs.options.lora.targets = "q_proj,mlp.down_proj".parse().unwrap();
+    f.inputs.options.lora.rank = 4;
+    f.inputs.options.lora.save = crate::model::LoraSave::Both;
+    let summary = run(&f).unwrap();
     assert_eq!(summary.parameters, 2 * 4 * (32 + 32 + 32 + 48));
     let log = log(&f.inputs.steps_out);
     assert!(
@@ -37,7 +37,7 @@ fn adapters_are_trained_alone_and_written_as_asked() {
         dtype: candle_core::DType::F32,
         mode: crate::model::Mode::Inference,
     };
-    let start = crate::model::Decoder::random(config, &load, f.options.seed).unwrap();
+    let start = crate::model::Decoder::random(config, &load, f.inputs.options.seed).unwrap();
     for (name, var) in start.params() {
         let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let same = bytemuck::cast_slice::<f32, u8>(&values) == written.tensor(name).unwrap().data();
@@ -50,10 +50,10 @@ fn adapters_are_trained_alone_and_written_as_asked() {
 fn frozen_parameters_stay_and_groups_learn_at_their_own_rate() {
     let trained = |change: &dyn Fn(&mut TrainOptions)| {
         let mut f = fixture(false);
-        f.options.max_steps = Some(1);
-        f.options.clip = 0.0;
-        change(&mut f.options);
-        run(&f.inputs, &f.options).map(|_| weights(&f.inputs.out))
+        f.inputs.options.max_steps = Some(1);
+        f.inputs.options.clip = 0.0;
+        change(&mut f.inputs.options);
+        run(&f).map(|_| weights(&f.inputs.out))
     };
     let values = |bytes: &[u8], name: &str| -> Vec<f32> {
         let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();

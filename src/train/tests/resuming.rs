@@ -20,7 +20,7 @@ fn stopped_and_not(change: &dyn Fn(&mut Fixture), seed: u64) -> [Written; 2] {
         change(&mut f);
         while stopped && below(8) > 0 {
             let (after, killed) = (1 + below(3), below(2) == 0);
-            f.options.checkpoint_every = Some(1 + below(4));
+            f.inputs.options.checkpoint_every = Some(1 + below(4));
             let mut made = 0;
             let result = run_until(&f, |_| {
                 made += 1;
@@ -36,7 +36,7 @@ fn stopped_and_not(change: &dyn Fn(&mut Fixture), seed: u64) -> [Written; 2] {
             assert!(!f.inputs.out.exists());
         }
         if !f.inputs.out.exists() {
-            run(&f.inputs, &f.options).unwrap();
+            run(&f).unwrap();
         }
         assert!(!f.dir.path().join("out.state").exists());
         (weights(&f.inputs.out), log(&f.inputs.steps_out))
@@ -47,22 +47,22 @@ fn stopped_and_not(change: &dyn Fn(&mut Fixture), seed: u64) -> [Written; 2] {
 fn stopped_at_random_steps_the_bytes_are_the_same() {
     let full: &dyn Fn(&mut Fixture) = &|_| {};
     let lora: &dyn Fn(&mut Fixture) = &|f| {
-        f.options.method = Method::Lora;
-        f.options.lora.rank = 4;
+        f.inputs.options.method = Method::Lora;
+        f.inputs.options.lora.rank = 4;
     };
     let best: &dyn Fn(&mut Fixture) = &|f| {
         // Too fast: validation gets worse again.
-        f.options.lr = 3e-2;
-        f.options.eval_steps = Some(3);
-        f.options.load_best = true;
+        f.inputs.options.lr = 3e-2;
+        f.inputs.options.eval_steps = Some(3);
+        f.inputs.options.load_best = true;
     };
     let early: &dyn Fn(&mut Fixture) = &|f| {
         lora(f);
         best(f);
-        f.options.epochs = 6;
-        f.options.load_best = false;
-        f.options.early_stopping_patience = Some(2);
-        f.options.dtype = Precision::Bf16;
+        f.inputs.options.epochs = 6;
+        f.inputs.options.load_best = false;
+        f.inputs.options.early_stopping_patience = Some(2);
+        f.inputs.options.dtype = Precision::Bf16;
     };
     for (name, change) in [
         ("full", full),
@@ -81,11 +81,11 @@ fn stopped_at_random_steps_the_bytes_are_the_same() {
 #[test]
 fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
     let mut f = fixture(true);
-    f.options.lr = 3e-2;
-    f.options.epochs = 8;
-    f.options.eval_steps = Some(2);
-    f.options.early_stopping_patience = Some(2);
-    let summary = run(&f.inputs, &f.options).unwrap();
+    f.inputs.options.lr = 3e-2;
+    f.inputs.options.epochs = 8;
+    f.inputs.options.eval_steps = Some(2);
+    f.inputs.options.early_stopping_patience = Some(2);
+    let summary = run(&f).unwrap();
     let kept = weights(&f.inputs.out);
     let log = log(&f.inputs.steps_out);
     let valid: Vec<f64> = log["valid_loss"].clone();
@@ -105,8 +105,8 @@ fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
 
     // The same weights as those of a training that is stopped there.
     let mut until = fixture(true);
-    until.options = f.options.clone();
-    until.options.early_stopping_patience = None;
+    until.inputs.options = f.inputs.options.clone();
+    until.inputs.options.early_stopping_patience = None;
     let result = run_until(&until, |step| match step == best as u64 {
         true => Err(Error::Interrupted),
         false => Ok(()),
@@ -143,7 +143,8 @@ fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
     ] {
         let mut f = fixture(true);
         f.inputs.valid_tokens = None;
-        let error = run(&f.inputs, &change).unwrap_err().to_string();
+        f.inputs.options = change;
+        let error = run(&f).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("`train.{option}` needs")),
             "{error}"
@@ -154,8 +155,8 @@ fn the_best_step_is_kept_and_training_stops_when_it_is_over() {
 #[test]
 fn best_weights_that_are_gone_are_an_error_before_any_work() {
     let mut f = fixture(true);
-    f.options.load_best = true;
-    f.options.eval_steps = Some(1);
+    f.inputs.options.load_best = true;
+    f.inputs.options.eval_steps = Some(1);
     let stop = |f: &Fixture| {
         run_until(f, |step| match step == 2 {
             true => Err(Error::Interrupted),
@@ -175,6 +176,6 @@ fn best_weights_that_are_gone_are_an_error_before_any_work() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let error = run(&f.inputs, &f.options).unwrap_err().to_string();
+    let error = run(&f).unwrap_err().to_string();
     assert!(error.contains("the best step are not there"), "{error}");
 }

@@ -471,7 +471,7 @@ fn projection(pivot: &Tokenizer, source: &Tokenizer, transcripts: &[Transcript],
         (at("transcripts"), Kind::Transcripts),
     ];
     if short == Short::Pivot {
-        read.push((own, Kind::Topk));
+        read.push((at("topk-ours"), Kind::Topk));
     }
     let projected = batches(&at("projected"), Kind::Projected);
     let store = time(|| {

@@ -3,7 +3,7 @@
 //! Variants are told apart by *who can fix it*, because that is what the exit code says:
 //! the caller ([`Error::Usage`], exit code 2), the owner of a file ([`Error::Input`],
 //! [`Error::Io`]), nobody, as it was right when it was written ([`Error::Damaged`], exit code 3),
-//! or us ([`Error::Compute`]). Messages are lower-case, have names in backticks, say what was
+//! or us ([`Error::Compute`], where a library says why, and [`Error::Internal`]). Messages are lower-case, have names in backticks, say what was
 //! expected and found, and end with the remedy where there is one.
 
 use std::fmt;
@@ -61,6 +61,11 @@ pub enum Error {
         /// Its word.
         source: Source,
     },
+    /// Something that cannot happen has happened: a fault of this program.
+    #[error(
+        "{0}; this is a fault of fuselm itself: please report it, with the command that shows it"
+    )]
+    Internal(String),
     /// The user interrupted; everything complete so far is kept.
     #[error("interrupted; what is complete is kept, the same command continues from there")]
     Interrupted,
@@ -131,6 +136,25 @@ impl Error {
         }
     }
 
+    /// A fault of this program.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::Internal(what.into())
+    }
+
+    /// Names what the error is found in (a recipe, a variant, a model) before its own place; has no
+    /// effect on errors that name a file of the operating system's.
+    #[must_use]
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        match &mut self {
+            Self::Usage { message, .. } => *message = format!("{place}: {message}"),
+            Self::Input { subject, .. } | Self::Damaged { subject, .. } => {
+                *subject = format!("{place}, {subject}");
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// Adds what to do about it; has no effect on errors whose remedy is implied.
     #[must_use]
     pub fn remedy(mut self, what: impl Into<String>) -> Self {
@@ -149,7 +173,7 @@ impl Error {
             Self::Usage { .. } => 2,
             Self::Damaged { .. } => 3,
             Self::Interrupted => 130,
-            Self::Input { .. } | Self::Io { .. } | Self::Compute { .. } => 1,
+            Self::Input { .. } | Self::Io { .. } | Self::Compute { .. } | Self::Internal(_) => 1,
         }
     }
 }
@@ -215,6 +239,20 @@ mod tests {
             (damaged.to_string().as_str(), damaged.exit_code()),
             ("a: b; c", 3)
         );
+    }
+
+    #[test]
+    fn places_come_before_those_of_the_error() {
+        let error = Error::usage("no key `x`").remedy("leave it out");
+        let error = error.within("r.yml").within("variant `a`");
+        let said = "variant `a`: r.yml: no key `x`; leave it out";
+        assert_eq!((error.to_string().as_str(), error.exit_code()), (said, 2));
+        let error = Error::damaged(Path::new("w"), "too short").within("model `m`");
+        assert_eq!(error.to_string(), "model `m`, w: too short");
+        assert_eq!(error.exit_code(), 3);
+        let fault = Error::internal("no row");
+        assert_eq!(fault.exit_code(), 1);
+        assert!(fault.to_string().contains("please report"));
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fuselm::artifact::RunDir;
-use fuselm::error::{Error, Result};
+use fuselm::error::Result;
 use fuselm::progress::note;
 use fuselm::query::{Level, SessionOptions, check_run};
 
-use super::print;
+use super::{json, print};
 
 /// All checks of a run; exit code 3 if one finds an error.
 ///
@@ -38,9 +38,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     };
     let findings = check_run(&RunDir::open(&command.run)?, &options, command.limit)?;
     if command.json {
-        let text = serde_json::to_string_pretty(&findings)
-            .map_err(|error| Error::usage(error.to_string()))?;
-        print(&(text + "\n"))?;
+        print(&json(&findings)?)?;
     } else {
         for finding in &findings {
             print(&format!("{finding}\n"))?;

@@ -186,7 +186,5 @@ fn json(model: &str, results: &[TaskResult]) -> Result<String> {
             })
         })
         .collect();
-    serde_json::to_string_pretty(&rows)
-        .map(|text| text + "\n")
-        .map_err(|error| Error::usage(error.to_string()))
+    super::json(&rows)
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fuselm::error::{Error, Result};
+use fuselm::error::Result;
 use fuselm::query::inspect;
 
-use super::print;
+use super::{json, print};
 
 /// What a run, an artifact or a checkpoint is: schema, rows, bytes, provenance.
 ///
@@ -24,8 +24,7 @@ pub struct Command {
 pub fn run(command: &Command) -> Result<()> {
     let inspection = inspect(&command.path)?;
     let text = match command.json {
-        true => serde_json::to_string_pretty(&inspection)
-            .map_err(|error| Error::usage(error.to_string()))?,
+        true => json(&inspection)?,
         false => inspection.to_string(),
     };
     print(&format!("{}\n", text.trim_end()))

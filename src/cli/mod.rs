@@ -29,6 +29,7 @@ use fuselm::model;
 use fuselm::progress::{self, note};
 use fuselm::stage::Stage;
 use fuselm::text::Fields;
+use serde::Serialize;
 
 /// Fuses the knowledge of several LLMs into one, offline.
 ///
@@ -191,6 +192,13 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Export(command) => export::run(&command),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A value as JSON, for people and programs.
+fn json(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|text| text + "\n")
+        .map_err(|error| Error::internal(format!("writing JSON: {error}")))
 }
 
 /// Writes data to stdout.

@@ -231,16 +231,9 @@ impl Model<'_> {
     fn check(&self) -> Result<()> {
         self.tokenizer.fits(self.name, self.rows)?;
         let first = self.tokenizer.first_id();
-        first.map(drop).map_err(|error| match error {
-            Error::Input {
-                problem, remedy, ..
-            } => Error::Input {
-                subject: format!("tokenizer of model `{}`", self.name),
-                problem,
-                remedy,
-            },
-            other => other,
-        })
+        first
+            .map(drop)
+            .map_err(|error| error.within(format!("model `{}`", self.name)))
     }
 }
 

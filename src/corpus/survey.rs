@@ -348,16 +348,8 @@ impl<'a> Survey<'a> {
         place: &str,
     ) -> Result<Transcribed> {
         let template = self.templates.get(index).and_then(Option::as_ref);
-        text::transcript(chat, template).map_err(|error| match error {
-            Error::Input {
-                problem, remedy, ..
-            } => Error::Input {
-                subject: format!("{place} for model `{}`", model.name),
-                problem,
-                remedy,
-            },
-            other => other,
-        })
+        text::transcript(chat, template)
+            .map_err(|error| error.within(format!("{place} for model `{}`", model.name)))
     }
 }
 

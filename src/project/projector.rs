@@ -66,11 +66,12 @@ pub(super) struct Projector<'a> {
     readings: Readings,
 }
 
-/// What a position becomes.
-enum Found {
-    Carried(Projection, Origin, Option<f64>),
-    Missing,
-    Nothing,
+/// A position whose row is in the scratch space.
+struct Carried {
+    projection: Projection,
+    origin: Origin,
+    /// Probability of the token that follows, where it is known.
+    prob: Option<f64>,
 }
 
 impl<'a> Projector<'a> {
@@ -112,21 +113,20 @@ impl<'a> Projector<'a> {
                 continue;
             }
             let found = match &mut self.warped {
-                _ if !has_width => Found::Nothing,
-                Some(warped) => match warped.position(sample, pos, &mut self.scratch.out)? {
-                    Ok((projection, source_nll)) => {
-                        let origin = Origin {
+                _ if !has_width => Err(Lost::Apart),
+                Some(warped) => warped.position(sample, pos, &mut self.scratch.out).map(
+                    |(projection, source_nll)| Carried {
+                        projection,
+                        origin: Origin {
                             source_nll,
                             ..Origin::default()
-                        };
-                        Found::Carried(projection, origin, None)
-                    }
-                    Err(Lost::Missing) => Found::Missing,
-                    Err(Lost::Apart) => Found::Nothing,
-                },
-                None => self.carry(sample, pos, &mut carried)?,
+                        },
+                        prob: None,
+                    },
+                ),
+                None => self.carry(sample, pos, &mut carried),
             };
-            self.finish(tokens.ids[next], pos, found, write);
+            self.finish(tokens.ids[next], pos, found, write)?;
         }
         Ok(())
     }
@@ -137,24 +137,20 @@ impl<'a> Projector<'a> {
         sample: &Sample<'_>,
         pos: usize,
         carried: &mut bool,
-    ) -> Result<Found, BadRow> {
+    ) -> Result<Carried, Lost> {
         let started = *carried || self.start(sample, pos)?;
         *carried = false;
         if !started {
-            return Ok(Found::Nothing);
+            return Err(Lost::Apart);
         }
-        let prediction = match self.predict(sample, pos)? {
-            Ok(prediction) => prediction,
-            Err(Lost::Missing) => return Ok(Found::Missing),
-            Err(Lost::Apart) => return Ok(Found::Nothing),
-        };
+        let prediction = self.predict(sample, pos)?;
         let options = self.options;
         let thin = prediction.read < options.min_read || prediction.unknown > MOST_UNKNOWN;
         if thin && !prediction.clean {
-            return Ok(Found::Nothing);
+            return Err(Lost::Apart);
         }
         if prediction.placed < f64::from(options.min_mass) {
-            return Ok(Found::Nothing);
+            return Err(Lost::Apart);
         }
         *carried = true;
         let projection = match prediction {
@@ -173,7 +169,11 @@ impl<'a> Projector<'a> {
             short: prediction.short as f32,
             named: Some(prediction.named),
         };
-        Ok(Found::Carried(projection, origin, Some(prediction.prob)))
+        Ok(Carried {
+            projection,
+            origin,
+            prob: Some(prediction.prob),
+        })
     }
 
     /// Starts where both tokenizations end. Where what is supervised begins within a source
@@ -202,22 +202,22 @@ impl<'a> Projector<'a> {
             .start(source_pos + 1, tokens.byte_end[from], *source_end);
         for before in from..pos {
             let width = tokens.byte_end[before] < tokens.byte_end[before + 1];
-            if width && self.predict(sample, before)?.is_err() {
-                return Ok(false);
+            if width {
+                match self.predict(sample, before) {
+                    Ok(_) => {}
+                    Err(Lost::Bad(bad)) => return Err(bad),
+                    Err(Lost::Missing | Lost::Apart) => return Ok(false),
+                }
             }
         }
         Ok(true)
     }
 
-    fn predict(
-        &mut self,
-        sample: &Sample<'_>,
-        pos: usize,
-    ) -> Result<Result<Prediction, Lost>, BadRow> {
+    fn predict(&mut self, sample: &Sample<'_>, pos: usize) -> Result<Prediction, Lost> {
         let tokens = sample.tokens;
         let (begin, end) = (tokens.byte_end[pos], tokens.byte_end[pos + 1]);
         if begin == end {
-            return Ok(Err(Lost::Apart));
+            return Err(Lost::Apart);
         }
         let link = sample.links.row(pos + 1);
         let next = Next {
@@ -260,23 +260,28 @@ impl<'a> Projector<'a> {
         &mut self,
         next: TokenId,
         pos: usize,
-        found: Found,
+        found: Result<Carried, Lost>,
         write: &mut dyn FnMut(Projected<'_>),
-    ) {
+    ) -> Result<(), BadRow> {
         let mut written = true;
-        let (projection, origin, prob) = match found {
-            Found::Carried(projection, origin, prob) => (projection, origin, prob),
-            Found::Missing => {
+        let without = |projection| Carried {
+            projection,
+            origin: Origin::default(),
+            prob: None,
+        };
+        let found = match found {
+            Ok(carried) => carried,
+            Err(Lost::Bad(bad)) => return Err(bad),
+            Err(Lost::Missing) => {
                 self.scratch.out.nothing();
-                (Projection::Missing, Origin::default(), None)
+                without(Projection::Missing)
             }
-            Found::Nothing => {
+            Err(Lost::Apart) => {
                 written = self.fall_back(next);
-                let projection = match self.options.fallback {
+                without(match self.options.fallback {
                     Fallback::OneHot => Projection::OneHot,
                     Fallback::Pivot | Fallback::Skip => Projection::Skipped,
-                };
-                (projection, Origin::default(), None)
+                })
             }
         };
         let out = &self.scratch.out;
@@ -288,15 +293,16 @@ impl<'a> Projector<'a> {
             distribution: Distribution {
                 pos: pos as u32,
                 target_id: next,
-                target_logprob: prob.map_or_else(listed, |prob| prob.ln() as f32),
+                target_logprob: found.prob.map_or_else(listed, |prob| prob.ln() as f32),
                 tail_logprob: out.rest.max(0.0).ln() as f32,
                 ids: &out.ids,
                 logprobs: &out.logprobs,
             },
-            projection,
-            origin,
+            projection: found.projection,
+            origin: found.origin,
             written,
         });
+        Ok(())
     }
 
     /// Puts the fallback in place; false if the position is left to the pivot.
@@ -313,8 +319,6 @@ impl<'a> Projector<'a> {
 struct StoredRows<'a>(Option<&'a Distributions<'a>>);
 
 impl Rows for StoredRows<'_> {
-    type Problem = BadRow;
-
     fn read(&mut self, pos: u32, row: &mut SourceRow) -> Result<bool, BadRow> {
         let Some((rows, at)) = self.0.and_then(|rows| Some((rows, rows.find(pos)?))) else {
             return Ok(false);

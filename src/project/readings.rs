@@ -19,7 +19,7 @@
 use super::arrivals::Arrivals;
 use super::first::{Ahead, First, FirstTokens, Remembered};
 use super::follow::{Follow, Way};
-use super::rows::SourceRow;
+use super::rows::{BadRow, SourceRow};
 use super::short::{Shares, ShortReading, ShortRule};
 use super::spellings::Spellings;
 use crate::artifact::tokens::SampleTokens;
@@ -125,12 +125,20 @@ pub(super) struct Prediction {
 }
 
 /// Why there is no prediction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Lost {
     /// The source has no row where one is needed, or no more tokens.
     Missing,
     /// The text no longer corresponds: another message, or no text at all.
     Apart,
+    /// A row of the source is no distribution.
+    Bad(BadRow),
+}
+
+impl From<BadRow> for Lost {
+    fn from(bad: BadRow) -> Self {
+        Lost::Bad(bad)
+    }
 }
 
 /// Where probability arrives, and scratch space; used again for every row.
@@ -146,10 +154,8 @@ pub(super) struct Scratch {
 
 /// The rows of the source.
 pub(super) trait Rows {
-    /// What is wrong with a row.
-    type Problem;
     /// Puts the row of a position into `row`; whether there is one.
-    fn read(&mut self, pos: u32, row: &mut SourceRow) -> Result<bool, Self::Problem>;
+    fn read(&mut self, pos: u32, row: &mut SourceRow) -> Result<bool, BadRow>;
 }
 
 impl Readings {
@@ -175,7 +181,7 @@ impl Readings {
         rows: &mut R,
         short: &mut ShortRule<'_>,
         scratch: &mut Scratch,
-    ) -> Result<Result<Prediction, Lost>, R::Problem> {
+    ) -> Result<Prediction, Lost> {
         scratch.out.start();
         scratch.survivors.clear();
         scratch.short.clear();
@@ -202,36 +208,30 @@ impl Readings {
             step.route(reading, ahead);
         }
         while self.end < next.end {
-            if let Err(lost) = self.read_row(&mut step, rows)? {
-                return Ok(Err(lost));
-            }
+            self.read_row(&mut step, rows)?;
         }
         step.found.named = step.names(self);
         step.settle(short);
-        Ok(Ok(self.advance(step)))
+        Ok(self.advance(step))
     }
 
     /// Reads the next token of the path; what else its row lists becomes readings.
-    fn read_row<R: Rows>(
-        &mut self,
-        step: &mut Step<'_, '_>,
-        rows: &mut R,
-    ) -> Result<Result<(), Lost>, R::Problem> {
+    fn read_row<R: Rows>(&mut self, step: &mut Step<'_, '_>, rows: &mut R) -> Result<(), Lost> {
         let tokens = step.reader.source;
         let at = self.next as usize;
         let (Some(token), Some(end)) = (tokens.ids.get(at), tokens.byte_end.get(at)) else {
-            return Ok(Err(Lost::Missing));
+            return Err(Lost::Missing);
         };
         let Some(before) = self.next.checked_sub(1) else {
-            return Ok(Err(Lost::Missing));
+            return Err(Lost::Missing);
         };
         if tokens.byte_start(at) == *end {
             // A token without width says nothing.
             self.next += 1;
-            return Ok(Ok(()));
+            return Ok(());
         }
         if !(step.next.sources.0..step.next.sources.1).contains(&self.next) {
-            return Ok(Err(Lost::Apart));
+            return Err(Lost::Apart);
         }
         let mut row = std::mem::take(&mut step.scratch.row);
         let there = rows.read(before, &mut row);
@@ -252,10 +252,10 @@ impl Readings {
         }
         step.scratch.row = row;
         there?;
-        Ok(match known {
+        match known {
             true => Ok(()),
             false => Err(Lost::Missing),
-        })
+        }
     }
 
     /// Reads v: what gave its weight to it is left.

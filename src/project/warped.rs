@@ -24,7 +24,7 @@ pub(super) struct Warped<'a> {
     probs: Vec<f64>,
 }
 
-type Position = Result<(Projection, Option<f32>), Lost>;
+type Position = (Projection, Option<f32>);
 
 impl<'a> Warped<'a> {
     /// None where positions are aligned by bytes.
@@ -49,7 +49,7 @@ impl<'a> Warped<'a> {
         sample: &Sample<'_>,
         pos: usize,
         out: &mut Arrivals,
-    ) -> Result<Position, BadRow> {
+    ) -> Result<Position, Lost> {
         let link = sample.links.row(pos);
         let source_ids = sample.links.source_ids(pos);
         let pivot_id = sample.tokens.ids[pos];
@@ -58,19 +58,19 @@ impl<'a> Warped<'a> {
         {
             let rows = sample.rows;
             let Some(row) = rows.and_then(|rows| Some(rows.row(rows.find(source_pos)?))) else {
-                return Ok(Err(Lost::Missing));
+                return Err(Lost::Missing);
             };
             out.start();
             let mapped = self.arrive(&row, 1.0, out)?;
             let done = self.list(mapped, row.ids.len(), out);
             let found = (Projection::SameEnd, Some(-row.target_logprob));
-            return Ok(done.then_some(found).ok_or(Lost::Apart));
+            return done.then_some(found).ok_or(Lost::Apart);
         }
         match self.counts {
             Some(counts) if link.source_end - link.source_begin > 1 => {
                 self.averaged(pivot_id, &link, source_ids, sample.rows, counts, out)
             }
-            _ => Ok(Err(Lost::Apart)),
+            _ => Err(Lost::Apart),
         }
     }
 
@@ -105,7 +105,7 @@ impl<'a> Warped<'a> {
         rows: Option<&Distributions<'_>>,
         counts: &PairCounts,
         out: &mut Arrivals,
-    ) -> Result<Position, BadRow> {
+    ) -> Result<Position, Lost> {
         out.start();
         let found = |pos| rows.and_then(|rows| Some(rows.row(rows.find(pos)?)));
         let members = || {
@@ -116,7 +116,7 @@ impl<'a> Warped<'a> {
         };
         let total: f64 = members().map(|(_, count)| count).sum();
         if total <= 0.0 {
-            return Ok(Err(Lost::Missing));
+            return Err(Lost::Missing);
         }
         let (mut mapped, mut longest) = (0.0, 0);
         for (row, count) in members() {
@@ -124,11 +124,11 @@ impl<'a> Warped<'a> {
             longest = longest.max(row.ids.len());
         }
         if !self.list(mapped, longest, out) {
-            return Ok(Err(Lost::Apart));
+            return Err(Lost::Apart);
         }
         // What the source thinks of what follows the last of them.
         let last = found(link.source_end - 1).map(|row| -row.target_logprob);
-        Ok(Ok((Projection::Averaged, last)))
+        Ok((Projection::Averaged, last))
     }
 
     /// Moves the ids of a row by the map, with a share of their probability; returns how much

@@ -25,6 +25,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
+use url::Url;
 
 use super::catalogue::{Catalogue, Group, Param, Script};
 use super::division::Division;
@@ -411,7 +412,7 @@ impl Session {
             .with_file_extension(".parquet")
             .with_table_partition_cols(partitions);
         // Parts only: nothing that is hidden, and no file of another program.
-        let url = ListingTableUrl::parse(folder_url(dir)?)
+        let url = ListingTableUrl::try_new(folder_url(dir)?, None)
             .and_then(|url| url.with_glob("part-*.parquet"))
             .map_err(sql_error)?;
         let config = ListingTableConfig::new(url)
@@ -435,23 +436,10 @@ impl Drop for Session {
 }
 
 /// The URL of a folder, whatever its name holds.
-fn folder_url(dir: &Path) -> Result<String> {
+fn folder_url(dir: &Path) -> Result<Url> {
     let path = std::path::absolute(dir).at(dir)?;
-    let text = path
-        .to_str()
-        .ok_or_else(|| Error::file(&path, "its name is not valid UTF-8"))?;
-    let mut url = String::from("file://");
-    for byte in text.bytes() {
-        match byte {
-            b'/' | b'-' | b'_' | b'.' | b'~' => url.push(byte as char),
-            _ if byte.is_ascii_alphanumeric() => url.push(byte as char),
-            _ => url.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    if !url.ends_with('/') {
-        url.push('/');
-    }
-    Ok(url)
+    Url::from_directory_path(&path)
+        .map_err(|()| Error::file(&path, "is no folder that a URL can name"))
 }
 
 /// A value of the type that the parameter's default has.

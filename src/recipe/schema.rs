@@ -177,13 +177,8 @@ impl Recipe {
             for (key, value) in set {
                 variants::set(&mut changed, &key, value, &file)?;
             }
-            let variant = Self::from_map(changed, &file).map_err(|error| match error {
-                Error::Usage { message, remedy } => Error::Usage {
-                    message: format!("{message} (variant `{name}`)"),
-                    remedy,
-                },
-                other => other,
-            })?;
+            let variant = Self::from_map(changed, &file)
+                .map_err(|error| error.within(format!("variant `{name}`")))?;
             recipe.variants.push(Variant {
                 name,
                 recipe: variant,
@@ -228,13 +223,9 @@ impl Recipe {
             variants: Vec::new(),
         };
         recipe.resolve_paths();
-        recipe.validate().map_err(|error| match error {
-            Error::Usage { message, remedy } => Error::Usage {
-                message: format!("{}: {message}", path.display()),
-                remedy,
-            },
-            other => other,
-        })?;
+        recipe
+            .validate()
+            .map_err(|error| error.within(path.display()))?;
         Ok(recipe)
     }
 
@@ -542,7 +533,7 @@ grid: { align.spans: [offsets, dtw], map.method: [em, ms] }
         let with = |more: &str| problem(&format!("{GOOD}{more}\n"));
         assert_eq!(
             with("variants: [ { name: x, set: { align.span: dtw } } ]"),
-            "r.yml line 10: `align` has no key `span` (variant `x`); did you mean `spans`?"
+            "r.yml line 10: `align` has no key `span`; did you mean `spans`?"
         );
         assert!(with("variants: [ { name: x, set: { pivot.name: y } } ]").contains("`pivot`"));
         assert!(with("variants: [ { name: valid, set: {} } ]").contains("`valid`"));

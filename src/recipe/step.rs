@@ -172,7 +172,8 @@ impl<'a> Step<'a> {
         let mut outputs = Vec::new();
         for item in &writes {
             let identity = item.identity()?.ok_or_else(|| {
-                Error::file(item.path(), format!("`{}` did not write this", self.name()))
+                let path = item.path().display();
+                Error::internal(format!("`{}` did not write {path}", self.name()))
             })?;
             outputs.push(identity);
         }

@@ -44,10 +44,7 @@ pub(super) fn take(map: &mut Settings, file: &File<'_>) -> Result<Vec<(String, S
         variants.extend(combinations(grid, file)?);
     }
     for (at, (name, _)) in variants.iter().enumerate() {
-        if let Err(Error::Usage { message, remedy }) = check_name("variant", name) {
-            let message = format!("{}: {message}", file.place(file.line("name")));
-            return Err(Error::Usage { message, remedy });
-        }
+        check_name("variant", name).map_err(|error| error.within(file.place(file.line("name"))))?;
         if name == RESERVED {
             return Err(wrong(file, name, "a variant cannot be called `valid`")
                 .remedy("the run keeps the tokens of `train.valid` under that name"));

@@ -375,22 +375,6 @@ fn contents(part: &Part, samples: &[SampleTokens]) -> Result<Vec<Content>> {
     contents.collect()
 }
 
-/// Adds the model to an error that names a sample.
-fn of_model(name: &str, error: Error) -> Error {
-    match error {
-        Error::Input {
-            subject,
-            problem,
-            remedy,
-        } => Error::Input {
-            subject: format!("model `{name}`, {subject}"),
-            problem,
-            remedy,
-        },
-        other => other,
-    }
-}
-
 /// What the parts of one scoring share.
 struct ScoredPart<'a> {
     name: &'a str,
@@ -414,10 +398,7 @@ impl ScoredPart<'_> {
         summary: &mut ScoreSummary,
     ) -> Result<()> {
         let (sender, receiver) = sync_channel::<Results>(WAITING);
-        let stopped = || Error::Compute {
-            during: "writing the results".to_owned(),
-            source: "the thread that writes them has ended".into(),
-        };
+        let stopped = || Error::internal("the thread that writes the results has ended");
         let (computed, written) = std::thread::scope(|scope| {
             let writer = scope.spawn(|| self.write_results(samples, contents, receiver, topk));
             let advance = |count: usize| self.bar.advance(count as u64);
@@ -433,7 +414,7 @@ impl ScoredPart<'_> {
         });
         // If writing fails, computing stops because of it.
         let (topk, totals) = written.map_err(|_| stopped())??;
-        computed.map_err(|error| of_model(self.name, error))?;
+        computed.map_err(|error| error.within(format!("model `{}`", self.name)))?;
         summary.samples += samples.len() as u64;
         summary.rows += topk.rows();
         summary.nll += totals.nll.iter().sum::<f64>();

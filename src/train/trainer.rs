@@ -123,7 +123,7 @@ impl<'a> Trainer<'a> {
             progress::check_interrupt()?;
             let started = Instant::now();
             let batch = batches.recv().map_err(|_| {
-                Error::usage(format!("the samples ended before step {}", step + 1))
+                Error::internal(format!("the samples ended before step {}", step + 1))
             })??;
             self.waited += started.elapsed();
             self.read.tokens += batch.tokens;

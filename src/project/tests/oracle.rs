@@ -296,8 +296,7 @@ struct TextRows<'a> {
 }
 
 impl Rows for TextRows<'_> {
-    type Problem = std::convert::Infallible;
-    fn read(&mut self, pos: u32, row: &mut SourceRow) -> std::result::Result<bool, Self::Problem> {
+    fn read(&mut self, pos: u32, row: &mut SourceRow) -> std::result::Result<bool, BadRow> {
         let (list, tail) = self.world.row(self.tokens, pos as usize, self.k);
         let target = &self.tokens[pos as usize];
         let others = list.iter().filter(|(token, _)| *token != target);
@@ -376,7 +375,7 @@ fn check(
                 sources: (0, u32::MAX),
                 whole: false,
             };
-            let Ok(found) = readings.predict(
+            let found = readings.predict(
                 &with,
                 &reader,
                 &next,

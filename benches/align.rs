@@ -2,7 +2,7 @@
 //! counting of aligned pairs takes.
 //!
 //! ```text
-//! cargo bench --bench align                       # the table in the README
+//! cargo bench --bench align                       # the table in docs/speed.md
 //! cargo bench --bench align -- projection         # only projection; a number after it: only that row
 //! cargo bench --bench align -- count 200000000    # counts so many aligned pairs
 //! ```

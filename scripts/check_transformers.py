@@ -48,7 +48,7 @@ def table(folder, **values):
 
 
 def decoded(row):
-    """A row of `topk` as floats (README, From Python and DuckDB)."""
+    """A row of `topk` as floats (docs/run-folder.md, From Python and DuckDB)."""
     ids, last = [], 0
     for gap in row["id_gaps"]:
         last += gap

@@ -1,5 +1,5 @@
-//! The table of merge methods: names, papers, parameters. Validation, `--help` and the README
-//! are all made from it.
+//! The table of merge methods: names, papers, parameters. Validation, `--help` and the table
+//! in docs/merging.md are all made from it.
 //!
 //! Names and meanings are mergekit's, so that its configurations work unchanged.
 
@@ -503,7 +503,7 @@ pub fn help() -> String {
     text
 }
 
-/// The table in Markdown, for the README.
+/// The table in Markdown, for docs/merging.md.
 pub fn markdown() -> String {
     let mut text = String::from("| method | does | parameters (default) |\n|---|---|---|\n");
     for method in METHODS {

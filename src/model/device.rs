@@ -47,7 +47,7 @@ fn open(ordinal: usize) -> Result<Device> {
     Err(Error::usage(format!(
         "device `cuda:{ordinal}` is not available: this program was built without CUDA"
     ))
-    .remedy("use `--device cpu`, or build with `--features cuda` (README, Build for CUDA)"))
+    .remedy("use `--device cpu`, or build with `--features cuda` (docs/cuda.md)"))
 }
 
 /// Memory of `device`, `None` for the CPU. Waits for all work so far.

@@ -1,4 +1,5 @@
-//! A run in other hands: the README's blocks for Python, Polars and DuckDB, and the scripts.
+//! A run in other hands: the blocks for Python, Polars and DuckDB in docs/run-folder.md, and the
+//! scripts.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,9 +11,9 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use serde_json::Value;
 
 use super::program::{Workshop, parts};
-use super::readme::{fenced, readme};
+use super::readme::{documentation, fenced};
 
-/// A Python with the packages that the README's blocks need; none, and a line that says so, where
+/// A Python with the packages that the pages' blocks need; none, and a line that says so, where
 /// there is no such Python. The one that `FUSELM_TEST_PYTHON` names must have them.
 fn python() -> Option<String> {
     let named = std::env::var("FUSELM_TEST_PYTHON").ok();
@@ -28,7 +29,7 @@ fn python() -> Option<String> {
     found.then_some(python)
 }
 
-/// A run whose folder and sources have the names that the README's blocks use.
+/// A run whose folder and sources have the names that the pages' blocks use.
 fn quickstart() -> Workshop {
     let workshop = Workshop::new();
     let (old, new) = ("{ name: market, model", "{ name: sql, model");
@@ -135,10 +136,10 @@ fn duckdb(workshop: &Workshop, python: &str, statements: &[&str]) -> Value {
 }
 
 #[test]
-fn blocks_of_the_readme_run_and_agree_with_the_program() {
+fn blocks_of_the_pages_run_and_agree_with_the_program() {
     let Some(python) = python() else { return };
     let workshop = quickstart();
-    let text = readme();
+    let text = documentation();
     let blocks = fenced(&text, "python");
     let [arrow, polars] = blocks[..] else {
         panic!("{} Python blocks, expected 2", blocks.len());

@@ -1,19 +1,39 @@
-//! The README says what the program does: tables of keys and methods, recipes, command lines.
+//! README.md and the pages under docs say what the program does: tables of keys and methods,
+//! recipes, command lines. What a test reads may stand in any of them.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-pub fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What lies between `<!-- name -->` and `<!-- /name -->`.
+/// The Markdown files in a folder, not in those below it.
+fn markdown(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "md"));
+    paths.sort();
+    paths
+}
+
+/// The text of README.md and of all pages under docs.
+pub fn documentation() -> String {
+    let mut text = fs::read_to_string(root().join("README.md")).unwrap();
+    for page in markdown("docs") {
+        text.push_str(&fs::read_to_string(page).unwrap());
+    }
+    text
+}
+
+/// What lies between `<!-- name -->` and `<!-- /name -->`, which are there once.
 fn block<'a>(text: &'a str, name: &str) -> &'a str {
     let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    assert_eq!(text.matches(&open).count(), 1, "{open}");
     let start = text.find(&open).unwrap() + open.len();
     &text[start..start + text[start..].find(&close).unwrap()]
 }
@@ -29,7 +49,7 @@ pub fn fenced<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 
 #[test]
 fn merge_methods_are_those_of_the_program() {
-    let text = readme();
+    let text = documentation();
     let expected = fuselm::merge::methods::markdown();
     let found = block(&text, "merge-methods");
     assert_eq!(found.trim(), expected.trim(), "copy this:\n{expected}");
@@ -55,25 +75,25 @@ fn keys(section: &str, options: impl serde::Serialize) -> Vec<(String, Value)> {
 /// The table of keys: each with its default.
 fn key_rows(text: &str) -> BTreeMap<String, &str> {
     let mut rows: BTreeMap<String, &str> = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("| `")) {
+    let table = block(text, "recipe-keys");
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        if let [key, _, default] = cells[..]
-            && key.contains('.')
-        {
-            rows.insert(key.trim_matches('`').to_owned(), default);
-        }
+        let [key, _, default] = cells[..] else {
+            panic!("three cells, expected in `{line}`");
+        };
+        rows.insert(key.trim_matches('`').to_owned(), default);
     }
     rows
 }
 
-/// The keys of a recipe, as the README lists them.
+/// The keys of a recipe, as docs/recipe.md lists them.
 pub fn recipe_keys() -> Vec<String> {
-    key_rows(&readme()).into_keys().collect()
+    key_rows(&documentation()).into_keys().collect()
 }
 
 #[test]
 fn keys_of_a_recipe_have_these_defaults() {
-    let text = readme();
+    let text = documentation();
     let mut rows = key_rows(&text);
     let mut known = keys("corpus", fuselm::corpus::CorpusOptions::default());
     known.extend(keys("score", fuselm::score::ScoreOptions::default()));
@@ -85,7 +105,7 @@ fn keys_of_a_recipe_have_these_defaults() {
     for (key, default) in known {
         let found = rows
             .remove(&key)
-            .unwrap_or_else(|| panic!("README.md has no row `{key}`"));
+            .unwrap_or_else(|| panic!("the table has no row `{key}`"));
         let same = match &default {
             Value::Null => found == "none",
             Value::Bool(flag) => found == flag.to_string(),
@@ -93,14 +113,14 @@ fn keys_of_a_recipe_have_these_defaults() {
             Value::String(word) => found == format!("`{word}`"),
             _ => found == "required" || found == "none",
         };
-        assert!(same, "`{key}`: README.md has {found}, expected {default}");
+        assert!(same, "`{key}`: the table has {found}, expected {default}");
     }
-    assert!(rows.is_empty(), "README.md has unknown keys: {rows:?}");
+    assert!(rows.is_empty(), "the table has unknown keys: {rows:?}");
 }
 
 #[test]
 fn recipes_and_merges_are_valid() {
-    let text = readme();
+    let text = documentation();
     let dir = tempfile::tempdir().unwrap();
     let mut seen = (0, 0);
     for yaml in fenced(&text, "yaml") {
@@ -125,7 +145,7 @@ fn recipes_and_merges_are_valid() {
 
 #[test]
 fn command_lines_use_options_that_exist() {
-    let text = readme();
+    let text = documentation();
     let mut helps: BTreeMap<&str, String> = BTreeMap::new();
     let mut seen = 0;
     for line in fenced(&text, "sh").into_iter().flat_map(str::lines) {
@@ -154,23 +174,101 @@ fn command_lines_use_options_that_exist() {
     assert!(seen > 10, "the test no longer sees the commands: {seen}");
 }
 
+/// The lines of a page that are not in a fenced block.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+/// The anchors of a page's headings, made as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#'));
+    let slug = |line: &str| -> String {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(slug).collect()
+}
+
 #[test]
 fn links_lead_somewhere() {
-    let text = readme();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (at, _) in text.match_indices("](") {
-        let target = text[at + 2..].split(')').next().unwrap_or_default();
-        if target.starts_with("http") {
-            continue;
+    let folders = ["", "docs", "sql", "data-samples", "tests/chats"];
+    let mut seen = 0;
+    for page in folders.into_iter().flat_map(markdown) {
+        let text = fs::read_to_string(&page).unwrap();
+        let lines: Vec<&str> = prose(&text).collect();
+        let lines = lines.join("\n");
+        for (at, _) in lines.match_indices("](") {
+            let target = lines[at + 2..].split(')').next().unwrap_or_default();
+            if target.starts_with("http") {
+                continue;
+            }
+            let (path, anchor) = match target.split_once('#') {
+                Some((path, anchor)) => (path, Some(anchor.to_owned())),
+                None => (target, None),
+            };
+            let path = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            let found = match anchor {
+                Some(anchor) => {
+                    fs::read_to_string(&path).is_ok_and(|text| anchors(&text).contains(&anchor))
+                }
+                None => path.exists(),
+            };
+            assert!(found, "{} links to `{target}`", page.display());
+            seen += 1;
         }
-        let found = match target.strip_prefix('#') {
-            Some(anchor) => text.lines().any(|line| {
-                let title = line.trim_start_matches('#');
-                let title = title.trim().to_lowercase().replace(',', "");
-                line.starts_with('#') && title.replace(' ', "-") == anchor
-            }),
-            None => root.join(target).exists(),
-        };
-        assert!(found, "README.md links to `{target}`");
     }
+    assert!(seen > 50, "the test no longer sees the links: {seen}");
+}
+
+/// Names of pages in sources, scripts and messages, as in `docs/cuda.md`.
+#[test]
+fn pages_that_sources_name_are_there() {
+    let mut folders = ["src", "benches", "examples", "scripts", "tests", ".ci"]
+        .map(|folder| root().join(folder))
+        .to_vec();
+    let mut files = vec![root().join("Cargo.toml")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    let mut seen = 0;
+    for file in files {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        for word in text.split(|c: char| !(c.is_alphanumeric() || "/._-".contains(c))) {
+            let word = word.trim_end_matches('.');
+            if word.starts_with("docs/") && word.ends_with(".md") {
+                assert!(root().join(word).exists(), "{}: `{word}`", file.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 5, "the test no longer sees the names: {seen}");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap();
+    let lines = lines.lines().count();
+    assert!(
+        lines <= 200,
+        "README.md has {lines} lines: put it under docs"
+    );
 }

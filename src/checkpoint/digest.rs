@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::companions::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPANIONS, CONFIG};
 use super::gguf::{gguf_files, is_gguf};
+use super::weights::weight_files;
 use crate::error::{Context, Error, Result};
 use crate::files::digest::{file, text};
 
@@ -21,32 +22,23 @@ pub fn model_digest(dir: &Path) -> Result<String> {
         }
         return Ok(text(&all));
     }
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .at(dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| {
-            name == CONFIG
-                || name.ends_with(".safetensors")
-                || name.ends_with(".safetensors.index.json")
-        })
-        .collect();
-    names.sort();
-    if !names.iter().any(|name| name.ends_with(".safetensors")) {
+    let mut names = weight_files(dir)?;
+    if names.is_empty() {
         return Err(Error::file(dir, "no `*.safetensors` file here").remedy(
             "give a Hugging Face model folder with safetensors weights, or a `.gguf` file",
         ));
     }
+    let entries = fs::read_dir(dir).at(dir)?;
+    let entries = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.extend(entries.filter(|name| name.ends_with(".safetensors.index.json")));
+    names.push(CONFIG.to_owned());
+    names.sort();
     files_digest(dir, names.iter().map(String::as_str))
 }
 
 /// Whether there are weights to take a digest of.
 pub fn has_weights(dir: &Path) -> bool {
-    let is_weights = |entry: fs::DirEntry| {
-        let name = entry.file_name();
-        name.to_string_lossy().ends_with(".safetensors")
-    };
-    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    is_gguf(dir) || entries.any(is_weights)
+    is_gguf(dir) || weight_files(dir).is_ok_and(|files| !files.is_empty())
 }
 
 /// Digest of the files of a model folder that tokenisation and chat templates depend on.

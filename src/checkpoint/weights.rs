@@ -25,19 +25,27 @@ impl Shard {
     }
 }
 
-/// The safetensors files in a folder, by name.
+/// The safetensors files of a model folder that are there: all that lie in it, and those in folders
+/// of it that its index names; by their paths in it, sorted.
 ///
 /// # Errors
 /// A folder that cannot be listed.
-pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub fn weight_files(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") {
-            files.push(path);
-        }
+        files.extend(entry.at(dir)?.file_name().into_string().ok());
+    }
+    files.retain(|name| name.ends_with(".safetensors"));
+    // A damaged index is an error for those who read the weights.
+    if let Ok(index) = Index::read(&dir.join(INDEX)) {
+        let named = index
+            .files()
+            .into_iter()
+            .filter(|file| dir.join(file).exists());
+        files.extend(named.map(str::to_owned));
     }
     files.sort();
+    files.dedup();
     Ok(files)
 }
 

@@ -135,3 +135,35 @@ fn an_index_stays_in_its_folder_and_tells_the_truth() {
     assert!(error.contains("found neither"), "{error}");
     assert!(Checkpoint::open(&dir.path().join("nowhere")).is_err());
 }
+
+#[test]
+fn shards_in_folders_of_the_folder_are_read_and_count_for_its_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), three(), 32);
+    let [first, second] = [1, 2].map(|n| format!("model-0000{n}-of-00002.safetensors"));
+    let inner = dir.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::rename(dir.path().join(&second), inner.join(&second)).unwrap();
+    let index = dir.path().join(INDEX);
+    let text = std::fs::read_to_string(&index).unwrap();
+    std::fs::write(&index, text.replace(&second, &format!("inner/{second}"))).unwrap();
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensors().len(), 3);
+    assert_eq!(
+        weight_files(dir.path()).unwrap(),
+        [format!("inner/{second}"), first]
+    );
+    let before = model_digest(dir.path()).unwrap();
+    let path = inner.join(&second);
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_ne!(model_digest(dir.path()).unwrap(), before);
+}
+
+#[test]
+fn a_folder_without_weights_has_no_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = model_digest(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("no `*.safetensors` file here"), "{error}");
+    assert!(!has_weights(dir.path()));
+}

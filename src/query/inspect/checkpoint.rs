@@ -60,7 +60,9 @@ impl fmt::Display for CheckpointReport {
 }
 
 pub(super) fn of_folder(dir: &Path) -> Result<CheckpointReport> {
-    let mut report = weights(dir, &weight_files(dir)?)?;
+    let files = weight_files(dir)?;
+    let files: Vec<PathBuf> = files.iter().map(|file| dir.join(file)).collect();
+    let mut report = weights(dir, &files)?;
     if dir.join(CONFIG).is_file() {
         report.describe(&read_config(dir)?.0);
     }

@@ -19,7 +19,7 @@ use std::time::Instant;
 use fuselm::artifact::RunDir;
 use fuselm::recipe::{self, Recipe, Record};
 use fuselm::text;
-use fuselm::vocab::{Tokenizer, Vocabularies};
+use fuselm::vocab::Tokenizer;
 use serde_json::{Value, json};
 
 const RUNS: usize = 5;

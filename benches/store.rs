@@ -26,7 +26,7 @@ use fuselm::artifact::tokens::SampleTokens;
 use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::model::{LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict};
 use fuselm::text;
-use fuselm::vocab::{Tokenizer, Vocabularies};
+use fuselm::vocab::Tokenizer;
 
 const VOCABULARY: usize = 152_064;
 const RANKS: usize = 2_000;

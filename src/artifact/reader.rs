@@ -13,9 +13,9 @@ use super::encoding::{Decoder, Problem};
 use super::folder::{Files, part_name};
 use super::provenance::Footer;
 use super::seal::{self, Seal};
-use super::{Kind, PartInfo, Provenance, digest};
+use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
-use crate::integrity::Claim;
+use crate::files::{Claim, digest};
 
 /// Rows per batch when a part is streamed.
 const BATCH_ROWS: usize = 2048;

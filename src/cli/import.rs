@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, check_name};
 use fuselm::error::{Error, Result};
+use fuselm::files::read_json;
 use fuselm::import::{Format, Import};
-use fuselm::model;
-use fuselm::text::read_json;
 use fuselm::vocab::Tokenizer;
 
 use super::paths::RunArg;
@@ -73,7 +72,7 @@ pub struct Command {
 
 pub fn run(command: &Command) -> Result<()> {
     check_name("model", &command.name)?;
-    let folder = model::locate(&command.tokenizer)?;
+    let folder = locate(&command.tokenizer)?;
     let tokenizer = Tokenizer::load(&folder)?;
     let at = &command.run;
     let explicit = command.tokens.is_some() && command.transcripts.is_some();

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::Kind;
+use fuselm::checkpoint::locate;
 use fuselm::error::Result;
 use fuselm::mapping::{Map, MapOptions};
-use fuselm::model::locate;
 use fuselm::vocab::{Tokenizer, Vocabularies};
 
 use super::paths::RunArg;

@@ -23,12 +23,12 @@ use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
 use crate::artifact::{Existing, Kind};
 use crate::error::{Context, Error, Result};
-use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
+use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, predict};
 use crate::progress::{self, Bar};
 use crate::stage::{self, Item, Reads, Source, Stage};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
-use crate::vocab::{SpecialTokens, Tokenizer};
+use crate::vocab::{SpecialTokens, Tokenizer, check_tokens};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

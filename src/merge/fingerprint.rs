@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::inputs::Model;
 use super::plan::Plan;
 use crate::error::{Context, Error, Result};
-use crate::integrity::Stamp;
+use crate::files::Stamp;
 
 /// A digest of configuration, inputs (by path and [`Stamp`]), vocabulary and layout, with the
 /// files as they are now.

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{MergeConfig, MergeOptions, MergeSummary, Scalar, Setting, plan, run};
-use crate::tensors::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
+use crate::tensors::Dtype;
 
 pub(super) fn cases() -> Vec<PathBuf> {
     let shared = std::env::var("FUSELM_TEST_SHARED").map(PathBuf::from);

@@ -10,9 +10,10 @@ use super::inputs::{Model, Pages, existing_ancestor};
 use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
 use super::vocabulary::{Files, describe, differences, prepare};
-use crate::error::{Context, Error, Result};
+use crate::checkpoint::{CONFIG, Layout, Target};
+use crate::error::{Error, Result};
 use crate::memory::free_memory;
-use crate::tensors::{Layout, TensorSpec};
+use crate::tensors::TensorSpec;
 use crate::units::{Bytes, Count};
 
 /// How a merge is carried out; nothing here changes a byte of a tensor.
@@ -62,7 +63,7 @@ impl MergeOptions {
 pub struct Plan {
     pub(super) config: MergeConfig,
     pub(super) options: MergeOptions,
-    pub(super) out: PathBuf,
+    pub(super) target: Target,
     pub(super) models: Vec<Model>,
     pub(super) matched: Matched,
     pub(super) layout: Layout,
@@ -92,7 +93,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
-    check_output(&models, out, options.force)?;
+    let target = check_output(&models, out, options.force)?;
     let vocabulary = prepare(config, &models, reference(config, &models)?)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
@@ -123,7 +124,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let mut plan = Plan {
         config: config.clone(),
         options: options.clone(),
-        out: out.to_path_buf(),
+        target,
         models,
         matched,
         layout,
@@ -153,7 +154,7 @@ fn summarise(mut summary: Vec<String>, matched: &Matched, models: &[Model]) -> V
     summary
 }
 
-fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
+fn check_output(models: &[Model], out: &Path, force: bool) -> Result<Target> {
     let place = existing_ancestor(out);
     let exists = out.exists();
     let folders = models.iter().flat_map(|model| {
@@ -179,18 +180,8 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
             .remedy("choose another output folder"));
         }
     }
-    // Not a folder: a file, or a link to nothing.
-    if !out.is_dir() && out.symlink_metadata().is_ok() {
-        return Err(
-            Error::usage(format!("the output `{}` is a file", out.display()))
-                .remedy("give the path of a folder"),
-        );
-    }
-    if out.file_name().is_none() {
-        let problem = format!("the output `{}` has no name of its own", out.display());
-        return Err(Error::usage(problem).remedy("give the path of a folder"));
-    }
-    if exists && std::fs::read_dir(out).at(out)?.next().is_some() {
+    let target = Target::look(out, force)?;
+    if target.is_taken() {
         let problem =
             |what: &str| Error::usage(format!("the output folder `{}` is {what}", out.display()));
         if !force {
@@ -198,22 +189,20 @@ fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
                 problem("not empty").remedy("choose another one, or replace it with `--force`")
             );
         }
-        if !out.join("config.json").is_file() {
+        if !target.holds(CONFIG) {
             return Err(
                 problem("no model folder (it has no config.json) and is not replaced")
                     .remedy("choose another one, or remove it yourself"),
             );
         }
     }
-    Ok(())
+    Ok(target)
 }
 
 impl Plan {
     /// The folder beside the output in which the merge is put together.
     pub(super) fn workplace(&self) -> PathBuf {
-        let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
-        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-        absolute.with_file_name(format!(".{name}.merging"))
+        self.target.beside("merging")
     }
 
     /// The number of output tensors.
@@ -330,7 +319,7 @@ impl Plan {
 
     /// Free bytes where the output will be, if the system says.
     fn free_space(&self) -> Option<u64> {
-        free_bytes(&existing_ancestor(&self.out))
+        free_bytes(&existing_ancestor(self.target.out()))
     }
 
     pub(super) fn check_space(&self) -> Result<()> {
@@ -342,7 +331,7 @@ impl Plan {
         let needed = self.bytes_written().saturating_sub(there);
         match self.free_space() {
             Some(free) if free < needed => Err(Error::file(
-                &self.out,
+                self.target.out(),
                 format!(
                     "the merged model takes {}, {} are free",
                     Bytes(needed),
@@ -405,7 +394,7 @@ impl fmt::Display for Plan {
         if let Some(base) = &self.config.base_model {
             writeln!(f, "base        {base}")?;
         }
-        writeln!(f, "output      {}", self.out.display())?;
+        writeln!(f, "output      {}", self.target.out().display())?;
         writeln!(
             f,
             "tensors     {} in {} file(s)",

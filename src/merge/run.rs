@@ -1,6 +1,5 @@
 //! Carrying a plan out: tensor by tensor, each shared out over the threads.
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -14,10 +13,10 @@ use super::matching::TensorPlan;
 use super::output::write_companions;
 use super::plan::Plan;
 use super::vocabulary::Gathered;
+use crate::checkpoint::CheckpointWriter;
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
-use crate::tensors::{CheckpointWriter, Elements};
+use crate::tensors::Elements;
 
 /// Most elements of a tensor that one thread merges alone.
 pub(super) const SMALL: usize = 1 << 22;
@@ -76,7 +75,8 @@ pub struct MergeSummary {
 ///
 /// Too little free space for the output, failed reads and writes, and the user's wish to stop:
 /// what is complete is kept beside the output for the next run. Numbers that are infinite or NaN in
-/// an input, results that the output's dtype does not hold, inputs that changed meanwhile.
+/// an input, results that the output's dtype does not hold, inputs that changed meanwhile, an output
+/// folder that another process writes or that is no longer what was planned for.
 ///
 /// # Memory
 ///
@@ -96,6 +96,7 @@ pub fn run_observed(
     observer: &mut (dyn FnMut(usize, &str) -> Result<()> + Send),
 ) -> Result<MergeSummary> {
     plan.check_space()?;
+    let place = plan.target.begin("merge")?;
     let workplace = plan.workplace();
     std::fs::create_dir_all(&workplace).at(&workplace)?;
     let (journal, done) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
@@ -148,15 +149,12 @@ pub fn run_observed(
 
     let (journal, done, _) = progress.into_inner().map_err(|_| poisoned())?;
     check_unchanged(plan)?;
-    let mut record = FolderRecord::default();
-    for (name, written) in writer.records()? {
-        record.insert(name, written);
-    }
+    let record = writer.record()?;
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     record.write(&workplace, &[JOURNAL])?;
     drop(journal);
-    publish(&workplace, &plan.out)?;
+    place.publish(&workplace, &[JOURNAL])?;
 
     let outcomes: Vec<Outcome> = done
         .into_iter()
@@ -270,24 +268,6 @@ fn place(mut index: usize, shape: &[usize]) -> Vec<usize> {
         .collect();
     place.reverse();
     place
-}
-
-/// Gives the finished folder its name, in place of an empty or (with `force`) an older one.
-fn publish(workplace: &Path, out: &Path) -> Result<()> {
-    let journal = workplace.join(JOURNAL);
-    let older = workplace.with_extension("old");
-    if older.exists() {
-        std::fs::remove_dir_all(&older).at(&older)?;
-    }
-    if out.exists() {
-        std::fs::rename(out, &older).at(out)?;
-    }
-    std::fs::remove_file(&journal).at(&journal)?;
-    std::fs::rename(workplace, out).at(out)?;
-    if older.exists() {
-        std::fs::remove_dir_all(&older).at(&older)?;
-    }
-    Ok(())
 }
 
 fn stats(plan: &Plan, outcomes: &[Outcome]) -> Vec<MergeStat> {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{OWNER, RunDir, atomic};
+use crate::artifact::{OWNER, RunDir};
 use crate::error::{Context, Error, Result};
+use crate::files::atomic;
 use crate::progress::note;
 
 /// The recipe of a run.

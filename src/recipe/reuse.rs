@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::models::Model;
 use super::schema::Reused;
 use super::share;
-use crate::artifact::{Artifact, Existing, Kind, RunDir, digest};
+use crate::artifact::{Artifact, Existing, Kind, RunDir};
+use crate::checkpoint::model_digest;
 use crate::error::{Error, Result};
 use crate::stage::{Item, Reads, Stage};
 use crate::units::Count;
@@ -136,7 +137,7 @@ pub fn check_reused(model: &Model, reused: &Reused, kind: Kind) -> Result<Artifa
     })?;
     artifact.check_vocabulary(&model.tokenizer.vocabulary().digest)?;
     if model.has_weights {
-        let expected = digest::model(&model.dir)?;
+        let expected = model_digest(&model.dir)?;
         let found = artifact.provenance().model.as_deref().unwrap_or("unknown");
         if found != expected {
             return Err(Error::file(

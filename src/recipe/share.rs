@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::artifact::{digest, is_part, is_seal};
+use crate::artifact::{is_part, is_seal};
 use crate::error::{Context, Result};
+use crate::files::digest;
 use crate::stage::Item;
 
 /// Puts the parts of the artifact in `from`, and what was recorded of them, into `to`, in the place

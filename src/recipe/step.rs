@@ -9,8 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::share;
-use crate::artifact::{Existing, Kind, RunDir, StageRecord as Record, atomic};
+use crate::artifact::{Existing, Kind, RunDir, StageRecord as Record};
 use crate::error::{Context, Error, Result};
+use crate::files::atomic;
 use crate::progress::note;
 use crate::stage::{self, Item, Stage};
 
@@ -271,7 +272,7 @@ pub fn remove_orphans(steps: &[Step<'_>], run: &RunDir) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::integrity::FolderRecord;
+    use crate::checkpoint::FolderRecord;
 
     type Action = Box<dyn Fn() -> Result<String>>;
 

@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::{self, Artifact, Kind, digest};
+use crate::artifact::{self, Artifact, Kind};
+use crate::checkpoint::{
+    FolderRecord, adapter_digest, companions_digest, gguf_files, is_gguf, model_digest,
+    tokenizer_digest,
+};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
-use crate::model::{COMPANIONS, gguf_files, is_gguf};
+use crate::files::digest;
 
 /// Something that a stage reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +72,10 @@ impl Item {
     pub fn digest(&self) -> Result<String> {
         match self {
             Item::Artifact(..) => Ok(self.open()?.content()),
-            Item::Model(dir) => digest::model(dir),
-            Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES),
-            Item::Companions(dir) => files_digest(dir, &COMPANIONS),
-            Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES),
+            Item::Model(dir) => model_digest(dir),
+            Item::Tokenizer(dir) => tokenizer_digest(dir),
+            Item::Companions(dir) => companions_digest(dir),
+            Item::Adapter(dir) => adapter_digest(dir),
             Item::File(path) => digest::file(path),
         }
     }
@@ -132,30 +135,6 @@ impl Item {
 
 fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.len())
-}
-
-/// Files beside the weights that tokenisation and templates depend on.
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// Files of an adapter's folder that say what it adds.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-
-fn files_digest(dir: &Path, names: &[&str]) -> Result<String> {
-    let mut all = String::new();
-    for name in names {
-        let path = dir.join(name);
-        if path.exists() {
-            all += &format!("{name} {}\n", digest::file(&path)?);
-        }
-    }
-    Ok(digest::text(&all))
 }
 
 #[cfg(test)]

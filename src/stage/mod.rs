@@ -21,8 +21,9 @@ use serde_json::Value;
 pub use item::Item;
 pub use reads::{Reads, Source};
 
-use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
+use crate::artifact::{Existing, Kind, Provenance, Writer};
 use crate::error::Result;
+use crate::files::digest;
 
 /// What a stage says that has found everything done.
 pub const UP_TO_DATE: &str = "up to date";

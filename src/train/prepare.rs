@@ -10,6 +10,7 @@ use super::stopping::Verdict;
 use super::workers::Workers;
 use super::{Init, Method, Train, TrainOptions};
 use crate::artifact::{Existing, Kind, Provenance, Writer};
+use crate::checkpoint::Target;
 use crate::error::{Error, Result};
 use crate::model::{Adapters, Config, Decoder, LoadOptions, Mode, free_memory, lora};
 use crate::progress;
@@ -21,6 +22,8 @@ pub(super) struct Prepared<'a> {
     pub stage: &'a Train,
     pub provenance: Provenance,
     pub checkpoint: Checkpoint,
+    /// Where the model goes.
+    pub target: Target,
     pub data: DataSet,
     pub valid: Option<DataSet>,
     pub batching: Batching,
@@ -48,6 +51,7 @@ impl<'a> Prepared<'a> {
         let provenance = stage::provenance(stage, Kind::Steps)?;
         let checkpoint = Checkpoint::new(&stage.out, provenance.clone());
         check_outputs(stage, &checkpoint, &provenance, existing)?;
+        let target = Target::look(&stage.out, existing == Existing::Replace)?;
         let config = config(stage)?;
         let limits = Limits {
             vocabulary: config.vocab_size,
@@ -70,6 +74,7 @@ impl<'a> Prepared<'a> {
             stage,
             provenance,
             checkpoint,
+            target,
             data,
             valid,
             batching,

@@ -9,8 +9,10 @@ use super::prepare::{Prepared, State};
 use super::steps;
 use super::trainer::{Trained, Trainer};
 use super::{Init, Method, Train, TrainSummary};
-use crate::artifact::{Existing, Kind, PartInfo, Writer, digest};
+use crate::artifact::{Existing, Kind, PartInfo, Writer};
 use crate::error::Result;
+use crate::files::digest;
+use crate::model::LoraSave;
 use crate::progress;
 use crate::stage::{Item, Reads, Source, Stage};
 use crate::units::Count;
@@ -89,12 +91,12 @@ impl Train {
             ));
         }
         let dtype = options.dtype.dtype();
-        match options.method {
-            Method::Full => decoder.save(&self.out, self.folder(), dtype)?,
-            Method::Lora => {
-                decoder.save_lora(&self.out, self.folder(), dtype, options.lora.save)?;
-            }
-        }
+        let what = match options.method {
+            Method::Full => LoraSave::Merged,
+            Method::Lora => options.lora.save,
+        };
+        let place = prepared.target.begin("train")?;
+        decoder.publish(place, self.folder(), dtype, what)?;
         let provenance = prepared.provenance.clone();
         let writer = Writer::create(&self.steps_out, provenance, Existing::Replace)?;
         let mut part = writer.part(PartInfo::ONLY)?;

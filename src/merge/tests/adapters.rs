@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::{ExtractOptions, MergeOptions, extract, plan};
 use super::{Zoo, noise, values};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks
 /// with it.

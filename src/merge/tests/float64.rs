@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::super::golden_tests::{cases, folders, merged, open};
 use super::super::{MergeConfig, Scalar, Setting};
-use crate::tensors::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
+use crate::tensors::Dtype;
 
 /// A method, as it is written in its paper.
 type Method = fn(&Case) -> Vec<f64>;

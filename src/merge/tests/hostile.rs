@@ -8,9 +8,10 @@ use serde_json::json;
 use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run, run_observed};
 use super::{Zoo, config_of, files, zoo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::tensors::tests::Random;
-use crate::tensors::{Checkpoint, Dtype, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Two models, the second one to be damaged, and a configuration that merges them.
 fn pair(dtype: Dtype) -> (Zoo, super::MergeConfig) {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run};
 use super::{Zoo, config_of, files, values, zoo};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
+use crate::tensors::{Dtype, TensorSpec};
 
 #[test]
 fn sce_by_hand() {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run, run_observed};
 use super::{config_of, files, zoo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::tensors::{Checkpoint, Dtype};
+use crate::tensors::Dtype;
 
 #[test]
 fn an_interrupted_merge_continues_to_the_same_files() {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::super::methods::METHODS;
 use super::super::{MergeOptions, plan, run, run_observed};
 use super::{Zoo, config_of, files, noise};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::error::Error;
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 

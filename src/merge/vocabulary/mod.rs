@@ -57,7 +57,7 @@ mod settings;
 mod tokens;
 
 pub(super) use differences::differences;
-pub(super) use files::{Files, copy, copy_tokenizer};
+pub(super) use files::{Files, copy_tokenizer};
 pub(super) use gather::Gathered;
 pub(super) use names::{is_by_token, may_be_by_token};
 pub(super) use place::Placement;

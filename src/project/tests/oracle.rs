@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::super::first::FirstTokens;
 use super::super::readings::{Languages, Next, Reader, Readings, Rows, Scratch};
-use super::super::rows::SourceRow;
+use super::super::rows::{BadRow, SourceRow};
 use super::super::short::ShortRule;
 use super::*;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, check_name};
+use fuselm::checkpoint::locate;
 use fuselm::error::{Error, Result};
 use fuselm::files::read_json;
 use fuselm::import::{Format, Import};

@@ -11,7 +11,7 @@
 //! recipe                                                       orchestration
 //! corpus score align mapping project fuse train merge eval     stages
 //! query                                                        SQL over artifacts
-//! artifact integrity text vocab tensors model error memory progress units       foundations
+//! artifact integrity text vocab tensors lora model error memory progress units       foundations
 //! ```
 #![cfg_attr(
     test,
@@ -30,6 +30,7 @@ pub mod units;
 
 pub mod artifact;
 pub mod integrity;
+pub mod lora;
 pub mod model;
 pub mod tensors;
 pub mod text;

@@ -13,8 +13,10 @@
 //! | `cells` | digests of tensors, whose bytes are written in any order |
 //! | `folder` | the record of a checkpoint folder |
 //! | `verify` | many files compared with their records, in parallel |
+//! | `ancestor` | the folder that a path not yet written lies in |
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
 
+mod ancestor;
 pub(crate) mod cells;
 mod folder;
 mod hashing;
@@ -25,6 +27,7 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use ancestor::existing_ancestor;
 pub use folder::{FolderRecord, RECORD};
 pub(crate) use hashing::{Hashing, digest_of_file, hex};
 pub use stamp::Stamp;

@@ -6,11 +6,12 @@ use std::time::SystemTime;
 
 use super::config::MergeConfig;
 use super::fingerprint::{fingerprint, written};
-use super::inputs::{Model, Pages, existing_ancestor};
+use super::inputs::{Model, Pages};
 use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
 use super::vocabulary::{Files, describe, differences, prepare};
 use crate::error::{Context, Error, Result};
+use crate::integrity::existing_ancestor;
 use crate::memory::free_memory;
 use crate::tensors::{Layout, TensorSpec};
 use crate::units::{Bytes, Count};

@@ -27,7 +27,7 @@ impl Plan {
                 provenance = provenance.input(format!("{} (tokenizer)", model.name), tokens);
             }
             if let Some(adapter) = &model.adapter {
-                let weights = digest::file(&adapter.dir.join(super::adapter::WEIGHTS))?;
+                let weights = digest::file(&adapter.dir.join(crate::lora::WEIGHTS))?;
                 provenance = provenance.input(format!("{} (adapter)", model.name), weights);
             }
         }

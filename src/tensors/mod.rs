@@ -14,13 +14,16 @@
 mod checkpoint;
 mod dtype;
 mod header;
+mod layer;
 mod scales;
 pub(crate) mod simd;
+pub mod vector;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Elements, View};
 pub use dtype::Dtype;
 pub use header::{Header, MAX_HEADER_BYTES, TensorInfo};
+pub use layer::layer;
 pub use scales::{Grid, Quantisation, ScaleMap, Scales, Stored};
 pub use writer::{CheckpointWriter, Layout, TensorSpec};
 

@@ -19,6 +19,7 @@ const LAYERS: [&[&str]; 5] = [
         "text",
         "vocab",
         "tensors",
+        "lora",
         "model",
         "error",
         "memory",

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::super::{ExtractOptions, MergeOptions, extract, plan};
+use super::super::{MergeOptions, plan};
 use super::{Zoo, noise, values};
+use crate::lora::{ExtractOptions, extract};
 use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks

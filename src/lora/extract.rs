@@ -13,13 +13,14 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::adapter::{CONFIG, PREFIX, WEIGHTS};
-use super::inputs::existing_ancestor;
 use super::low_rank::LowRank;
-use super::vector::{add, dot, subtract};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
+use crate::integrity::{FolderRecord, existing_ancestor};
 use crate::progress::{Bar, check_interrupt};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Elements, Layout, TensorSpec, View};
+use crate::tensors::vector::{add, dot, scale, subtract};
+use crate::tensors::{
+    Checkpoint, CheckpointWriter, Dtype, Elements, Layout, TensorSpec, View, layer,
+};
 
 /// Directions beyond the wanted rank that the decomposition follows.
 const EXTRA: usize = 8;
@@ -191,7 +192,7 @@ fn modules(
                 used[at] = true;
                 true
             }
-            None => targets.is_empty() && super::inputs::layer(&tensor.name).is_some(),
+            None => targets.is_empty() && layer(&tensor.name).is_some(),
         };
         if !wanted || rows == 0 || columns == 0 || !tensor.dtype.is_float() {
             continue;
@@ -401,7 +402,7 @@ fn orthonormalise(matrix: &mut [f32], width: usize) {
         } else {
             0.0
         };
-        super::vector::scale(column, factor);
+        scale(column, factor);
     }
     for (column, values) in columns.iter().enumerate() {
         for (row, value) in values.iter().enumerate() {

@@ -24,12 +24,12 @@ use crate::tensors::{Checkpoint, Elements};
 /// The settings of an adapter.
 pub(super) const CONFIG: &str = "adapter_config.json";
 /// The matrices of an adapter.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of modules.
 pub(super) const PREFIX: &str = "base_model.model.";
 
 /// An open adapter.
-pub(super) struct Adapter {
+pub struct Adapter {
     /// Its folder.
     pub dir: PathBuf,
     /// Its matrices.

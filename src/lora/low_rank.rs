@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::vector::{add, dot, scale};
 use crate::tensors::Elements;
+use crate::tensors::vector::{add, dot, scale};
 
 /// The matrix s · B A, row by row.
-pub(super) struct LowRank {
+pub struct LowRank {
     rank: usize,
     columns: usize,
     /// rank × columns.
@@ -58,7 +58,7 @@ impl LowRank {
 
 /// What an adapter makes of a weight W: W + s · B A, with each row scaled where the adapter is
 /// DoRA's (arXiv:2402.09353, equation 5).
-pub(super) struct Update {
+pub struct Update {
     product: LowRank,
     /// The factor of each row.
     rows: Option<Vec<f32>>,

@@ -1,7 +1,7 @@
 //! LoRA adapters in PEFT's layout, applied to a tensor while it is read.
 //!
 //! ```text
-//! adapter_config.json            r, lora_alpha, alpha_pattern, use_rslora, fan_in_fan_out
+//! adapter_config.json            r, lora_alpha and what is said of single modules
 //! adapter_model.safetensors      base_model.model.<module>.lora_A.weight (r × in), .lora_B.weight (out × r)
 //!                                .lora_embedding_A (r × rows), .lora_embedding_B (columns × r)
 //!                                .lora_magnitude_vector (out): DoRA
@@ -15,18 +15,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+use super::config::{CONFIG, LoraConfig};
 use super::low_rank::{LowRank, Update};
+use super::names::{PREFIX, Part, part};
+use crate::artifact::digest;
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Checkpoint, Elements};
 
-/// The settings of an adapter.
-pub(super) const CONFIG: &str = "adapter_config.json";
-/// The matrices of an adapter.
-pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts before the names of modules.
-pub(super) const PREFIX: &str = "base_model.model.";
+/// The file of the matrices.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// An open adapter.
 pub struct Adapter {
@@ -35,165 +32,68 @@ pub struct Adapter {
     /// Its matrices.
     pub checkpoint: Checkpoint,
     /// Its settings as they are in the file.
-    pub config: String,
-    settings: Settings,
+    pub text: String,
+    config: LoraConfig,
     /// By the name of the weight.
-    modules: BTreeMap<String, Module>,
+    modules: BTreeMap<String, Parts>,
     /// By the name of the weight: the tensor in its place.
     whole: BTreeMap<String, String>,
 }
 
-/// The settings that are needed.
-struct Settings {
-    alpha: f64,
-    /// Modules with another alpha.
-    alphas: Vec<(String, f64)>,
-    rslora: bool,
-    /// W is stored as in × out.
-    transposed: bool,
-}
-
 /// The tensors of an adapted weight.
 #[derive(Default)]
-struct Module {
+struct Parts {
     a: Option<String>,
     b: Option<String>,
     magnitude: Option<String>,
     embedding: bool,
 }
 
-/// What a tensor is to the module whose name it begins with.
-enum Part {
-    A,
-    B,
-    Magnitude,
-    Whole,
-}
-
-/// How the name of a tensor ends, what that makes it, and whether the module is an embedding.
-const PARTS: [(&str, Part, bool); 9] = [
-    (".lora_A.weight", Part::A, false),
-    (".lora_B.weight", Part::B, false),
-    (".lora_A.default.weight", Part::A, false),
-    (".lora_B.default.weight", Part::B, false),
-    (".lora_embedding_A", Part::A, true),
-    (".lora_embedding_B", Part::B, true),
-    (".lora_magnitude_vector", Part::Magnitude, false),
-    (".lora_magnitude_vector.weight", Part::Magnitude, false),
-    (".base_layer.weight", Part::Whole, false),
-];
-
-/// Settings that change what an adapter computes, and are not supported.
-const UNSUPPORTED: &[&str] = &[
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "use_qalora",
-    "use_bdlora",
-];
-
-impl Settings {
-    fn read(path: &Path, config: &Value) -> Result<Self> {
-        let wrong = |field: &str, expected: &str| {
-            let found = &config[field];
-            let problem = format!("field `{field}`: expected {expected}, found {found}");
-            Error::file(path, problem)
-        };
-        if config["peft_type"] != "LORA" {
-            return Err(wrong("peft_type", "\"LORA\"").remedy("only LoRA adapters are supported"));
-        }
-        if !matches!(config["bias"].as_str(), None | Some("none")) {
-            return Err(wrong("bias", "\"none\"").remedy("adapters with biases are not supported"));
-        }
-        for field in UNSUPPORTED {
-            let nothing = match &config[*field] {
-                Value::Null | Value::Bool(false) => true,
-                Value::Array(list) => list.is_empty(),
-                Value::Object(map) => map.is_empty(),
-                _ => false,
-            };
-            if !nothing {
-                return Err(wrong(field, "none").remedy("this setting is not supported"));
-            }
-        }
-        let flag = |field: &str| match &config[field] {
-            Value::Null => Ok(false),
-            Value::Bool(flag) => Ok(*flag),
-            _ => Err(wrong(field, "true or false")),
-        };
-        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
-        let plain = |module: &str| {
-            module
-                .chars()
-                .all(|c| c.is_alphanumeric() || "._-".contains(c))
-        };
-        let alphas = match &config["alpha_pattern"] {
-            Value::Null => Vec::new(),
-            Value::Object(map) => map
-                .iter()
-                .map(|(module, alpha)| {
-                    let alpha = number(alpha).filter(|_| plain(module))?;
-                    Some((module.clone(), alpha))
-                })
-                .collect::<Option<_>>()
-                .ok_or_else(|| wrong("alpha_pattern", "a number for each name of modules"))?,
-            _ => return Err(wrong("alpha_pattern", "an object")),
-        };
-        Ok(Self {
-            alpha: number(&config["lora_alpha"]).ok_or_else(|| wrong("lora_alpha", "a number"))?,
-            alphas,
-            rslora: flag("use_rslora")?,
-            transposed: flag("fan_in_fan_out")?,
-        })
-    }
-
-    /// The factor of B A in the module with this name. A pattern is the end of a name, in whole
-    /// parts; the first that fits counts, as in PEFT.
-    fn scale(&self, module: &str, rank: usize) -> f32 {
-        let matches = |pattern: &str| {
-            let before = module.strip_suffix(pattern);
-            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
-        let found = self.alphas.iter().find(|(pattern, _)| matches(pattern));
-        let alpha = found.map_or(self.alpha, |(_, alpha)| *alpha);
-        let strength = match self.rslora {
-            true => (rank as f64).sqrt(),
-            false => rank as f64,
-        };
-        (alpha / strength) as f32
+impl Parts {
+    /// One of its tensors.
+    fn any(&self) -> &str {
+        let mut all = [&self.a, &self.b, &self.magnitude].into_iter().flatten();
+        all.next().map_or("", String::as_str)
     }
 }
+
+/// The shape of a tensor of the model that an adapter is for.
+pub type ShapeOf<'a> = dyn Fn(&str) -> Option<&'a [usize]> + 'a;
 
 impl Adapter {
-    /// Opens the adapter in `dir` for the model `base`.
+    /// Opens the adapter in `dir` for a model that has tensors of these shapes.
     ///
     /// # Errors
     ///
     /// Missing or damaged files; another kind of adapter; settings that are not supported; tensors
     /// that are no part of an adapter; A without B; modules that the model does not have; shapes
-    /// that do not fit.
-    pub fn open(dir: &Path, base: &Checkpoint) -> Result<Self> {
+    /// that fit neither the model nor the settings.
+    pub fn open(dir: &Path, shape_of: &ShapeOf<'_>) -> Result<Self> {
         let path = dir.join(CONFIG);
         if !path.is_file() {
             return Err(
                 Error::file(dir, format!("expected an adapter, there is no `{CONFIG}`"))
-                    .remedy("write `model+adapter` with the folder of a LoRA adapter"),
+                    .remedy("write `MODEL+ADAPTER` with the folder of a LoRA adapter"),
             );
         }
         let text = std::fs::read_to_string(&path).at(&path)?;
-        let settings = Settings::read(&path, &serde_json::from_str(&text).at(&path)?)?;
         let mut adapter = Self {
             dir: dir.to_path_buf(),
             checkpoint: Checkpoint::open(&dir.join(WEIGHTS))?,
-            config: text,
-            settings,
+            config: LoraConfig::read(&path, &text)?,
+            text,
             modules: BTreeMap::new(),
             whole: BTreeMap::new(),
         };
-        adapter.sort(base)?;
-        for (weight, module) in &adapter.modules {
-            adapter.check(weight, module, base)?;
+        adapter.sort(shape_of)?;
+        let modules = || adapter.modules.iter();
+        // What the model does not have is said first: it also leaves halves without the other.
+        if let Some((weight, module)) = modules().find(|(weight, _)| shape_of(weight).is_none()) {
+            let problem = format!("the model has no tensor `{weight}`");
+            return Err(adapter.bad(module.any(), problem));
+        }
+        for (weight, module) in modules() {
+            adapter.check(weight, module, shape_of(weight).unwrap_or_default())?;
         }
         Ok(adapter)
     }
@@ -201,26 +101,24 @@ impl Adapter {
     /// An error about one of the tensors.
     fn bad(&self, name: &str, problem: impl std::fmt::Display) -> Error {
         let problem = format!("tensor `{name}`: {problem}");
-        Error::file(&self.dir.join(WEIGHTS), problem)
-            .remedy("check that the adapter belongs to this model")
+        Error::file(&self.dir.join(WEIGHTS), problem).remedy(format!(
+            "check that model, adapter and `{CONFIG}` belong together"
+        ))
     }
 
     /// Finds what each tensor is.
-    fn sort(&mut self, base: &Checkpoint) -> Result<()> {
-        let mut modules: BTreeMap<String, Module> = BTreeMap::new();
+    fn sort(&mut self, shape_of: &ShapeOf<'_>) -> Result<()> {
+        let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
         let mut whole = BTreeMap::new();
         for tensor in self.checkpoint.tensors() {
             let name = &tensor.name;
             if !tensor.dtype.is_float() || tensor.dtype.is_f8() {
-                return Err(self.bad(name, format!("expected floats, found {}", tensor.dtype)));
+                let found = tensor.dtype;
+                let problem = format!("expected dtype F16, BF16, F32 or F64, found {found}");
+                return Err(self.bad(name, problem));
             }
-            let Some(inner) = name.strip_prefix(PREFIX) else {
-                return Err(self.bad(name, format!("expected a name with `{PREFIX}`")));
-            };
-            let part = PARTS.iter().find_map(|(end, part, embedding)| {
-                Some((inner.strip_suffix(end)?, part, *embedding))
-            });
-            let second = match part {
+            let inner = name.strip_prefix(PREFIX).unwrap_or_default();
+            let second = match part(inner) {
                 Some((module, Part::Whole, _)) => {
                     whole.insert(format!("{module}.weight"), name.clone())
                 }
@@ -234,11 +132,13 @@ impl Adapter {
                     };
                     place.replace(name.clone())
                 }
-                None if base.info(inner).is_some() => whole.insert(inner.to_owned(), name.clone()),
+                None if shape_of(inner).is_some() => whole.insert(inner.to_owned(), name.clone()),
                 None => {
-                    let what = "the model has no such tensor, and it is no part of an adapter \
-                                (`.lora_A.weight`, `.lora_B.weight`)";
-                    return Err(self.bad(name, what));
+                    let expected = format!(
+                        "expected `{PREFIX}<module>.lora_A.weight` or `.lora_B.weight`, or a \
+                         tensor of the model"
+                    );
+                    return Err(self.bad(name, expected));
                 }
             };
             if second.is_some() {
@@ -246,14 +146,14 @@ impl Adapter {
             }
         }
         for (weight, name) in &whole {
-            let own = base.info(weight).map(|info| info.shape.as_slice());
-            let found = self.checkpoint.info(name).map(|info| info.shape.as_slice());
-            if own != found {
-                let problem = match own {
-                    Some(own) => format!("expected the model's shape {own:?}, found {found:?}"),
-                    None => format!("the model has no tensor `{weight}`"),
-                };
-                return Err(self.bad(name, problem));
+            let found = self.shape(name);
+            match shape_of(weight) {
+                Some(own) if own == found => {}
+                Some(own) => {
+                    let problem = format!("expected the model's shape {own:?}, found {found:?}");
+                    return Err(self.bad(name, problem));
+                }
+                None => return Err(self.bad(name, format!("the model has no tensor `{weight}`"))),
             }
         }
         if modules.is_empty() {
@@ -264,52 +164,59 @@ impl Adapter {
         Ok(())
     }
 
-    /// Checks the shapes of a module.
-    fn check(&self, weight: &str, module: &Module, base: &Checkpoint) -> Result<()> {
+    /// The shape of one of the adapter's tensors.
+    fn shape(&self, name: &str) -> &[usize] {
+        let info = self.checkpoint.info(name);
+        info.map_or(&[], |info| info.shape.as_slice())
+    }
+
+    /// Checks the shapes of a module whose weight in the model has the shape `own`.
+    fn check(&self, weight: &str, module: &Parts, own: &[usize]) -> Result<()> {
         let (Some(a), Some(b)) = (&module.a, &module.b) else {
-            let missing = format!("`{weight}` has A without B, or B without A");
-            return Err(
-                Error::file(&self.dir.join(WEIGHTS), missing).remedy("the adapter is incomplete")
-            );
+            let problem = format!("`{weight}` has A without B, or B without A");
+            return Err(self
+                .bad(module.any(), problem)
+                .remedy("the adapter is incomplete"));
         };
-        let Some(info) = base.info(weight) else {
-            return Err(self.bad(a, format!("the model has no tensor `{weight}`")));
-        };
-        let shape = |name: &str| self.checkpoint.info(name).map(|t| t.shape.as_slice());
-        let fits = match (shape(a), shape(b)) {
-            (Some(&[rank, columns]), Some(&[rows, other])) => {
-                let whole = match self.flips(module) {
-                    true => [columns, rows],
-                    false => [rows, columns],
-                };
-                rank == other && rank > 0 && info.shape == whole
-            }
-            _ => false,
-        };
-        if !fits {
-            let problem = format!(
-                "A of {:?} and B of {:?} do not fit `{weight}` of {:?}",
-                shape(a).unwrap_or_default(),
-                shape(b).unwrap_or_default(),
-                info.shape
-            );
+        let &[rows, columns] = own else {
+            let problem = format!("only matrices can be adapted, `{weight}` has shape {own:?}");
             return Err(self.bad(a, problem));
+        };
+        let (rows, columns) = match self.flips(module) {
+            true => (columns, rows),
+            false => (rows, columns),
+        };
+        let stored = self.shape(a).first().copied().unwrap_or(0).max(1);
+        let rank = self.config.rank_of(name_of(weight)).unwrap_or(stored);
+        for (name, expected) in [(a, [rank, columns]), (b, [rows, rank])] {
+            let found = self.shape(name);
+            if found != expected {
+                return Err(self.bad(
+                    name,
+                    format!(
+                        "expected shape {expected:?} for rank {rank} and the model's `{weight}` \
+                         of {own:?}, found {found:?}"
+                    ),
+                ));
+            }
         }
         match &module.magnitude {
             Some(name) if self.flips(module) => {
                 Err(self.bad(name, "DoRA of embeddings is not supported"))
             }
-            Some(name) if shape(name) != info.shape.get(..1) => Err(self.bad(
-                name,
-                format!("expected [{}], a length for each row", info.shape[0]),
-            )),
+            Some(name) if self.shape(name) != [rows] => {
+                let found = self.shape(name);
+                let problem =
+                    format!("expected shape [{rows}], a length for each row, found {found:?}");
+                Err(self.bad(name, problem))
+            }
             _ => Ok(()),
         }
     }
 
     /// Whether the weight is stored as the transpose of B A.
-    fn flips(&self, module: &Module) -> bool {
-        self.settings.transposed || module.embedding
+    fn flips(&self, module: &Parts) -> bool {
+        self.config.transposed || module.embedding
     }
 
     /// The adapter's tensor that takes the place of the model's tensor `name`, if there is one.
@@ -332,9 +239,9 @@ impl Adapter {
         };
         let (a, b) = (self.checkpoint.tensor(a)?, self.checkpoint.tensor(b)?);
         let rank = a.shape[0];
-        let scale = self.settings.scale(name.trim_end_matches(".weight"), rank);
+        let scale = self.config.scale(name_of(name), rank) as f32;
         let product = LowRank::new(scale, rank, a.to_f32(), b.to_f32(), self.flips(module));
-        let update = Update::new(product);
+        let update = Update::of(product);
         Ok(Some(match &module.magnitude {
             None => update,
             Some(lengths) => {
@@ -343,30 +250,99 @@ impl Adapter {
             }
         }))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whether the tensor `name` is another one with the adapter.
+    pub fn changes(&self, name: &str) -> bool {
+        self.modules.contains_key(name) || self.whole.contains_key(name)
+    }
 
-    #[test]
-    fn the_scale_of_a_module() {
-        let settings = Settings {
-            alpha: 5.0,
-            alphas: [("layers.1.v_proj", 2.0), ("proj", 1.0), ("v_proj", 7.0)]
-                .map(|(pattern, alpha)| (pattern.to_owned(), alpha))
-                .to_vec(),
-            rslora: false,
-            transposed: false,
+    /// The tensor `name` with the adapter; `read` reads the model's own.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`; a number that is infinite or NaN.
+    pub fn adapted(&self, name: &str, read: impl FnOnce() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+        let mut values = match self.whole(name) {
+            Some(stored) => self.checkpoint.tensor(stored)?.to_f32(),
+            None => read()?,
         };
-        for (module, scale) in [
-            ("layers.0.v_proj", 3.5),
-            ("layers.1.v_proj", 1.0),
-            ("layers.11.v_proj", 3.5),
-            ("layers.1.q_proj", 2.5),
-            ("proj", 0.5),
-        ] {
-            assert_eq!(settings.scale(module, 2), scale, "{module}");
+        if let Some(update) = self.update(name, &values)? {
+            update.apply_to_all(&mut values);
+        }
+        self.finite(name, values)
+    }
+
+    /// Some rows, of `width` numbers, of the matrix `name` with the adapter; `read` reads those of
+    /// the model's own, or all where there is no choice.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`; a number that is infinite or NaN.
+    pub fn adapted_rows(
+        &self,
+        name: &str,
+        width: usize,
+        rows: &[u32],
+        read: impl Fn(Option<&[u32]>) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let starts = || rows.iter().map(|row| *row as usize * width);
+        let chosen = |all: &dyn Elements| {
+            let mut values = vec![0.0; rows.len() * width];
+            let pieces = values.chunks_exact_mut(width);
+            starts().zip(pieces).for_each(|(at, out)| all.read(at, out));
+            values
+        };
+        // DoRA's factor of a row depends on its own row alone, but is computed for all.
+        let rescales = self
+            .modules
+            .get(name)
+            .is_some_and(|m| m.magnitude.is_some());
+        let mut values = match self.whole(name) {
+            _ if rescales => return Ok(chosen(&self.adapted(name, || read(None))?)),
+            Some(stored) => chosen(&self.checkpoint.tensor(stored)?),
+            None => read(Some(rows))?,
+        };
+        if let Some(update) = self.update(name, &values)? {
+            let pieces = values.chunks_exact_mut(width);
+            starts()
+                .zip(pieces)
+                .for_each(|(at, row)| update.apply(at, row));
+        }
+        self.finite(name, values)
+    }
+
+    fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let problem = format!(
+                    "tensor `{name}` of the model with this adapter: number {at} is {}",
+                    values[at]
+                );
+                Err(Error::file(&self.dir.join(WEIGHTS), problem)
+                    .remedy("the adapter or the model is damaged; copy them again"))
+            }
         }
     }
+}
+
+/// The module of a weight.
+fn name_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// Digest of the adapter in the folder `dir`: of the files that say what it adds.
+///
+/// # Errors
+///
+/// A file that cannot be read.
+pub fn adapter_digest(dir: &Path) -> Result<String> {
+    let mut all = String::new();
+    for name in [CONFIG, WEIGHTS] {
+        let path = dir.join(name);
+        if path.exists() {
+            all += &format!("{name} {}\n", digest::file(&path)?);
+        }
+    }
+    Ok(digest::text(&all))
 }

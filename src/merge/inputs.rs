@@ -104,8 +104,9 @@ impl Model {
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
         let checkpoint = Checkpoint::open(&dir)?;
+        let shape = |name: &str| Some(checkpoint.info(name)?.shape.as_slice());
         let adapter = adapter
-            .map(|adapter| Adapter::open(&adapter, &checkpoint))
+            .map(|adapter| Adapter::open(&adapter, &shape))
             .transpose()?;
         let path = dir.join("config.json");
         let text = std::fs::read(&path).at(&path)?;

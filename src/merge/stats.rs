@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::run::MergeStat;
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Result};
+use crate::lora::adapter_digest;
 
 impl Plan {
     /// What determines the rows of `merge_stats`: the configuration (without paths of models)
@@ -27,8 +28,8 @@ impl Plan {
                 provenance = provenance.input(format!("{} (tokenizer)", model.name), tokens);
             }
             if let Some(adapter) = &model.adapter {
-                let weights = digest::file(&adapter.dir.join(crate::lora::WEIGHTS))?;
-                provenance = provenance.input(format!("{} (adapter)", model.name), weights);
+                let adapter = adapter_digest(&adapter.dir)?;
+                provenance = provenance.input(format!("{} (adapter)", model.name), adapter);
             }
         }
         Ok(provenance)

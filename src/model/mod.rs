@@ -41,7 +41,6 @@ mod names;
 mod norm;
 mod offload;
 pub(crate) mod ops;
-mod peft;
 mod predict;
 mod products;
 mod qkv;
@@ -66,7 +65,7 @@ pub use gguf::{GgufSummary, check_tokens, files as gguf_files, is_gguf, summary 
 pub(crate) use head::logits;
 pub use locate::{locate, tokenizer_dir};
 pub use logprobs::{NextToken, next_token};
-pub use lora::{Adapters, Lora, LoraSave};
+pub use lora::{Adapters, LoraSave};
 pub use offload::DEFAULT_OFFLOAD;
 pub use predict::{Predictor, predict};
 pub use rope::{Rope, RopeScaling};

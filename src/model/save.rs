@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::{Decoder, Mode};
 use super::lora::LoraSave;
-use super::peft;
 use super::weights::SINGLE;
 use crate::error::{Context, Error, Result};
 use crate::integrity::{FileRecord, FolderRecord, cells};
@@ -57,7 +56,7 @@ impl Decoder {
         what: LoraSave,
     ) -> Result<()> {
         let write_adapter = |dir: &Path| match self.adapters() {
-            Some(adapters) => peft::write(adapters, dir, base_dir),
+            Some(adapters) => adapters.write(dir, base_dir),
             None => Err(Error::usage("the model has no adapters to write")),
         };
         replace(dir, |dir| match what {
@@ -156,7 +155,7 @@ fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<FolderRecord>) -> Res
 
 /// Writes a safetensors file of `tensors` (names and shapes) in `dtype`, asking `get` for one
 /// after the other; returns what was written.
-pub(super) fn write_tensors(
+fn write_tensors(
     path: &Path,
     tensors: &[(String, Vec<usize>)],
     dtype: DType,

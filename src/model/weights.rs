@@ -26,12 +26,12 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// A mapped safetensors file with a valid header.
-pub(super) struct Shard {
+struct Shard {
     path: PathBuf,
     map: Mmap,
     /// Offset of the tensors' bytes.
     data: usize,
-    pub tensors: HashMap<String, TensorInfo>,
+    tensors: HashMap<String, TensorInfo>,
 }
 
 impl Shard {
@@ -336,15 +336,6 @@ fn float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<Dtype> 
     known.ok_or_else(|| {
         let problem = format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64 (or F8_E4M3, F8_E5M2), found {dtype}");
         Error::file(path, problem).remedy("quantised checkpoints of other kinds cannot be read")
-    })
-}
-
-/// candle's dtype of a tensor, if it is one of floats of at least 16 bits.
-pub(super) fn wide_float(path: &Path, tensor: &str, dtype: safetensors::Dtype) -> Result<DType> {
-    candle(float(path, tensor, dtype)?).ok_or_else(|| {
-        let problem =
-            format!("tensor `{tensor}`: expected dtype F16, BF16, F32 or F64, found {dtype}");
-        Error::file(path, problem).remedy("8-bit adapters cannot be read")
     })
 }
 

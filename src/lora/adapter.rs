@@ -1,4 +1,4 @@
-//! LoRA adapters in PEFT's layout, applied to a tensor while it is read.
+//! LoRA adapters in PEFT's layout, open for reading.
 //!
 //! ```text
 //! adapter_config.json            r, lora_alpha and what is said of single modules
@@ -7,20 +7,15 @@
 //!                                .lora_magnitude_vector (out): DoRA
 //!                                .weight, .base_layer.weight: in place of the model's own
 //! ```
-//!
-//! The weight of an adapted module is W + s · B A, with s = lora_alpha / r, or lora_alpha / √r with
-//! `use_rslora`; an embedding's is W + s · (B A)ᵀ. It is computed in `f32` and not rounded to the
-//! dtype of W.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::config::{CONFIG, LoraConfig};
-use super::low_rank::{LowRank, Update};
 use super::names::{PREFIX, Part, part};
 use crate::artifact::digest;
 use crate::error::{Context, Error, Result};
-use crate::tensors::{Checkpoint, Elements};
+use crate::tensors::Checkpoint;
 
 /// The file of the matrices.
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -33,20 +28,20 @@ pub struct Adapter {
     pub checkpoint: Checkpoint,
     /// Its settings as they are in the file.
     pub text: String,
-    config: LoraConfig,
+    pub(super) config: LoraConfig,
     /// By the name of the weight.
-    modules: BTreeMap<String, Parts>,
+    pub(super) modules: BTreeMap<String, Parts>,
     /// By the name of the weight: the tensor in its place.
-    whole: BTreeMap<String, String>,
+    pub(super) replaced: BTreeMap<String, String>,
 }
 
 /// The tensors of an adapted weight.
 #[derive(Default)]
-struct Parts {
-    a: Option<String>,
-    b: Option<String>,
-    magnitude: Option<String>,
-    embedding: bool,
+pub(super) struct Parts {
+    pub a: Option<String>,
+    pub b: Option<String>,
+    pub magnitude: Option<String>,
+    pub embedding: bool,
 }
 
 impl Parts {
@@ -83,7 +78,7 @@ impl Adapter {
             config: LoraConfig::read(&path, &text)?,
             text,
             modules: BTreeMap::new(),
-            whole: BTreeMap::new(),
+            replaced: BTreeMap::new(),
         };
         adapter.sort(shape_of)?;
         let modules = || adapter.modules.iter();
@@ -160,7 +155,7 @@ impl Adapter {
             let path = self.dir.join(WEIGHTS);
             return Err(Error::file(&path, "there is no adapter in this file"));
         }
-        (self.modules, self.whole) = (modules, whole);
+        (self.modules, self.replaced) = (modules, whole);
         Ok(())
     }
 
@@ -215,119 +210,13 @@ impl Adapter {
     }
 
     /// Whether the weight is stored as the transpose of B A.
-    fn flips(&self, module: &Parts) -> bool {
+    pub(super) fn flips(&self, module: &Parts) -> bool {
         self.config.transposed || module.embedding
-    }
-
-    /// The adapter's tensor that takes the place of the model's tensor `name`, if there is one.
-    pub fn whole(&self, name: &str) -> Option<&str> {
-        self.whole.get(name).map(String::as_str)
-    }
-
-    /// The update of the tensor `name`, which is `weight` without it, if the adapter has one.
-    /// Memory: 4 bytes for each element of A and B.
-    ///
-    /// # Errors
-    ///
-    /// None that [`Adapter::open`] did not have.
-    pub fn update(&self, name: &str, weight: &dyn Elements) -> Result<Option<Update>> {
-        let Some(module) = self.modules.get(name) else {
-            return Ok(None);
-        };
-        let (Some(a), Some(b)) = (&module.a, &module.b) else {
-            return Ok(None);
-        };
-        let (a, b) = (self.checkpoint.tensor(a)?, self.checkpoint.tensor(b)?);
-        let rank = a.shape[0];
-        let scale = self.config.scale(name_of(name), rank) as f32;
-        let product = LowRank::new(scale, rank, a.to_f32(), b.to_f32(), self.flips(module));
-        let update = Update::of(product);
-        Ok(Some(match &module.magnitude {
-            None => update,
-            Some(lengths) => {
-                let lengths = self.checkpoint.tensor(lengths)?.to_f32();
-                update.with_lengths(weight, &lengths)
-            }
-        }))
-    }
-
-    /// Whether the tensor `name` is another one with the adapter.
-    pub fn changes(&self, name: &str) -> bool {
-        self.modules.contains_key(name) || self.whole.contains_key(name)
-    }
-
-    /// The tensor `name` with the adapter; `read` reads the model's own.
-    ///
-    /// # Errors
-    ///
-    /// Those of `read`; a number that is infinite or NaN.
-    pub fn adapted(&self, name: &str, read: impl FnOnce() -> Result<Vec<f32>>) -> Result<Vec<f32>> {
-        let mut values = match self.whole(name) {
-            Some(stored) => self.checkpoint.tensor(stored)?.to_f32(),
-            None => read()?,
-        };
-        if let Some(update) = self.update(name, &values)? {
-            update.apply_to_all(&mut values);
-        }
-        self.finite(name, values)
-    }
-
-    /// Some rows, of `width` numbers, of the matrix `name` with the adapter; `read` reads those of
-    /// the model's own, or all where there is no choice.
-    ///
-    /// # Errors
-    ///
-    /// Those of `read`; a number that is infinite or NaN.
-    pub fn adapted_rows(
-        &self,
-        name: &str,
-        width: usize,
-        rows: &[u32],
-        read: impl Fn(Option<&[u32]>) -> Result<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
-        let starts = || rows.iter().map(|row| *row as usize * width);
-        let chosen = |all: &dyn Elements| {
-            let mut values = vec![0.0; rows.len() * width];
-            let pieces = values.chunks_exact_mut(width);
-            starts().zip(pieces).for_each(|(at, out)| all.read(at, out));
-            values
-        };
-        // DoRA's factor of a row depends on its own row alone, but is computed for all.
-        let rescales = self
-            .modules
-            .get(name)
-            .is_some_and(|m| m.magnitude.is_some());
-        let mut values = match self.whole(name) {
-            _ if rescales => return Ok(chosen(&self.adapted(name, || read(None))?)),
-            Some(stored) => chosen(&self.checkpoint.tensor(stored)?),
-            None => read(Some(rows))?,
-        };
-        if let Some(update) = self.update(name, &values)? {
-            let pieces = values.chunks_exact_mut(width);
-            starts()
-                .zip(pieces)
-                .for_each(|(at, row)| update.apply(at, row));
-        }
-        self.finite(name, values)
-    }
-
-    fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => {
-                let problem = format!(
-                    "tensor `{name}` of the model with this adapter: number {at} is {}",
-                    values[at]
-                );
-                Err(Error::file(&self.dir.join(WEIGHTS), problem)
-                    .remedy("the adapter or the model is damaged; copy them again"))
-            }
-        }
     }
 }
 
 /// The module of a weight.
-fn name_of(weight: &str) -> &str {
+pub(super) fn name_of(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 

@@ -8,15 +8,17 @@
 //! | `config` | `adapter_config.json`: what it says, read and written |
 //! | `names` | the names of tensors, and which modules a name stands for |
 //! | `low_rank` | W + s · B A, and DoRA's rows |
-//! | `adapter` | a folder that is open for reading: checked against a model, applied to its tensors |
+//! | `adapter` | a folder that is open for reading, checked against a model |
+//! | `apply` | the tensors of the model with it |
 //! | `path` | `BASE+ADAPTER`, which is a model wherever one is named |
 //! | `write` | a folder that is written |
 //! | `extract`, `svd` | the difference of two models as an adapter |
 //!
 //! Merging and predicting read a model's tensors through an [`Adapter`]; training keeps A and B
-//! apart ([`model::lora`](crate::model::lora)) and writes them with an [`AdapterWriter`].
+//! apart (`model::lora`) and writes them with an [`AdapterWriter`].
 
 mod adapter;
+mod apply;
 mod config;
 mod extract;
 mod low_rank;

@@ -1,11 +1,13 @@
 //! `BASE+ADAPTER`: a model, and a LoRA adapter on top of it.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::adapter::{Adapter, ShapeOf, adapter_digest};
 use crate::artifact::digest;
 use crate::error::{Error, Result};
+use crate::model::{is_gguf, locate as locate_base};
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,13 +41,29 @@ impl ModelPath {
         self.adapter.as_ref().map(open).transpose()
     }
 
+    /// What a scoreboard calls it: the name of the folder or file, and that of the adapter's folder
+    /// after a `-`.
+    pub fn name(&self) -> String {
+        let base = match is_gguf(&self.base) {
+            true => self.base.file_stem(),
+            false => self.base.file_name(),
+        };
+        let adapter = self.adapter.as_ref().and_then(|dir| dir.file_name());
+        let names: Vec<_> = base
+            .into_iter()
+            .chain(adapter)
+            .map(OsStr::to_string_lossy)
+            .collect();
+        names.join("-")
+    }
+
     /// The model itself.
     ///
     /// # Errors
     /// It has an adapter; `role` says what it is wanted for.
-    pub fn plain(&self, role: &str) -> Result<&Path> {
+    pub fn plain(self, role: &str) -> Result<PathBuf> {
         match self.adapter {
-            None => Ok(&self.base),
+            None => Ok(self.base),
             Some(_) => Err(Error::usage(format!(
                 "{role} cannot be a model with an adapter, found `{self}`"
             ))
@@ -107,14 +125,14 @@ pub fn split(name: &str, exists: impl Fn(&str) -> bool) -> (&str, Option<&str>) 
     }
 }
 
-/// Finds the model `name`: what [`crate::model::locate`] finds, and after a `+` the folder of an
+/// Finds the model `name`: a folder, a hub id or a GGUF file, and after a `+` the folder of an
 /// adapter.
 ///
 /// # Errors
-/// Those of [`crate::model::locate`]; no such adapter.
+/// There is no such model, or no such adapter.
 pub fn locate(name: &str) -> Result<ModelPath> {
     let (base, adapter) = split(name, |name| Path::new(name).exists());
-    let base = crate::model::locate(base)?;
+    let base = locate_base(base)?;
     let adapter = adapter.map(PathBuf::from);
     if let Some(dir) = adapter.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(
@@ -163,6 +181,7 @@ mod tests {
             (&base, Some(&adapter))
         );
         assert_eq!(found.to_string(), name);
+        assert_eq!(found.name(), "base-adapter");
         let error = found.plain("the pivot").unwrap_err().to_string();
         assert!(error.contains("the pivot cannot be"), "{error}");
         assert_eq!(

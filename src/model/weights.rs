@@ -63,11 +63,6 @@ impl Shard {
         })
     }
 
-    /// The bytes of a tensor.
-    pub fn bytes(&self, info: &TensorInfo) -> Option<&[u8]> {
-        self.map.get(self.place(info)?)
-    }
-
     fn place(&self, info: &TensorInfo) -> Option<Range<usize>> {
         let (begin, end) = info.data_offsets;
         let place = self.data.checked_add(begin)?..self.data.checked_add(end)?;

@@ -280,3 +280,61 @@ fn bad_adapters_are_named() {
     write(&adapter, &config, &tensors);
     eval(&["the model has no tensor `model.layers.2.mlp.down_proj.weight`"]);
 }
+
+#[test]
+fn a_run_takes_a_source_with_an_adapter_but_no_such_pivot() {
+    let workshop = Workshop::new();
+    let (_, config, tensors) = kinds(&workshop.path("models/twin")).remove(0);
+    write(&workshop.path("adapter"), &config, &tensors);
+    merge(&workshop, "models/twin+adapter", "models/merged");
+    let targets = |model: &str, run: &str| {
+        workshop.write("recipe.yml", RECIPE);
+        workshop.edit("recipe.yml", "RUN", run);
+        workshop.edit("recipe.yml", "MODEL", model);
+        workshop.fuselm("run recipe.yml").exits(0);
+        let kinds = ["topk", "targets", "eval_items"].map(|kind| format!("{run}/{kind}"));
+        let all = kinds.iter().flat_map(|kind| parts(&workshop.path(kind)));
+        all.map(|part| all_rows(&part)).collect::<Vec<_>>()
+    };
+    let adapted = targets("models/twin+adapter", "one");
+    assert!(adapted == targets("models/merged", "two"));
+    assert!(adapted != targets("models/twin", "three"));
+    let place = workshop.query("one", "SELECT location FROM models WHERE name = 'twin'");
+    let place = place[0]["location"].as_str().unwrap();
+    assert!(place.ends_with("models/twin+./adapter"), "{place}");
+
+    // Another adapter in its place: the steps that read it are done again.
+    workshop.write("recipe.yml", RECIPE);
+    workshop.edit("recipe.yml", "RUN", "one");
+    workshop.edit("recipe.yml", "MODEL", "models/twin+adapter");
+    let mut stronger = config;
+    stronger["lora_alpha"] = json!(9);
+    workshop.write("adapter/adapter_config.json", &stronger.to_string());
+    let again = workshop.fuselm("run recipe.yml").exits(0);
+    assert!(again.number_before("steps done") > 2, "{}", again.stderr);
+
+    let refused = [
+        "cannot be a model with an adapter",
+        "models/pivot+",
+        "`passthrough`",
+    ];
+    workshop.edit(
+        "recipe.yml",
+        "model: models/pivot }",
+        "model: models/pivot+adapter }",
+    );
+    workshop.fuselm("run recipe.yml").exits(2).says(&refused);
+    let train = "train --run one --model models/pivot+adapter --max-steps 1";
+    workshop.fuselm(train).exits(2).says(&refused);
+}
+
+const RECIPE: &str = "\
+run: RUN
+seed: 7
+corpus: { inputs: [chat.jsonl], max_tokens: 256 }
+pivot: { name: pivot, model: models/pivot }
+sources: [{ name: twin, model: MODEL }]
+score: { top_k: 8 }
+train: { max_steps: 1, batch_tokens: 512 }
+eval: [{ task: perplexity, name: valid, data: valid.jsonl }]
+";

@@ -7,6 +7,7 @@ use clap::Args;
 use fuselm::artifact::{Existing, Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
 use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
+use fuselm::lora;
 use fuselm::model;
 use fuselm::text::{Format, Reading};
 use fuselm::vocab::SpecialTokens;
@@ -22,10 +23,10 @@ use super::{FieldArgs, Force, Global, print};
 pub struct Command {
     #[command(flatten)]
     run: RunArg,
-    /// Model folder, GGUF file or hub id
+    /// Model folder, GGUF file or hub id; with a LoRA adapter: `MODEL+ADAPTER`
     #[arg(long)]
     model: String,
-    /// Name of the model on the scoreboard [default: the folder's name]
+    /// Name of the model on the scoreboard [default: the folder's name, `BASE-ADAPTER` for two]
     #[arg(long)]
     name: Option<String>,
     /// A task: a text or chat file, with a name for it
@@ -87,16 +88,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if let Some(run) = &command.run.run {
         RunDir::open(run)?;
     }
-    let model = model::locate(&command.model)?;
+    let model = lora::locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),
-        None => match model::is_gguf(&model) {
-            true => model.file_stem(),
-            false => model.file_name(),
-        }
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned(),
+        None => model.name(),
     };
     check_name("model", &name)?;
     let reading = Reading {
@@ -113,7 +108,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let inputs = EvalInputs {
         name: name.clone(),
-        tokenizer: model::tokenizer_dir(&model, None)?,
+        tokenizer: model::tokenizer_dir(&model.base, None)?,
         model,
         tasks: command
             .data

@@ -118,7 +118,7 @@ pub fn run(command: &Command) -> Result<()> {
     };
     Artifact::open(&inputs.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
     let summary = import::run(&inputs, command.force.existing())?;
-    at.register(name, &vocab, &folder)?;
+    at.register(name, &vocab, &folder.into())?;
     if summary.samples == 0 {
         note(format!("{} is up to date", inputs.topk.display()));
         return Ok(());

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use fuselm::artifact::Kind;
 use fuselm::error::Result;
+use fuselm::lora::locate;
 use fuselm::mapping::{MapInputs, MapOptions, run as map};
-use fuselm::model::locate;
 use fuselm::progress::note;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
@@ -44,8 +44,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::of_model(&locate(&command.model)?)?;
-    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?.base)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?.base)?;
     let teacher = command.teacher.as_str();
     let alignment = command
         .run

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use fuselm::artifact::Kind;
 use fuselm::error::Result;
-use fuselm::model::locate;
+use fuselm::lora::locate;
 use fuselm::progress::note;
 use fuselm::project::{ProjectInputs, ProjectOptions, run as project};
 use fuselm::units::Count;
@@ -65,8 +65,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::of_model(&locate(&command.model)?)?;
-    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?.base)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?.base)?;
     let at = &command.run;
     let (name, teacher) = (command.pivot.as_str(), command.teacher.as_str());
     let pivot_topk = at

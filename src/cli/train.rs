@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name};
 use fuselm::error::{Error, Result};
-use fuselm::model::{self, Config, locate};
+use fuselm::lora;
+use fuselm::model::{self, Config};
 use fuselm::progress::note;
 use fuselm::train::{Init, TrainInputs, TrainOptions, run as train};
 use fuselm::units::Count;
@@ -65,7 +66,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         (None, None) => "clm".to_owned(),
     };
     check_name("name", &name)?;
-    let dir = locate(&command.model)?;
+    let dir = lora::locate(&command.model)?.plain("the model to train")?;
     let has_weights = fuselm::artifact::digest::has_weights(&dir);
     let pivot = match has_weights {
         true => Init::Model(dir),

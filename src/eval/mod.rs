@@ -22,6 +22,7 @@ use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
 use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
 use crate::error::{Context, Error, Result};
+use crate::lora::ModelPath;
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
 use crate::progress::{self, Bar};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
@@ -71,8 +72,8 @@ impl Task {
 pub struct EvalInputs {
     /// Name of the model on the scoreboard.
     pub name: String,
-    /// Hugging Face model folder, or GGUF file.
-    pub model: PathBuf,
+    /// Hugging Face model folder, or GGUF file, with an adapter or without.
+    pub model: ModelPath,
     /// Folder of its tokenizer and chat template.
     pub tokenizer: PathBuf,
     /// The tasks; their names differ.
@@ -142,7 +143,7 @@ struct Item {
 pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
     check_tasks(&inputs.tasks)?;
     let tokenizer = Tokenizer::load(&inputs.tokenizer)?;
-    check_tokens(&inputs.model, tokenizer.vocabulary())?;
+    check_tokens(&inputs.model.base, tokenizer.vocabulary())?;
     let mut template = ChatTemplate::load(&inputs.tokenizer)?;
     let mut options = serde_json::json!({
         "figures": changing(inputs.dtype, inputs.special_tokens),
@@ -156,7 +157,7 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
         options["fields"] = serde_json::json!(fields);
     }
     let mut provenance = Provenance::new(Kind::EvalItems)
-        .model(digest::model(&inputs.model)?)
+        .model(inputs.model.digest()?)
         .vocabulary(&tokenizer.vocabulary().digest)
         .options(options);
     for task in &inputs.tasks {

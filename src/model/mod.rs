@@ -70,6 +70,7 @@ pub use offload::DEFAULT_OFFLOAD;
 pub use predict::{Predictor, predict};
 pub use rope::{Rope, RopeScaling};
 pub use save::{COMPANIONS, copy_companions};
+pub(crate) use source::open_adapter;
 pub use stream::Streamed;
 pub use weights::check_weights;
 

@@ -217,7 +217,7 @@ impl Source {
 }
 
 /// The adapter of `model`, checked against the parameters of `config`.
-fn open_adapter(model: &ModelPath, config: &Config) -> Result<Option<Adapter>> {
+pub(crate) fn open_adapter(model: &ModelPath, config: &Config) -> Result<Option<Adapter>> {
     let specs = config.tensors();
     let shapes: HashMap<&str, &[usize]> = specs
         .iter()

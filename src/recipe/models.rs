@@ -7,7 +7,8 @@ use super::schema::{ModelSpec, Recipe};
 use crate::artifact::digest;
 use crate::artifact::models::{self, ModelRow};
 use crate::error::{Error, Result};
-use crate::model::{Config, check_tokens, check_weights, is_gguf, locate, tokenizer_dir};
+use crate::lora::{ModelPath, locate};
+use crate::model::{Config, check_tokens, check_weights, is_gguf, open_adapter, tokenizer_dir};
 use crate::vocab::Tokenizer;
 
 /// A model of the run.
@@ -16,6 +17,8 @@ pub struct Model {
     pub spec: ModelSpec,
     /// Its folder, or its GGUF file.
     pub dir: PathBuf,
+    /// The folder of an adapter on top of it; a pivot has none.
+    pub adapter: Option<PathBuf>,
     /// The folder of its tokenizer and chat template.
     pub tokenizer_dir: PathBuf,
     /// Its `config.json`.
@@ -29,6 +32,14 @@ pub struct Model {
 }
 
 impl Model {
+    /// Where it is.
+    pub fn path(&self) -> ModelPath {
+        ModelPath {
+            base: self.dir.clone(),
+            adapter: self.adapter.clone(),
+        }
+    }
+
     /// The name in the run.
     pub fn name(&self) -> &str {
         &self.spec.name
@@ -44,7 +55,11 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
     let mut models: Vec<Model> = Vec::new();
     let pairing = !recipe.sources.is_empty();
     for spec in recipe.models() {
-        let dir = locate(&spec.model)?;
+        let path = locate(&spec.model)?;
+        if models.is_empty() {
+            path.clone().plain("the pivot")?;
+        }
+        let dir = path.base.clone();
         if models.is_empty() && is_gguf(&dir) {
             return Err(Error::file(&dir, "the pivot cannot be a GGUF file")
                 .remedy("give the folder of the model that it was made from"));
@@ -75,10 +90,12 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
         }
         if has_weights {
             check_weights(&dir, &config)?;
+            open_adapter(&path, &config)?;
         }
         models.push(Model {
             spec: spec.clone(),
             dir,
+            adapter: path.adapter,
             tokenizer_dir,
             config,
             tokenizer,
@@ -93,14 +110,14 @@ impl Model {
     /// Its row of `models`.
     fn row(&self, is_pivot: bool) -> Result<ModelRow> {
         let digest = match self.has_weights {
-            true => digest::model(&self.dir)?,
+            true => self.path().digest()?,
             false => String::new(),
         };
         Ok(ModelRow {
             name: self.name().to_owned(),
             is_pivot,
             vocabulary: self.vocab.clone(),
-            location: self.dir.display().to_string(),
+            location: self.path().to_string(),
             digest,
             architecture: self.config.architecture.name().to_owned(),
             parameters: self.config.parameters(),

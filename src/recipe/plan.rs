@@ -16,6 +16,7 @@ use crate::artifact::{Kind, RunDir};
 use crate::corpus::TemplateMode;
 use crate::error::{Error, Result};
 use crate::fuse::{Mode, Rule};
+use crate::lora::ModelPath;
 use crate::score::Keep;
 use crate::text::ChatTemplate;
 use crate::train::TrainOptions;
@@ -232,14 +233,14 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
     for target in &targets {
         steps.push(train_step(run, target));
     }
-    let mut evaluated: Vec<(String, PathBuf)> = Vec::new();
+    let mut evaluated: Vec<(String, ModelPath)> = Vec::new();
     for model in run.models.iter().filter(|model| model.has_weights) {
-        evaluated.push((model.name().to_owned(), model.dir.clone()));
+        evaluated.push((model.name().to_owned(), model.path()));
     }
     for target in &targets {
         // The other seeds of the baseline are there to be merged.
         if target.fusion.is_some() || target.name == "clm" {
-            evaluated.push((target.name.clone(), run.dir.checkpoint(&target.name)));
+            evaluated.push((target.name.clone(), run.dir.checkpoint(&target.name).into()));
         }
     }
     if let Some(section) = &run.recipe.merge {
@@ -253,13 +254,13 @@ pub fn steps(run: &Rc<Run>) -> Result<Vec<Step>> {
             let members: Vec<&str> = members.iter().map(|target| target.name.as_str()).collect();
             if !members.is_empty() {
                 steps.push(merge_step(run, name, &members, section)?);
-                evaluated.push((name.to_owned(), run.dir.checkpoint(name)));
+                evaluated.push((name.to_owned(), run.dir.checkpoint(name).into()));
             }
         }
     }
     if !run.recipe.eval.is_empty() {
-        for (name, dir) in evaluated {
-            steps.push(eval_step(run, name, dir));
+        for (name, path) in evaluated {
+            steps.push(eval_step(run, name, path));
         }
     }
     Ok(steps)

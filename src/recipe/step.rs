@@ -13,6 +13,7 @@ use super::share;
 use crate::artifact::{self, Artifact, Kind, RunDir, StageRecord as Record, atomic, digest};
 use crate::error::{Context, Error, Result};
 use crate::integrity::FolderRecord;
+use crate::lora::adapter_digest;
 use crate::model::{COMPANIONS, gguf_files, is_gguf};
 use crate::progress::note;
 
@@ -60,7 +61,7 @@ impl Item {
             Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES).map(Some),
             Item::Companions(dir) => files_digest(dir, &COMPANIONS).map(Some),
             Item::Adapter(dir) if !dir.is_dir() => Ok(None),
-            Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES).map(Some),
+            Item::Adapter(dir) => adapter_digest(dir).map(Some),
             Item::File(path) if !path.exists() => Ok(None),
             Item::File(path) => digest::file(path).map(Some),
         }
@@ -111,9 +112,6 @@ const TOKENIZER_FILES: [&str; 6] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-
-/// Files of an adapter's folder that say what it adds.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 fn files_digest(dir: &Path, names: &[&str]) -> Result<String> {
     let mut all = String::new();

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
-use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
+use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer};
 use crate::error::{Error, Result};
+use crate::lora::ModelPath;
 use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
@@ -177,8 +178,8 @@ fn mark_logits(used: &mut serde_json::Value, dtype: DType) {
 pub struct ScoreInputs {
     /// Name of the model, for messages.
     pub name: String,
-    /// Hugging Face model folder, or GGUF file.
-    pub model: PathBuf,
+    /// Hugging Face model folder, or GGUF file, with an adapter or without.
+    pub model: ModelPath,
     /// `tokens` in the model's vocabulary.
     pub tokens: PathBuf,
     /// `transcripts` that the tokens were made from.
@@ -240,7 +241,7 @@ impl Opened {
     ) -> Result<Provenance> {
         Ok(Provenance::new(kind)
             .vocabulary(&self.vocabulary.digest)
-            .model(digest::model(&inputs.model)?)
+            .model(inputs.model.digest()?)
             .options(changing)
             .input("tokens", self.tokens.identity())
             .input("transcripts", self.transcripts.identity()))

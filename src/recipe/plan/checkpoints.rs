@@ -10,6 +10,7 @@ use super::{Run, Target, action, model_item};
 use crate::artifact::{Existing, Kind};
 use crate::error::Result;
 use crate::eval::{self, EvalInputs};
+use crate::lora::ModelPath;
 use crate::merge::{self, MergeConfig, MergeOptions};
 use crate::progress::warn;
 use crate::recipe::step::{Item, Step};
@@ -132,11 +133,15 @@ pub(super) fn merge_step(
     })
 }
 
-pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
+pub(super) fn eval_step(run: &Rc<Run>, name: String, path: ModelPath) -> Step {
     let out = run.dir.artifact(Kind::EvalItems, &[&name]);
     let model = run.models.iter().find(|model| model.name() == name);
-    let tokenizer = model.map_or_else(|| dir.clone(), |model| model.tokenizer_dir.clone());
-    let mut inputs = vec![Item::Model(dir.clone()), Item::Tokenizer(tokenizer.clone())];
+    let tokenizer = model.map_or_else(|| path.base.clone(), |model| model.tokenizer_dir.clone());
+    let mut inputs = vec![
+        Item::Model(path.base.clone()),
+        Item::Tokenizer(tokenizer.clone()),
+    ];
+    inputs.extend(path.adapter.clone().map(Item::Adapter));
     inputs.extend(
         run.recipe
             .eval
@@ -161,7 +166,7 @@ pub(super) fn eval_step(run: &Rc<Run>, name: String, dir: PathBuf) -> Step {
         action: action(run, move |run| {
             let inputs = EvalInputs {
                 name: name.clone(),
-                model: dir.clone(),
+                model: path.clone(),
                 tokenizer: tokenizer.clone(),
                 tasks: run.recipe.eval.clone(),
                 out: out.clone(),

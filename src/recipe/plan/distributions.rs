@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Run, action};
 use crate::align::{self, AlignInputs, Spans};
-use crate::artifact::{Artifact, Existing, Kind, RunDir, digest};
+use crate::artifact::{Artifact, Existing, Kind, RunDir};
 use crate::error::{Error, Result};
 use crate::fuse::{self, Member, Mode};
 use crate::mapping::{self, MapInputs};
@@ -28,7 +28,7 @@ pub(super) fn score_step(run: &Rc<Run>, index: usize) -> Step {
     }
     let inputs = ScoreInputs {
         name: model.name().to_owned(),
-        model: model.dir.clone(),
+        model: model.path(),
         tokens: run.tokens(index).path().to_path_buf(),
         transcripts: run.transcripts(index).path().to_path_buf(),
         vocab: run.dir.artifact(Kind::Vocab, &[&model.vocab]),
@@ -37,15 +37,17 @@ pub(super) fn score_step(run: &Rc<Run>, index: usize) -> Step {
         dtype: model.spec.dtype.into(),
         device: run.device.clone(),
     };
+    let mut read = vec![
+        Item::Model(model.dir.clone()),
+        run.tokens(index),
+        run.transcripts(index),
+        run.artifact(Kind::Vocab, &[&model.vocab]),
+    ];
+    read.extend(model.adapter.clone().map(Item::Adapter));
     Step {
         stage: "score",
         subject: model.name().to_owned(),
-        inputs: vec![
-            Item::Model(model.dir.clone()),
-            run.tokens(index),
-            run.transcripts(index),
-            run.artifact(Kind::Vocab, &[&model.vocab]),
-        ],
+        inputs: read,
         outputs: vec![
             Item::Artifact(Kind::Topk, inputs.topk.clone()),
             Item::Artifact(Kind::SequenceMetrics, inputs.sequence_metrics.clone()),
@@ -147,14 +149,14 @@ pub fn check_reused(model: &Model, reused: &Reused, kind: Kind) -> Result<Artifa
     })?;
     artifact.check_vocabulary(&model.tokenizer.vocabulary().digest)?;
     if model.has_weights {
-        let expected = digest::model(&model.dir)?;
+        let expected = model.path().digest()?;
         let found = artifact.provenance().model.as_deref().unwrap_or("unknown");
         if found != expected {
             return Err(Error::file(
                 &dir,
                 format!(
                     "holds the distributions of model `{found}`, `{}` is `{expected}`",
-                    model.dir.display()
+                    model.path()
                 ),
             )
             .remedy(format!(

@@ -16,12 +16,14 @@ pub(super) fn models_step(run: &Rc<Run>) -> Step {
     let places: Vec<Value> = run
         .models
         .iter()
-        .map(|model| json!([model.name(), model.dir, model.vocab]))
+        .map(|model| json!([model.name(), model.path().to_string(), model.vocab]))
         .collect();
+    let adapters = run.models.iter().filter_map(|model| model.adapter.clone());
+    let adapters = adapters.map(Item::Adapter);
     Step {
         stage: "models",
         subject: String::new(),
-        inputs: run.models.iter().map(model_item).collect(),
+        inputs: run.models.iter().map(model_item).chain(adapters).collect(),
         outputs: vec![run.artifact(Kind::Models, &[])],
         options: json!(places),
         action: action(run, |run| {

@@ -110,15 +110,17 @@ impl fmt::Display for ModelPath {
     }
 }
 
-/// Splits `BASE+ADAPTER`; `exists` knows what is there. A model may have a `+` in its name: what is
-/// there as a whole is not split, and of several places the first one counts that has a model
-/// before it.
+/// Splits `BASE+ADAPTER`; `exists` knows what is there. Names may have a `+` of their own: what is
+/// there as a whole is not split, and of several places the first one counts that has something on
+/// both sides, or else before it.
 pub fn split(name: &str, exists: impl Fn(&str) -> bool) -> (&str, Option<&str>) {
     if exists(name) {
         return (name, None);
     }
     let places = || name.match_indices('+').map(|(at, _)| at);
-    let place = places().find(|at| exists(&name[..*at]));
+    let based = |at: &usize| exists(&name[..*at]);
+    let place = places().find(|at| based(at) && exists(&name[at + 1..]));
+    let place = place.or_else(|| places().find(based));
     match place.or_else(|| places().next()) {
         Some(at) => (&name[..at], Some(&name[at + 1..])),
         None => (name, None),
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn names_are_split_where_a_model_ends() {
-        let there = ["c++/model", "a+b", "c"];
+        let there = ["c++/model", "a+b", "c", "x"];
         for (name, expected) in [
             ("model", ("model", None)),
             ("a+b", ("a+b", None)),

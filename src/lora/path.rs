@@ -81,15 +81,9 @@ impl From<PathBuf> for ModelPath {
     }
 }
 
-impl From<&Path> for ModelPath {
-    fn from(base: &Path) -> Self {
-        base.to_path_buf().into()
-    }
-}
-
-impl From<&PathBuf> for ModelPath {
-    fn from(base: &PathBuf) -> Self {
-        base.clone().into()
+impl<P: AsRef<Path> + ?Sized> From<&P> for ModelPath {
+    fn from(base: &P) -> Self {
+        base.as_ref().to_path_buf().into()
     }
 }
 

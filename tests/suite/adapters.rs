@@ -17,6 +17,9 @@ use super::rows::all_rows;
 
 const PREFIX: &str = "base_model.model.";
 
+/// Names, less the prefix, and shapes of an adapter's tensors.
+type Shapes = Vec<(String, Vec<usize>)>;
+
 /// Numbers from -0.3 to 0.3, others for each seed.
 fn numbers(seed: usize, count: usize) -> Vec<f32> {
     let number = |at: usize| ((at * 2_654_435_761 + seed * 40_503) % 1009) as f32 / 1009.0;
@@ -44,7 +47,7 @@ fn write(dir: &Path, config: &Value, tensors: &[(String, Vec<usize>)]) {
 }
 
 /// The kinds of adapters of `base`: a name, settings, tensors.
-fn kinds(base: &Path) -> Vec<(&'static str, Value, Vec<(String, Vec<usize>)>)> {
+fn kinds(base: &Path) -> Vec<(&'static str, Value, Shapes)> {
     let checkpoint = Checkpoint::open(base).unwrap();
     let shape = |name: &str| checkpoint.info(name).unwrap().shape.clone();
     let halves = |module: &str, rank: usize| {
@@ -276,7 +279,7 @@ fn bad_adapters_are_named() {
     let third = |(name, shape): &(String, Vec<usize>)| {
         (name.replace("layers.1", "layers.2"), shape.clone())
     };
-    let tensors: Vec<_> = tensors.iter().map(third).collect();
+    let tensors: Shapes = tensors.iter().map(third).collect();
     write(&adapter, &config, &tensors);
     eval(&["the model has no tensor `model.layers.2.mlp.down_proj.weight`"]);
 }

@@ -58,7 +58,9 @@ fn stages(dir: &Path) -> BTreeMap<String, f64> {
     for run in 0..RUNS {
         let run = RunDir::new(dir.join(format!("run-{run}")));
         let recipe = Recipe::load(&path).unwrap();
-        let plan = recipe::plan(recipe, run.clone(), candle_core::Device::Cpu).unwrap();
+        let models = recipe::open_models(&recipe).unwrap();
+        let device = candle_core::Device::Cpu;
+        let plan = recipe::plan(recipe, &models, run.clone(), device).unwrap();
         plan.run(None).unwrap();
         for entry in fs::read_dir(run.stages()).unwrap() {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();

@@ -23,6 +23,7 @@ pub mod units;
 pub mod artifact;
 pub mod checkpoint;
 pub mod files;
+pub mod lora;
 pub mod model;
 pub mod tensors;
 pub mod text;

@@ -8,6 +8,7 @@
 )]
 
 mod suite {
+    pub mod adapters;
     pub mod bad_artifacts;
     pub mod bad_input;
     pub mod bad_weights;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name, models};
-use fuselm::checkpoint::locate;
 use fuselm::corpus::{self, Corpus, CorpusOptions, TemplateMode, Tokenise, Transcribe, WriteVocab};
 use fuselm::error::{Error, Result};
+use fuselm::lora::{ModelPath, locate};
 use fuselm::model::Config;
 use fuselm::stage::Stage;
 use fuselm::vocab::Tokenizer;
@@ -39,7 +39,7 @@ pub struct Command {
 
 struct Opened {
     name: String,
-    dir: PathBuf,
+    path: ModelPath,
     tokenizer: Tokenizer,
     config: Config,
 }
@@ -49,12 +49,12 @@ fn open(argument: &str) -> Result<Opened> {
         .split_once('=')
         .ok_or_else(|| Error::usage(format!("`--model {argument}`: expected NAME=MODEL")))?;
     check_name("model", name)?;
-    let dir = locate(model)?;
+    let path = locate(model)?;
     Ok(Opened {
         name: name.to_owned(),
-        tokenizer: Tokenizer::of_model(&dir)?,
-        config: Config::load(&dir)?,
-        dir,
+        tokenizer: Tokenizer::of_model(&path.base)?,
+        config: Config::load(&path.base)?,
+        path,
     })
 }
 
@@ -129,7 +129,7 @@ fn register(run: &RunDir, opened: &[Opened], models: &[corpus::Model<'_>]) -> Re
     let rows = opened.iter().enumerate().map(|(index, model)| {
         let digest = &model.tokenizer.vocabulary().digest;
         let vocabulary = first_with(digest, models).unwrap_or(&model.name);
-        model_row(&model.name, index == 0, vocabulary, &model.dir)
+        model_row(&model.name, index == 0, vocabulary, &model.path)
     });
     let rows = rows.collect::<Result<_>>()?;
     let pivot = opened.first().map(|model| model.name.as_str());

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use chrono::NaiveDate;
 use clap::Args;
 use fuselm::artifact::{Existing, Kind, RunDir, check_name};
-use fuselm::checkpoint::{is_gguf, locate, tokenizer_dir};
+use fuselm::checkpoint::tokenizer_dir;
 use fuselm::error::Result;
 use fuselm::eval::{Eval, Task, TaskKind, TaskResult};
+use fuselm::lora;
 use fuselm::model;
 use fuselm::text::{Format, Reading};
 use fuselm::vocab::SpecialTokens;
@@ -23,10 +24,10 @@ use super::{FieldArgs, Force, Global, print};
 pub struct Command {
     #[command(flatten)]
     run: RunArg,
-    /// Model folder, GGUF file or hub id
+    /// Model folder, GGUF file or hub id; with a LoRA adapter: `MODEL+ADAPTER`
     #[arg(long)]
     model: String,
-    /// Name of the model on the scoreboard [default: the folder's name]
+    /// Name of the model on the scoreboard [default: the folder's name, `BASE-ADAPTER` for two]
     #[arg(long)]
     name: Option<String>,
     /// A task: a text or chat file, with a name for it
@@ -88,16 +89,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if let Some(run) = &command.run.run {
         RunDir::open(run)?;
     }
-    let model = locate(&command.model)?;
+    let model = lora::locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),
-        None => match is_gguf(&model) {
-            true => model.file_stem(),
-            false => model.file_name(),
-        }
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned(),
+        None => model.name(),
     };
     check_name("model", &name)?;
     let reading = Reading {
@@ -114,7 +109,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let eval = Eval {
         name: name.clone(),
-        tokenizer: tokenizer_dir(&model, None)?,
+        tokenizer: tokenizer_dir(&model.base, None)?,
         model,
         tasks: command
             .data

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::error::Result;
-use fuselm::merge::{ExtractOptions, extract};
+use fuselm::lora::{ExtractOptions, extract};
 use fuselm::progress::note;
 
 use super::print;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use clap::Args;
-use fuselm::checkpoint::{locate, tokenizer_dir};
+use fuselm::checkpoint::tokenizer_dir;
 use fuselm::error::{Context, Error, Result};
+use fuselm::lora;
 use fuselm::model::{self, Decoder, GenerateOptions, LoadOptions, Mode, generate};
 use fuselm::progress::note;
 use fuselm::text::{self, Message};
@@ -24,10 +25,10 @@ use super::Global;
     after_help = "Example:\n  fuselm generate --model runs/demo/checkpoints/merged --prompt \"How far is Grugfell?\""
 )]
 pub struct Command {
-    /// Model folder, GGUF file or hub id
+    /// Model folder, GGUF file or hub id; with a LoRA adapter: `MODEL+ADAPTER`
     #[arg(long)]
     model: String,
-    /// Folder of a LoRA adapter of this model, as `train` or PEFT wrote it
+    /// Folder of a LoRA adapter of this model, as `train` or PEFT wrote it: `--model MODEL+DIR`
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// The user's message
@@ -65,14 +66,22 @@ struct Chat {
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
-    let dir = locate(&command.model)?;
+    let mut model = lora::locate(&command.model)?;
+    if let Some(adapter) = &command.adapter {
+        if model.adapter.is_some() {
+            return Err(Error::usage(format!("`{model}` has an adapter already"))
+                .remedy("leave out `--adapter`"));
+        }
+        model.adapter = Some(adapter.clone());
+    }
+    let dir = &model.base;
     let dtype: DType = model::dtype(&command.dtype)?;
-    let tokenizer = Tokenizer::of_model(&dir)?;
+    let tokenizer = Tokenizer::of_model(dir)?;
     let raw = command.raw || tokenizer.template().is_none();
     if raw && !command.raw {
         note("this model has no chat template; continuing the prompt as plain text");
     }
-    let stop = stops(&dir, &tokenizer)?;
+    let stop = stops(dir, &tokenizer)?;
     let options = GenerateOptions {
         max_new_tokens: command.max_new_tokens,
         temperature: command.temperature,
@@ -87,12 +96,8 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         dtype,
         mode: Mode::Inference,
     };
-    let decoder = match &command.adapter {
-        Some(adapter) => Decoder::load_with_adapter(&dir, adapter, &load)?,
-        None => Decoder::load(&dir, &load)?,
-    };
     let mut chat = Chat {
-        decoder,
+        decoder: Decoder::load(&model, &load)?,
         tokenizer,
         options,
         raw,

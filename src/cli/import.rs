@@ -116,7 +116,7 @@ pub fn run(command: &Command) -> Result<()> {
     };
     Artifact::open(&import.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
     perform(&import, name, command.force.existing())?;
-    at.register(name, &vocab, &folder)
+    at.register(name, &vocab, &folder.into())
 }
 
 /// Rows of the head of the model in `dir`, where its configuration says so.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::Kind;
-use fuselm::checkpoint::locate;
 use fuselm::error::Result;
+use fuselm::lora::locate;
 use fuselm::mapping::{Map, MapOptions};
 use fuselm::vocab::{Tokenizer, Vocabularies};
 
@@ -42,8 +42,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::of_model(&locate(&command.model)?)?;
-    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?.base)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?.base)?;
     let teacher = command.teacher.as_str();
     let at = &command.run;
     let alignment = &command.alignment;

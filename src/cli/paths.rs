@@ -1,12 +1,13 @@
 //! Where the inputs and outputs of a single command lie: in a run folder, unless a path is given.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::models::{self, ModelRow};
 use fuselm::artifact::{Artifact, Kind, RunDir};
-use fuselm::checkpoint::{has_weights, model_digest};
+use fuselm::checkpoint::has_weights;
 use fuselm::error::{Error, Result};
+use fuselm::lora::ModelPath;
 use fuselm::model::Config;
 use fuselm::vocab::Tokenizer;
 
@@ -83,7 +84,7 @@ impl RunArg {
     }
 
     /// Notes in `models` who `name` is, if there is a run, as `fuselm run` does.
-    pub fn register(&self, name: &str, vocabulary: &str, model: &Path) -> Result<()> {
+    pub fn register(&self, name: &str, vocabulary: &str, model: &ModelPath) -> Result<()> {
         let Some(run) = &self.run else {
             return Ok(());
         };
@@ -97,17 +98,22 @@ impl RunArg {
 
 /// The row of a model, or of a folder that holds only its tokenizer. What such a folder says of an
 /// architecture that is not known here is left out.
-pub fn model_row(name: &str, is_pivot: bool, vocabulary: &str, model: &Path) -> Result<ModelRow> {
-    let config = Config::load(model).ok();
-    let digest = match has_weights(model) {
-        true => model_digest(model)?,
+pub fn model_row(
+    name: &str,
+    is_pivot: bool,
+    vocabulary: &str,
+    model: &ModelPath,
+) -> Result<ModelRow> {
+    let config = Config::load(&model.base).ok();
+    let digest = match has_weights(&model.base) {
+        true => model.digest()?,
         false => String::new(),
     };
     Ok(ModelRow {
         name: name.to_owned(),
         is_pivot,
         vocabulary: vocabulary.to_owned(),
-        location: model.display().to_string(),
+        location: model.to_string(),
         digest,
         architecture: config
             .as_ref()

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind};
-use fuselm::checkpoint::locate;
 use fuselm::error::Result;
+use fuselm::lora::locate;
 use fuselm::progress::note;
 use fuselm::project::{Project, ProjectOptions, is_warped};
 use fuselm::vocab::{Tokenizer, Vocabularies};
@@ -64,8 +64,8 @@ pub struct Command {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let source = Tokenizer::of_model(&locate(&command.model)?)?;
-    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?)?;
+    let source = Tokenizer::of_model(&locate(&command.model)?.base)?;
+    let pivot = Tokenizer::of_model(&locate(&command.pivot_model)?.base)?;
     let at = &command.run;
     let (name, teacher) = (command.pivot.as_str(), command.teacher.as_str());
     let pivot_topk = at

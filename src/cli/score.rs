@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, RunDir, check_name};
-use fuselm::checkpoint::locate;
 use fuselm::error::{Error, Result};
+use fuselm::lora;
 use fuselm::model;
 use fuselm::score::{Score, ScoreOptions};
 use fuselm::vocab::Tokenizer;
@@ -22,7 +22,7 @@ pub struct Command {
     /// Name of the model in the run
     #[arg(long)]
     name: String,
-    /// Model folder, GGUF file or hub id
+    /// Model folder, GGUF file or hub id; with a LoRA adapter: `MODEL+ADAPTER`
     #[arg(long)]
     model: String,
     /// Template of the transcripts to score [default: the only one, or the model's own]
@@ -54,11 +54,11 @@ pub struct Command {
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     check_name("model", &command.name)?;
-    let model = locate(&command.model)?;
+    let model = lora::locate(&command.model)?;
     let vocab = match (&command.vocab, &command.tokens) {
         (Some(_), Some(_)) => command.name.clone(),
         _ => {
-            let found = command.run.vocabulary(&Tokenizer::of_model(&model)?)?;
+            let found = command.run.vocabulary(&Tokenizer::of_model(&model.base)?)?;
             found.ok_or_else(|| {
                 Error::usage(format!(
                     "the corpus has no tokens in the vocabulary of `{}`",
@@ -112,7 +112,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         options: command.options.clone(),
     };
     // With explicit paths, the tokens may be anyone's.
-    let vocabulary = Tokenizer::of_model(&score.model)?;
+    let vocabulary = Tokenizer::of_model(&score.model.base)?;
     Artifact::open(&score.tokens, Kind::Tokens)?
         .check_vocabulary(&vocabulary.vocabulary().digest)?;
     perform(&score, name, command.force.existing())?;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name};
-use fuselm::checkpoint::{has_weights, locate};
+use fuselm::checkpoint::has_weights;
 use fuselm::error::{Error, Result};
+use fuselm::lora;
 use fuselm::model::{self, Config};
 use fuselm::progress::note;
 use fuselm::train::{Init, Train, TrainOptions};
@@ -65,7 +66,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         (None, None) => "clm".to_owned(),
     };
     check_name("name", &name)?;
-    let dir = locate(&command.model)?;
+    let dir = lora::locate(&command.model)?.plain("the model to train")?;
     let has_weights = has_weights(&dir);
     let pivot = match has_weights {
         true => Init::Model(dir),

@@ -23,6 +23,7 @@ use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
 use crate::artifact::{Existing, Kind};
 use crate::error::{Context, Error, Result};
+use crate::lora::ModelPath;
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, predict};
 use crate::progress::{self, Bar};
 use crate::stage::{self, Item, Reads, Source, Stage};
@@ -73,8 +74,8 @@ impl Task {
 pub struct Eval {
     /// Name of the model on the scoreboard.
     pub name: String,
-    /// Hugging Face model folder, or GGUF file.
-    pub model: PathBuf,
+    /// Hugging Face model folder, or GGUF file, with an adapter or without.
+    pub model: ModelPath,
     /// Folder of its tokenizer and chat template.
     pub tokenizer: PathBuf,
     /// The tasks; their names differ.
@@ -155,7 +156,7 @@ impl Eval {
     pub fn perform(&self, existing: Existing) -> Result<Vec<TaskResult>> {
         check_tasks(&self.tasks)?;
         let tokenizer = Tokenizer::load(&self.tokenizer)?;
-        check_tokens(&self.model, tokenizer.vocabulary())?;
+        check_tokens(&self.model.base, tokenizer.vocabulary())?;
         let writer = stage::writer(self, Kind::EvalItems, &self.out, existing)?;
         let mut template = ChatTemplate::load(&self.tokenizer)?;
         if let (Some(template), Some(date)) = (&mut template, self.date) {
@@ -197,7 +198,7 @@ impl Stage for Eval {
 
     fn reads(&self) -> Result<Reads> {
         let mut reads = Reads::new()
-            .model(Source::Whole(Item::Model(self.model.clone())))
+            .model(Source::Whole(Item::model(&self.model)))
             .input("tokenizer", Item::Tokenizer(self.tokenizer.clone()));
         for task in &self.tasks {
             reads = reads.input(format!("task {}", task.name), Item::File(task.data.clone()));

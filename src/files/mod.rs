@@ -9,6 +9,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `ancestor` | the folder that a path not yet written lies in |
 //! | `atomic` | whole files or none |
 //! | `digest` | digests of texts and files, cached |
 //! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
@@ -17,6 +18,7 @@
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
 //! | `verify` | many files compared with their records, in parallel |
 
+mod ancestor;
 pub mod atomic;
 pub mod digest;
 mod hashing;
@@ -29,6 +31,7 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use ancestor::existing_ancestor;
 pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
 pub use json::{read_json, read_object};
 pub use lock::Lock;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::methods::{self, Kind, MEMORY_SAVERS, METHODS, Method, Parameter};
 use super::vocabulary::{TokenizerConfig, TokenizerSource};
 use crate::error::{Error, Result, did_you_mean};
+use crate::lora::split;
 use crate::tensors::Dtype;
 
 /// A value of a parameter.
@@ -260,13 +261,8 @@ impl MergeConfig {
 
     /// The folders of a model as written: its own, and after a `+` that of an adapter.
     pub fn folders(&self, model: &str) -> (PathBuf, Option<PathBuf>) {
-        let whole = self.resolve(model);
-        match model.split_once('+') {
-            Some((model, adapter)) if !whole.exists() => {
-                (self.resolve(model), Some(self.resolve(adapter)))
-            }
-            _ => (whole, None),
-        }
+        let (base, adapter) = split(model, |name| self.resolve(name).exists());
+        (self.resolve(base), adapter.map(|name| self.resolve(name)))
     }
 
     /// The models whose weights are read, as written: of each slice its base and its sources.

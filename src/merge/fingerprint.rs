@@ -36,7 +36,7 @@ pub(super) fn fingerprint(plan: &Plan) -> Result<String> {
         add(&model.name);
         add(&model.config.to_string());
         if let Some(adapter) = &model.adapter {
-            add(&adapter.config);
+            add(&adapter.text);
         }
         for file in model.files() {
             let meta = std::fs::metadata(file).at(file)?;

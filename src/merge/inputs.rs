@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::adapter::Adapter;
 use super::config::MergeConfig;
-use super::low_rank::Update;
 use crate::checkpoint::{Checkpoint, read_config};
 use crate::error::{Error, Result};
-use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View};
+use crate::lora::{Adapter, Update};
+use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -106,8 +105,9 @@ impl Model {
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
         let checkpoint = Checkpoint::open(&dir)?;
+        let shape = |name: &str| Some(checkpoint.info(name)?.shape.as_slice());
         let adapter = adapter
-            .map(|adapter| Adapter::open(&adapter, &checkpoint))
+            .map(|adapter| Adapter::open(&adapter, &shape))
             .transpose()?;
         let (config, path) = read_config(&dir)?;
         let quantisation = Quantisation::of(&config, &path)?;
@@ -245,50 +245,3 @@ impl Model {
 
 pub(super) const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// Splits the name of a layer's tensor into what is before the layer's number, the number and
-/// what is after it.
-pub(super) fn layer(name: &str) -> Option<(&str, usize, &str)> {
-    const CONTAINERS: [&str; 5] = ["layers", "h", "blocks", "layer", "block"];
-    let mut start = 0;
-    let mut before = "";
-    for part in name.split('.') {
-        let end = start + part.len();
-        if CONTAINERS.contains(&before)
-            && let Ok(number) = part.parse::<usize>()
-        {
-            return Some((&name[..start], number, &name[end..]));
-        }
-        before = part;
-        start = end + 1;
-    }
-    None
-}
-
-/// The folder that contains (or is) `path` and exists, made absolute.
-pub(super) fn existing_ancestor(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    absolute
-        .ancestors()
-        .find_map(|ancestor| ancestor.canonicalize().ok())
-        .unwrap_or(absolute)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_layer_is_the_first_number_in_a_container() {
-        assert_eq!(
-            layer("model.layers.12.mlp.experts.3.w1.weight"),
-            Some(("model.layers.", 12, ".mlp.experts.3.w1.weight"))
-        );
-        assert_eq!(
-            layer("transformer.h.0.ln"),
-            Some(("transformer.h.", 0, ".ln"))
-        );
-        assert_eq!(layer("model.norm.weight"), None);
-        assert_eq!(layer("a.3.b"), None);
-    }
-}

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::config::{MergeConfig, Scalar, Setting, Settings, Slice};
-use super::inputs::{HEAD, Model, layer};
+use super::inputs::{HEAD, Model};
 use super::kernels::Values;
 use super::methods::{Base, DefaultValue, Family, Method};
 use super::shapes::{check_shapes, place_rows};
 use super::vocabulary::{Placement, Vocabulary};
 use crate::error::{Error, Result};
-use crate::tensors::Dtype;
+use crate::tensors::{Dtype, layer};
 
 /// One output tensor.
 #[derive(Clone, Debug)]

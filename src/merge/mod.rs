@@ -16,15 +16,12 @@
 //! * 8-bit weights are read as the numbers they stand for ([`ScaleMap`](crate::tensors::ScaleMap)).
 //! * A number that is infinite or NaN, in an input or in what would be written, is an error.
 
-mod adapter;
 mod blocks;
 mod config;
-mod extract;
 mod fingerprint;
 mod inputs;
 mod journal;
 mod kernels;
-mod low_rank;
 mod matching;
 pub mod methods;
 mod output;
@@ -39,7 +36,6 @@ mod vector;
 mod vocabulary;
 
 pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
-pub use extract::{ExtractOptions, Extracted, extract};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
 pub use single::merge_elements;

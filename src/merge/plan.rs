@@ -6,12 +6,13 @@ use std::time::SystemTime;
 
 use super::config::MergeConfig;
 use super::fingerprint::{fingerprint, written};
-use super::inputs::{Model, Pages, existing_ancestor};
+use super::inputs::{Model, Pages};
 use super::matching::{Matched, TensorPlan, match_tensors, reference};
 use super::methods::{Family, Sparsify};
 use super::vocabulary::{Files, describe, differences, prepare};
 use crate::checkpoint::{CONFIG, Layout, Target};
 use crate::error::{Error, Result};
+use crate::files::existing_ancestor;
 use crate::memory::free_memory;
 use crate::tensors::TensorSpec;
 use crate::units::{Bytes, Count};

@@ -70,7 +70,7 @@ impl Stage for Merge {
         for (index, name) in self.config.models().into_iter().enumerate() {
             let (model, adapter) = self.config.folders(name);
             reads = reads
-                .input(format!("model {index}"), Item::Model(model.clone()))
+                .input(format!("model {index}"), Item::model(&model))
                 .input(format!("model {index} companions"), Item::Companions(model))
                 .maybe(
                     &format!("model {index} adapter"),
@@ -84,7 +84,7 @@ impl Stage for Merge {
     fn writes(&self) -> Vec<Item> {
         let stats = self.stats.as_ref();
         let stats = stats.map(|dir| Item::artifact(Kind::MergeStats, dir));
-        std::iter::once(Item::Model(self.out.clone()))
+        std::iter::once(Item::model(&self.out))
             .chain(stats)
             .collect()
     }

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -15,6 +14,7 @@ use super::ops;
 use super::rope::Rope;
 use super::source::Source;
 use crate::error::{Context, Error, Result};
+use crate::lora::ModelPath;
 
 /// Whether gradients are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +72,17 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads `config.json` and the safetensors file or shards of a Hugging Face model folder, or
-    /// a GGUF file.
+    /// a GGUF file. Where there is an adapter on top, it is merged into what is read.
     ///
     /// All headers are checked against the configuration before any weight is read. Memory: the
     /// parameters in `options.dtype`, plus one tensor.
     ///
     /// # Errors
-    /// Those of [`Config::load`]; missing, unknown or wrongly shaped tensors (names tensor,
-    /// expected and found); a truncated file; an index that points outside of the folder; a GGUF
+    /// Those of [`Config::load`] and, with an adapter, of [`Adapter::open`](crate::lora::Adapter::open);
+    /// missing, unknown or wrongly shaped tensors (names tensor, expected and found); a truncated file; an index that points outside of the folder; a GGUF
     /// file for training.
-    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
-        Self::from_source(&Source::open(dir)?, options)
+    pub fn load(model: impl Into<ModelPath>, options: &LoadOptions) -> Result<Self> {
+        Self::from_source(&Source::open(model)?, options)
     }
 
     /// [`Decoder::load`] of a checkpoint that is already open.

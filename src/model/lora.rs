@@ -1,10 +1,11 @@
-//! Low-rank adapters (LoRA; Hu et al., arXiv 2106.09685).
+//! Low-rank adapters in training, where A and B stay apart.
 //!
 //! An adapted projection computes y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, where only A (rank, in) and B
 //! (out, rank) are trained. B starts at zero, so that a fresh adapter changes nothing. W + s · B A
 //! is the projection that computes the same without an adapter.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::attach::attach3;
 use super::config::{Config, TensorSpec};
 use super::decoder::{Mode, mix};
+use super::source::numbers;
+use crate::checkpoint::FolderRecord;
 use crate::error::{Context, Error, Result, did_you_mean};
+use crate::lora::{AdapterWriter, LoraConfig, Module, Update, halves, names_module};
 
 /// Which files a model with adapters is written as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -26,39 +30,6 @@ pub enum LoraSave {
     Adapter,
     /// The whole model, and the adapter in a folder `adapter` within.
     Both,
-}
-
-/// Size and strength of the adapters of a model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lora {
-    /// Rows of A, columns of B; at least 1.
-    pub rank: usize,
-    /// Strength: s is `alpha` / `rank`.
-    pub alpha: f64,
-    /// s is `alpha` / √`rank` instead (rsLoRA; Kalajdzievski, arXiv 2312.03732).
-    pub rslora: bool,
-    /// Names of the adapted projections; each stands for all projections whose name it is, or
-    /// ends in a dot and it.
-    pub targets: Vec<String>,
-}
-
-impl Lora {
-    /// The factor s.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-}
-
-/// A projection of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its name: that of its weight, without `.weight`.
-    pub name: String,
-    /// Width of what it computes.
-    pub rows: usize,
-    /// Width of what it reads.
-    pub columns: usize,
 }
 
 /// The projections of all layers of a model: what can have an adapter.
@@ -82,7 +53,7 @@ pub fn modules(config: &Config) -> Vec<Module> {
 pub fn all_linear(config: &Config) -> Vec<String> {
     let mut names = Vec::new();
     for module in modules(config) {
-        let last = module.name.rsplit('.').next().unwrap_or_default();
+        let last = module.last_part();
         if !names.iter().any(|name| name == last) {
             names.push(last.to_owned());
         }
@@ -95,13 +66,9 @@ pub fn all_linear(config: &Config) -> Vec<String> {
 /// # Errors
 /// A target that names none, with those that there are.
 pub fn targeted(config: &Config, targets: &[String]) -> Result<Vec<Module>> {
-    let is = |module: &Module, target: &str| {
-        let prefix = module.name.strip_suffix(target);
-        prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
-    };
     let all = modules(config);
     for target in targets {
-        if !all.iter().any(|module| is(module, target)) {
+        if !all.iter().any(|module| names_module(target, &module.name)) {
             let known = all_linear(config);
             let error = Error::usage(format!(
                 "`lora.targets`: the model has no projection `{target}`"
@@ -114,14 +81,15 @@ pub fn targeted(config: &Config, targets: &[String]) -> Result<Vec<Module>> {
             }));
         }
     }
-    let wanted = |module: &Module| targets.iter().any(|target| is(module, target));
+    let names = |module: &Module, target: &String| names_module(target, &module.name);
+    let wanted = |module: &Module| targets.iter().any(|target| names(module, target));
     Ok(all.into_iter().filter(wanted).collect())
 }
 
 /// The adapters of a model, f32.
 #[derive(Debug)]
 pub struct Adapters {
-    lora: Lora,
+    lora: LoraConfig,
     modules: Vec<Module>,
     params: BTreeMap<String, Var>,
 }
@@ -133,14 +101,14 @@ impl Adapters {
     ///
     /// # Errors
     /// Those of [`targeted`]; a rank of zero; not enough memory on the device.
-    pub fn random(config: &Config, lora: Lora, seed: u64, device: &Device) -> Result<Self> {
+    pub fn random(config: &Config, lora: LoraConfig, seed: u64, device: &Device) -> Result<Self> {
         let mut params = BTreeMap::new();
         let modules = targeted(config, &lora.targets)?;
         if lora.rank == 0 {
             return Err(Error::usage("`lora.rank` must be at least 1, found 0"));
         }
         for (index, module) in modules.iter().enumerate() {
-            let (a, b) = names(&module.name);
+            let [a, b] = halves(&module.name);
             let values = uniform(seed, index as u64, 1.0 / (module.columns as f64).sqrt());
             let values: Vec<f32> = values.take(lora.rank * module.columns).collect();
             let fresh = || -> CandleResult<[Var; 2]> {
@@ -160,17 +128,8 @@ impl Adapters {
         })
     }
 
-    /// Adapters from their parts; `params` has A and B of each of `modules`.
-    pub(super) fn new(lora: Lora, modules: Vec<Module>, params: BTreeMap<String, Var>) -> Self {
-        Self {
-            lora,
-            modules,
-            params,
-        }
-    }
-
     /// Size and strength.
-    pub fn lora(&self) -> &Lora {
+    pub fn lora(&self) -> &LoraConfig {
         &self.lora
     }
 
@@ -186,27 +145,38 @@ impl Adapters {
 
     /// The adapter of `module`, if it has one.
     pub(super) fn of(&self, module: &str, mode: Mode) -> Option<Adapter> {
-        let (a, b) = names(module);
-        let tensor = |name: &str| {
+        let tensor = |name: &String| {
             self.params.get(name).map(|var| match mode {
                 Mode::Training => var.as_tensor().clone(),
                 Mode::Inference => var.as_detached_tensor(),
             })
         };
+        let [a, b] = halves(module);
         Some(Adapter {
             a: tensor(&a)?,
             b: tensor(&b)?,
-            scale: self.lora.scale(),
+            scale: self.lora.scale(module, self.lora.rank),
         })
     }
-}
 
-/// Names of A and B of a module.
-pub(super) fn names(module: &str) -> (String, String) {
-    (
-        format!("{module}.lora_A.weight"),
-        format!("{module}.lora_B.weight"),
-    )
+    /// Writes the adapters to the folder `dir`, which exists, and returns what was written; `base`
+    /// is where PEFT finds the model.
+    pub(super) fn write(&self, dir: &Path, base: &Path) -> Result<FolderRecord> {
+        let mut modules = self.modules.clone();
+        modules.sort_by(|a, b| a.name.cmp(&b.name));
+        let writer = AdapterWriter::create(dir, &modules, &self.lora, base)?;
+        for (at, module) in modules.iter().enumerate() {
+            let Some(adapter) = self.of(&module.name, Mode::Inference) else {
+                let problem = format!("the adapter of `{}` is missing", module.name);
+                return Err(Error::usage(problem));
+            };
+            let [a, b] = adapter
+                .numbers()
+                .during(|| format!("reading the adapter of `{}`", module.name))?;
+            writer.write(at, [&a, &b])?;
+        }
+        writer.finish()
+    }
 }
 
 /// The adapter of one projection.
@@ -255,10 +225,17 @@ impl Adapter {
         })
     }
 
-    /// W + s · B A, computed in f32: (out, in).
+    /// W + s · B A, computed in f32 on the CPU: (out, in).
     pub fn merged(&self, weight: &Tensor) -> CandleResult<Tensor> {
-        let change = (self.b.detach().matmul(&self.a.detach())? * self.scale)?;
-        weight.detach().to_dtype(DType::F32)? + change
+        let update = Update::new(self.scale as f32, self.a.dim(0)?, self.numbers()?);
+        let mut values = numbers(weight)?;
+        update.apply_to_all(&mut values);
+        Tensor::from_vec(values, weight.shape(), &Device::Cpu)
+    }
+
+    /// The elements of A and B.
+    fn numbers(&self) -> CandleResult<[Vec<f32>; 2]> {
+        Ok([numbers(&self.a)?, numbers(&self.b)?])
     }
 }
 

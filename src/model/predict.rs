@@ -1,8 +1,6 @@
 //! Next-token predictions for a set of samples: batches by length, one pass, any order inside,
 //! the caller's order outside.
 
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -14,6 +12,7 @@ use super::{Config, Decoder, PredictOptions, Predictions, offload};
 use crate::artifact::tokens::SampleTokens;
 use crate::checkpoint::is_gguf;
 use crate::error::{Context, Result};
+use crate::lora::ModelPath;
 use crate::progress;
 
 /// A model that is ready to predict.
@@ -25,7 +24,7 @@ pub enum Predictor {
 }
 
 impl Predictor {
-    /// Opens a model folder or a GGUF file.
+    /// Opens a model folder or a GGUF file, with an adapter or without.
     ///
     /// With `offload`, a number of bytes, the model stays on disk, and its layers are read one
     /// after the other over as many samples as fit in these bytes. Results are the same to the
@@ -35,14 +34,19 @@ impl Predictor {
     /// # Errors
     /// Those of [`Decoder::load`]; without `offload`, a model that does not fit in the memory
     /// that is free.
-    pub fn open(model: &Path, options: &LoadOptions, offload: Option<u64>) -> Result<Self> {
-        let source = Source::open(model)?;
-        let offload = offload.or(is_gguf(model).then_some(offload::DEFAULT_OFFLOAD));
+    pub fn open(
+        model: impl Into<ModelPath>,
+        options: &LoadOptions,
+        offload: Option<u64>,
+    ) -> Result<Self> {
+        let model = model.into();
+        let source = Source::open(&model)?;
+        let offload = offload.or(is_gguf(&model.base).then_some(offload::DEFAULT_OFFLOAD));
         if let Some(budget) = offload {
             let streamed = Streamed::new(source, options.clone(), budget)?;
             return Ok(Self::Streamed(Box::new(streamed)));
         }
-        offload::check_fits(model, source.config(), options)?;
+        offload::check_fits(&model.base, source.config(), options)?;
         Decoder::from_source(&source, options).map(|decoder| Self::Memory(Box::new(decoder)))
     }
 

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::decoder::{Decoder, Mode};
 use super::lora::LoraSave;
-use super::peft;
 use crate::checkpoint::{CONFIG, FolderRecord, Layout, Place, SINGLE, Target, copy_companions};
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Dtype, TensorSpec};
@@ -54,7 +53,7 @@ impl Decoder {
         what: LoraSave,
     ) -> Result<()> {
         let write_adapter = |dir: &Path| match self.adapters() {
-            Some(adapters) => peft::write(adapters, dir, base_dir),
+            Some(adapters) => adapters.write(dir, base_dir),
             None => Err(Error::usage("the model has no adapters to write")),
         };
         place.fill(|dir| match what {

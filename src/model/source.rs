@@ -1,10 +1,10 @@
-//! A checkpoint on disk, open for reading: a model folder or a GGUF file.
+//! A checkpoint on disk, open for reading: a model folder or a GGUF file, with an adapter or
+//! without.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
 use super::config::{Config, TensorSpec};
 use super::decoder::LoadOptions;
@@ -13,6 +13,7 @@ use super::rope::Rope;
 use super::weights::Weights;
 use crate::checkpoint::is_gguf;
 use crate::error::{Context, Error, Result};
+use crate::lora::{Adapter, ModelPath};
 
 /// All bytes of a tensor.
 const WHOLE: Range<usize> = 0..usize::MAX;
@@ -26,28 +27,31 @@ enum Files {
 pub(crate) struct Source {
     config: Config,
     files: Files,
+    adapter: Option<Adapter>,
 }
 
 impl Source {
-    /// Opens a model folder or a GGUF file; reads headers only.
+    /// Opens a model folder or a GGUF file, and the adapter on top of it; reads headers only.
     ///
     /// # Errors
-    /// Those of [`Config::load`] and of [`super::check_weights`].
-    pub fn open(path: &Path) -> Result<Self> {
-        if is_gguf(path) {
+    /// Those of [`Config::load`], of [`super::check_weights`] and of [`Adapter::open`].
+    pub fn open(model: impl Into<ModelPath>) -> Result<Self> {
+        let model = model.into();
+        let path = &model.base;
+        let (config, files) = if is_gguf(path) {
             let gguf = Gguf::open(path)?;
             let config = gguf.config()?;
             gguf.check(&config)?;
-            return Ok(Self {
-                config,
-                files: Files::Gguf(gguf),
-            });
-        }
-        let config = Config::load(path)?;
-        let weights = Weights::open(path, &config)?;
+            (config, Files::Gguf(gguf))
+        } else {
+            let config = Config::load(path)?;
+            let weights = Weights::open(path, &config)?;
+            (config, Files::Safetensors(weights))
+        };
         Ok(Self {
+            adapter: open_adapter(&model, &config)?,
             config,
-            files: Files::Safetensors(weights),
+            files,
         })
     }
 
@@ -58,10 +62,15 @@ impl Source {
 
     /// Bytes that reading a parameter of `elements` takes beside the parameter itself, at most.
     pub fn overhead(&self, elements: u64) -> u64 {
-        match self.files {
+        let converted = match self.files {
             Files::Safetensors(_) => elements.saturating_mul(4),
             Files::Gguf(_) => 0,
-        }
+        };
+        let adapted = self
+            .adapter
+            .as_ref()
+            .map_or(0, |_| elements.saturating_mul(4));
+        converted.saturating_add(adapted)
     }
 
     /// Fails for a checkpoint that can only be scored.
@@ -100,14 +109,43 @@ impl Source {
 
     /// Reads one parameter of the configuration.
     pub fn read(&self, spec: &TensorSpec, options: &LoadOptions) -> Result<Tensor> {
-        let tensor = match &self.files {
-            Files::Safetensors(weights) => weights.read(&spec.name, &spec.shape, None)?,
-            Files::Gguf(gguf) => gguf.read(&self.config, spec, options.dtype)?,
+        let name = &spec.name;
+        let tensor = match self
+            .adapter
+            .as_ref()
+            .filter(|adapter| adapter.changes(name))
+        {
+            None => self.stored(spec, None, options.dtype)?,
+            Some(adapter) => {
+                let values = adapter.adapted(name, || self.numbers(spec, None))?;
+                Tensor::from_vec(values, spec.shape.as_slice(), &Device::Cpu)
+                    .during(|| format!("adapting tensor `{name}`"))?
+            }
         };
         tensor
             .to_dtype(options.dtype)
             .and_then(|tensor| tensor.to_device(&options.device))
-            .during(|| format!("loading tensor `{}`", spec.name))
+            .during(|| format!("loading tensor `{name}`"))
+    }
+
+    /// A parameter as it is stored, or some of its rows; what must be decoded is decoded to `dtype`.
+    fn stored(&self, spec: &TensorSpec, rows: Option<&[u32]>, dtype: DType) -> Result<Tensor> {
+        match (&self.files, rows) {
+            (Files::Safetensors(weights), rows) => weights.read(&spec.name, &spec.shape, rows),
+            (Files::Gguf(gguf), None) => gguf.read(&self.config, spec, dtype),
+            (Files::Gguf(gguf), Some(rows)) => {
+                let values = gguf.read_rows(&self.config, spec, rows)?;
+                let shape = (rows.len(), values.len() / rows.len().max(1));
+                Tensor::from_vec(values, shape, &Device::Cpu)
+                    .during(|| format!("reading rows of tensor `{}`", spec.name))
+            }
+        }
+    }
+
+    /// The numbers of [`Source::stored`], which an adapter changes.
+    fn numbers(&self, spec: &TensorSpec, rows: Option<&[u32]>) -> Result<Vec<f32>> {
+        numbers(&self.stored(spec, rows, DType::F32)?)
+            .during(|| format!("reading tensor `{}`", spec.name))
     }
 
     /// Reads the embeddings of `ids`: (ids, hidden).
@@ -121,18 +159,23 @@ impl Source {
                 "token id {id} is beyond the model's {rows} embeddings"
             )));
         }
-        let width = self.config.hidden_size;
-        let shape = (ids.len(), width);
         let spec = self.config.embedding_tensor();
-        let tensor = match &self.files {
-            Files::Safetensors(weights) => weights.read(&spec.name, &spec.shape, Some(ids)),
-            Files::Gguf(gguf) => {
-                let values = gguf.read_rows(&self.config, &spec, ids)?;
-                let tensor = Tensor::from_vec(values, shape, &Device::Cpu);
-                tensor.during(|| "reading token embeddings".to_owned())
+        let name = &spec.name;
+        let tensor = match self
+            .adapter
+            .as_ref()
+            .filter(|adapter| adapter.changes(name))
+        {
+            None => self.stored(&spec, Some(ids), options.dtype)?,
+            Some(adapter) => {
+                let width = self.config.hidden_size;
+                let read = |rows: Option<&[u32]>| self.numbers(&spec, rows);
+                let values = adapter.adapted_rows(name, width, ids, read)?;
+                Tensor::from_vec(values, (ids.len(), width), &Device::Cpu)
+                    .during(|| "adapting token embeddings".to_owned())?
             }
         };
-        tensor?
+        tensor
             .to_dtype(options.dtype)
             .and_then(|tensor| tensor.to_device(&options.device))
             .during(|| "reading token embeddings".to_owned())
@@ -170,4 +213,20 @@ impl Source {
             }
         }
     }
+}
+
+/// The adapter of `model`, checked against the parameters of `config`.
+pub(crate) fn open_adapter(model: &ModelPath, config: &Config) -> Result<Option<Adapter>> {
+    let specs = config.tensors();
+    let shapes: HashMap<&str, &[usize]> = specs
+        .iter()
+        .map(|spec| (spec.name.as_str(), spec.shape.as_slice()))
+        .collect();
+    model.open_adapter(&|name| shapes.get(name).copied())
+}
+
+/// The elements of a tensor as f32, on the CPU.
+pub(super) fn numbers(tensor: &Tensor) -> CandleResult<Vec<f32>> {
+    let tensor = tensor.detach().to_device(&Device::Cpu)?;
+    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }

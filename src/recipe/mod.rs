@@ -221,7 +221,7 @@ impl<'a> Plan<'a> {
                 if index == 0 { "pivot" } else { "source" },
                 model.config.architecture.name(),
                 Count(model.config.parameters()),
-                Bytes(Item::Model(model.dir.clone()).bytes()).to_string(),
+                Bytes(Item::model(model.path()).bytes()).to_string(),
                 Count(model.tokenizer.vocabulary().len() as u64),
                 if model.vocab == model.name() {
                     "own"

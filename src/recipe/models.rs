@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::schema::{ModelSpec, Recipe};
 use crate::artifact::models::{self, ModelRow};
 use crate::artifact::{Existing, Kind};
-use crate::checkpoint::{has_weights, is_gguf, locate, model_digest, tokenizer_dir};
+use crate::checkpoint::{has_weights, is_gguf, tokenizer_dir};
 use crate::error::{Error, Result};
-use crate::model::{Config, check_weights};
+use crate::lora::{ModelPath, locate};
+use crate::model::{Config, check_weights, open_adapter};
 use crate::stage::{Item, Reads, Stage};
 use crate::vocab::{Tokenizer, check_tokens};
 
@@ -20,6 +21,8 @@ pub struct Model {
     pub spec: ModelSpec,
     /// Its folder, or its GGUF file.
     pub dir: PathBuf,
+    /// The folder of an adapter on top of it; a pivot has none.
+    pub adapter: Option<PathBuf>,
     /// The folder of its tokenizer and chat template.
     pub tokenizer_dir: PathBuf,
     /// Its `config.json`.
@@ -37,6 +40,14 @@ impl Model {
     pub fn name(&self) -> &str {
         &self.spec.name
     }
+
+    /// Where it is.
+    pub fn path(&self) -> ModelPath {
+        ModelPath {
+            base: self.dir.clone(),
+            adapter: self.adapter.clone(),
+        }
+    }
 }
 
 /// Opens the models of a recipe, the pivot first. Weights are not read.
@@ -48,7 +59,11 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
     let mut models: Vec<Model> = Vec::new();
     let pairing = !recipe.sources.is_empty();
     for spec in recipe.models() {
-        let dir = locate(&spec.model)?;
+        let path = locate(&spec.model)?;
+        if models.is_empty() {
+            path.clone().plain("the pivot")?;
+        }
+        let dir = path.base.clone();
         if models.is_empty() && is_gguf(&dir) {
             return Err(Error::file(&dir, "the pivot cannot be a GGUF file")
                 .remedy("give the folder of the model that it was made from"));
@@ -79,10 +94,12 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
         }
         if has_weights {
             check_weights(&dir, &config)?;
+            open_adapter(&path, &config)?;
         }
         models.push(Model {
             spec: spec.clone(),
             dir,
+            adapter: path.adapter,
             tokenizer_dir,
             config,
             tokenizer,
@@ -97,14 +114,14 @@ impl Model {
     /// Its row of `models`.
     fn row(&self, is_pivot: bool) -> Result<ModelRow> {
         let digest = match self.has_weights {
-            true => model_digest(&self.dir)?,
+            true => self.path().digest()?,
             false => String::new(),
         };
         Ok(ModelRow {
             name: self.name().to_owned(),
             is_pivot,
             vocabulary: self.vocab.clone(),
-            location: self.dir.display().to_string(),
+            location: self.path().to_string(),
             digest,
             architecture: self.config.architecture.name().to_owned(),
             parameters: self.config.parameters(),
@@ -127,7 +144,7 @@ impl Stage for Register<'_> {
 
     fn reads(&self) -> Result<Reads> {
         let item = |model: &Model| match model.has_weights {
-            true => Item::Model(model.dir.clone()),
+            true => Item::model(model.path()),
             false => Item::File(model.dir.join("config.json")),
         };
         let named = |reads: Reads, model| reads.input(Model::name(model), item(model));
@@ -139,7 +156,9 @@ impl Stage for Register<'_> {
     }
 
     fn changing(&self, _: Kind) -> Value {
-        let place = |model: &Model| serde_json::json!([model.name(), model.dir, model.vocab]);
+        let place = |model: &Model| {
+            serde_json::json!([model.name(), model.path().to_string(), model.vocab])
+        };
         self.models.iter().map(place).collect()
     }
 

@@ -15,6 +15,7 @@ use crate::artifact::{Kind, RunDir};
 use crate::corpus::TemplateMode;
 use crate::error::{Error, Result};
 use crate::fuse::{Mode, Rule};
+use crate::lora::ModelPath;
 use crate::score::Keep;
 use crate::text::ChatTemplate;
 use crate::train::TrainOptions;
@@ -236,9 +237,9 @@ impl Run<'_> {
         &self,
         targets: &[Target],
         merges: &[(&'static str, Vec<&str>)],
-    ) -> Vec<(String, PathBuf)> {
+    ) -> Vec<(String, ModelPath)> {
         let given = self.models.iter().filter(|model| model.has_weights);
-        let given = given.map(|model| (model.name().to_owned(), model.dir.clone()));
+        let given = given.map(|model| (model.name().to_owned(), model.path()));
         // The other seeds of the baseline are there to be merged.
         let trained = targets
             .iter()
@@ -247,7 +248,7 @@ impl Run<'_> {
         let merged = merges.iter().map(|(name, _)| *name);
         let made = trained.chain(merged);
         given
-            .chain(made.map(|name| (name.to_owned(), self.dir.checkpoint(name))))
+            .chain(made.map(|name| (name.to_owned(), self.dir.checkpoint(name).into())))
             .collect()
     }
 }

@@ -8,7 +8,6 @@ use super::models::Model;
 use super::schema::Reused;
 use super::share;
 use crate::artifact::{Artifact, Existing, Kind, RunDir};
-use crate::checkpoint::model_digest;
 use crate::error::{Error, Result};
 use crate::stage::{Item, Reads, Stage};
 use crate::units::Count;
@@ -137,14 +136,14 @@ pub fn check_reused(model: &Model, reused: &Reused, kind: Kind) -> Result<Artifa
     })?;
     artifact.check_vocabulary(&model.tokenizer.vocabulary().digest)?;
     if model.has_weights {
-        let expected = model_digest(&model.dir)?;
+        let expected = model.path().digest()?;
         let found = artifact.provenance().model.as_deref().unwrap_or("unknown");
         if found != expected {
             return Err(Error::file(
                 &dir,
                 format!(
                     "holds the distributions of model `{found}`, `{}` is `{expected}`",
-                    model.dir.display()
+                    model.path()
                 ),
             )
             .remedy(format!(

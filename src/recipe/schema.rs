@@ -18,6 +18,7 @@ use crate::corpus::CorpusOptions;
 use crate::error::{Context, Error, Result, did_you_mean};
 use crate::eval::Task;
 use crate::fuse::FuseOptions;
+use crate::lora::split;
 use crate::mapping::MapOptions;
 use crate::model::LoraSave;
 use crate::project::ProjectOptions;
@@ -251,12 +252,18 @@ impl Recipe {
         }
         for spec in std::iter::once(&mut self.pivot).chain(&mut self.sources) {
             // What does not lie beside the recipe is a hub id.
-            for place in std::iter::once(&mut spec.model).chain(&mut spec.tokenizer) {
-                let beside = dir.join(&place);
-                if beside.is_dir() || is_gguf(&beside) {
-                    *place = beside.to_string_lossy().into_owned();
-                }
-            }
+            let beside = |name: &str| {
+                let path = dir.join(name);
+                let found = path.is_dir() || is_gguf(&path);
+                found.then(|| path.to_string_lossy().into_owned())
+            };
+            let place = |name: &str| beside(name).unwrap_or_else(|| name.to_owned());
+            spec.tokenizer = spec.tokenizer.take().map(|name| place(&name));
+            let (base, adapter) = split(&spec.model, |name| beside(name).is_some());
+            spec.model = match adapter {
+                Some(adapter) => format!("{}+{}", place(base), place(adapter)),
+                None => place(base),
+            };
             if let Some(reused) = &mut spec.topk {
                 let beside = dir.join(&reused.from);
                 if beside.is_dir() {

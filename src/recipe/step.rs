@@ -358,7 +358,7 @@ mod tests {
             FolderRecord::default().write(&folder, &[])?;
             Ok(String::new())
         });
-        let step = step(action, Item::Model(out.clone()));
+        let step = step(action, Item::model(&out));
         for name in ["config.json", "model.safetensors", "tokenizer.json"] {
             step.perform(&stages).unwrap();
             assert_eq!(step.status(&stages).unwrap(), Status::UpToDate);

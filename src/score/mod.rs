@@ -20,6 +20,7 @@ use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter};
 use crate::error::{Error, Result};
+use crate::lora::ModelPath;
 use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
@@ -180,8 +181,8 @@ fn mark_logits(used: &mut serde_json::Value, dtype: DType) {
 pub struct Score {
     /// Name of the model, for messages.
     pub name: String,
-    /// Hugging Face model folder, or GGUF file.
-    pub model: PathBuf,
+    /// Hugging Face model folder, or GGUF file, with an adapter or without.
+    pub model: ModelPath,
     /// `tokens` in the model's vocabulary.
     pub tokens: PathBuf,
     /// `transcripts` that the tokens were made from.
@@ -246,7 +247,7 @@ impl Stage for Score {
         let vocab = Item::artifact(Kind::Vocab, &self.vocab);
         Ok(Reads::new()
             .vocabulary(Source::VocabularyOf(vocab))
-            .model(Source::Whole(Item::Model(self.model.clone())))
+            .model(Source::Whole(Item::model(&self.model)))
             .input("tokens", Item::artifact(Kind::Tokens, &self.tokens))
             .input(
                 "transcripts",

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact::{self, Artifact, Kind};
 use crate::checkpoint::{
-    FolderRecord, adapter_digest, companions_digest, gguf_files, is_gguf, model_digest,
-    tokenizer_digest,
+    FolderRecord, adapter_digest, companions_digest, gguf_files, is_gguf, tokenizer_digest,
 };
 use crate::error::{Context, Error, Result};
 use crate::files::digest;
+use crate::lora::ModelPath;
 
 /// Something that a stage reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An artifact.
     Artifact(Kind, PathBuf),
-    /// A model folder (configuration and weights) or a GGUF file.
-    Model(PathBuf),
+    /// A model folder (configuration and weights) or a GGUF file, with an adapter or without.
+    Model(ModelPath),
     /// The files that determine tokenisation and chat template in a model folder.
     Tokenizer(PathBuf),
     /// The files of a model folder that a checkpoint made from it takes over.
@@ -34,11 +34,16 @@ impl Item {
         Item::Artifact(kind, dir.into())
     }
 
+    /// A model folder.
+    pub fn model(model: impl Into<ModelPath>) -> Self {
+        Item::Model(model.into())
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         match self {
+            Item::Model(model) => &model.base,
             Item::Artifact(_, path)
-            | Item::Model(path)
             | Item::Tokenizer(path)
             | Item::Companions(path)
             | Item::Adapter(path)
@@ -72,7 +77,7 @@ impl Item {
     pub fn digest(&self) -> Result<String> {
         match self {
             Item::Artifact(..) => Ok(self.open()?.content()),
-            Item::Model(dir) => model_digest(dir),
+            Item::Model(model) => model.digest(),
             Item::Tokenizer(dir) => tokenizer_digest(dir),
             Item::Companions(dir) => companions_digest(dir),
             Item::Adapter(dir) => adapter_digest(dir),
@@ -91,7 +96,7 @@ impl Item {
                 artifact::check_files(dir)?;
                 Ok(self.digest().ok())
             }
-            Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
+            Item::Model(model) if !model.is_there() => Ok(None),
             Item::Adapter(dir) if !dir.is_dir() => Ok(None),
             Item::File(path) if !path.exists() => Ok(None),
             _ => self.digest().map(Some),
@@ -109,8 +114,8 @@ impl Item {
     /// Whether it is a checkpoint of ours that lacks a file that was written.
     pub fn lacks_files(&self) -> bool {
         match self {
-            Item::Model(dir) => match FolderRecord::read(dir) {
-                Ok(Some(record)) => record.lacks_files(dir),
+            Item::Model(model) => match FolderRecord::read(&model.base) {
+                Ok(Some(record)) => record.lacks_files(&model.base),
                 _ => false,
             },
             _ => false,
@@ -121,16 +126,24 @@ impl Item {
     pub fn bytes(&self) -> u64 {
         match self {
             Item::File(path) => file_bytes(path),
-            Item::Model(path) if is_gguf(path) => {
-                gguf_files(path).iter().map(|p| file_bytes(p)).sum()
+            Item::Model(model) if is_gguf(&model.base) => {
+                gguf_files(&model.base).iter().map(|p| file_bytes(p)).sum()
             }
             Item::Tokenizer(_) | Item::Companions(_) | Item::Adapter(_) => 0,
-            Item::Artifact(_, dir) | Item::Model(dir) => fs::read_dir(dir).map_or(0, |entries| {
-                let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
-                sizes.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
-            }),
+            Item::Artifact(_, dir) => folder_bytes(dir),
+            Item::Model(model) => {
+                let adapter = model.adapter.as_deref().map_or(0, folder_bytes);
+                folder_bytes(&model.base) + adapter
+            }
         }
     }
+}
+
+fn folder_bytes(dir: &Path) -> u64 {
+    fs::read_dir(dir).map_or(0, |entries| {
+        let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
+        sizes.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
+    })
 }
 
 fn file_bytes(path: &Path) -> u64 {

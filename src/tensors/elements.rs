@@ -26,8 +26,7 @@ pub trait Elements: Sync {
     }
 }
 
-/// Numbers in memory, for tests.
-#[cfg(test)]
+/// Numbers in memory.
 impl Elements for Vec<f32> {
     fn len(&self) -> usize {
         self.as_slice().len()

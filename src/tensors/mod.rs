@@ -13,13 +13,16 @@
 mod dtype;
 mod elements;
 mod header;
+mod layer;
 mod scales;
 pub(crate) mod simd;
+pub mod vector;
 
 pub use dtype::Dtype;
 pub use elements::{Elements, View};
 pub(crate) use header::Pairs;
 pub use header::{Header, TensorInfo, TensorSpec};
+pub use layer::layer;
 pub use scales::{Grid, Quantisation, ScaleMap, Scales, Stored};
 
 #[cfg(test)]

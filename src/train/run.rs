@@ -114,7 +114,7 @@ impl Stage for Train {
 
     fn reads(&self) -> Result<Reads> {
         let pivot = match &self.pivot {
-            Init::Model(dir) => Source::Whole(Item::Model(dir.clone())),
+            Init::Model(dir) => Source::Whole(Item::model(dir)),
             Init::Random { config, .. } => {
                 let config = Value::Object(config.clone());
                 Source::Known(digest::text(&format!("random {config}")))
@@ -135,7 +135,7 @@ impl Stage for Train {
 
     fn writes(&self) -> Vec<Item> {
         vec![
-            Item::Model(self.out.clone()),
+            Item::model(&self.out),
             Item::artifact(Kind::Steps, &self.steps_out),
         ]
     }

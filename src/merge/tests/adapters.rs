@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::{ExtractOptions, MergeOptions, extract, plan};
+use super::super::{MergeOptions, plan};
 use super::{Zoo, noise, values};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
+use crate::lora::{ExtractOptions, extract};
 use crate::tensors::{Dtype, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks
@@ -274,7 +275,13 @@ fn wrong_adapters_are_refused() {
         ("lora_bias", json!(true), "field `lora_bias`"),
         ("alpha_pattern", json!({".*": 1}), "field `alpha_pattern`"),
         ("lora_alpha", json!("x"), "field `lora_alpha`"),
-        ("fan_in_fan_out", json!(true), "do not fit"),
+        ("fan_in_fan_out", json!(true), "expected shape [2, 16]"),
+        ("r", json!(3), "expected shape [3, 24]"),
+        (
+            "rank_pattern",
+            json!({"1.mlp": "x"}),
+            "field `rank_pattern`",
+        ),
         ("use_rslora", json!(1), "field `use_rslora`"),
     ] {
         let mut wrong = settings();
@@ -295,7 +302,7 @@ fn wrong_adapters_are_refused() {
     replaced("layers.1.mlp.lora_B", "layers.1.mlp.lora_C");
     refused("lora_A.weight");
     replaced("layers.1.mlp.lora_B", "layers.7.mlp.lora_B");
-    refused("A without B");
+    refused("no tensor `model.layers.7.mlp.weight`");
     std::fs::write(&weights, &good[..good.len() - 3]).unwrap();
     refused("damaged or incomplete");
     std::fs::remove_file(&config).unwrap();

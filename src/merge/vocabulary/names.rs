@@ -1,6 +1,7 @@
 //! Which tensors have one row for each token.
 
-use crate::merge::inputs::{Model, layer};
+use crate::merge::inputs::Model;
+use crate::tensors::layer;
 
 /// Token embeddings and heads, as the architectures of transformers name them. All are outside
 /// the layers, and their first dimension is the vocabulary.

@@ -3,22 +3,16 @@
 use candle_core::Var;
 
 use super::*;
+use crate::lora::{LoraConfig, ModelPath, halves};
 
-fn lora(targets: &[&str]) -> Lora {
-    Lora {
-        rank: 3,
-        alpha: 6.0,
-        rslora: false,
-        targets: targets.iter().map(|&name| name.to_owned()).collect(),
-    }
+fn lora(targets: &[&str]) -> LoraConfig {
+    let targets = targets.iter().map(|&name| name.to_owned());
+    LoraConfig::new(3, 6.0, targets.collect())
 }
 
 /// The same model with adapters of all projections, moved off zero if `moved`.
 fn adapted(config: &Config, mode: Mode, moved: bool) -> Decoder {
-    let lora = Lora {
-        targets: lora::all_linear(config),
-        ..lora(&[])
-    };
+    let lora = LoraConfig::new(3, 6.0, super::lora::all_linear(config));
     let adapters = Adapters::random(config, lora, 3, &Device::Cpu).unwrap();
     if moved {
         for (index, var) in adapters.params().values().enumerate() {
@@ -84,10 +78,10 @@ fn an_adapter_is_its_merged_weight() {
             assert!(grads.get(var.as_tensor()).is_none(), "{name}");
         }
         assert_eq!(decoder.trained().len(), 2 * adapters.modules().len());
-        let scale = adapters.lora().scale();
+        let scale = 2.0;
         let mut along = Vec::new();
         for module in adapters.modules() {
-            let (a, b) = lora::names(&module.name);
+            let [a, b] = halves(&module.name);
             let vars = [&decoder.trained()[&a], &decoder.trained()[&b]];
             let [a, b] = vars.map(Var::as_detached_tensor);
             let weight = &merged.params()[&format!("{}.weight", module.name)];
@@ -155,15 +149,28 @@ fn adapters_survive_their_files() {
         let merged = Decoder::load(&out, &options(Mode::Inference)).unwrap();
         let difference = largest_difference(&expected, &all_logits(&merged, &ids));
         assert!(difference < 1e-4, "{name}: {difference}");
-        let adapter = out.join("adapter");
-        let load = options(Mode::Inference);
-        let loaded = Decoder::load_with_adapter(&base, &adapter, &load).unwrap();
-        assert_eq!(
-            loaded.adapters().unwrap().lora(),
-            decoder.adapters().unwrap().lora()
-        );
-        let difference = largest_difference(&expected, &all_logits(&loaded, &ids));
-        assert_eq!(difference, 0.0, "{name}");
+        // Merged while it is read or before it is written: the same to the bit.
+        let model = ModelPath {
+            base: base.clone(),
+            adapter: Some(out.join("adapter")),
+        };
+        let loaded = Decoder::load(&model, &options(Mode::Inference)).unwrap();
+        for (param, var) in merged.params() {
+            let difference = largest_difference(var, &loaded.params()[param]);
+            assert_eq!(difference, 0.0, "{name} {param}");
+        }
+        let text = std::fs::read(out.join("adapter/adapter_config.json")).unwrap();
+        let found: Value = serde_json::from_slice(&text).unwrap();
+        let targets = &decoder.adapters().unwrap().lora().targets;
+        for (field, expected) in [
+            ("r", json!(3)),
+            ("lora_alpha", json!(6)),
+            ("use_rslora", json!(false)),
+            ("target_modules", json!(targets)),
+            ("base_model_name_or_path", json!(base)),
+        ] {
+            assert_eq!(found[field], expected, "{name} {field}");
+        }
         decoder
             .save_lora(&out, &base, dtype, LoraSave::Adapter)
             .unwrap();
@@ -191,8 +198,11 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
     let good_config = std::fs::read_to_string(written.join("adapter_config.json")).unwrap();
     let good_weights = std::fs::read(written.join("adapter_model.safetensors")).unwrap();
     let problem = || {
-        let load = options(Mode::Inference);
-        match Decoder::load_with_adapter(&base, &written, &load) {
+        let model = ModelPath {
+            base: base.clone(),
+            adapter: Some(written.clone()),
+        };
+        match Decoder::load(&model, &options(Mode::Inference)) {
             Ok(_) => "none".to_owned(),
             Err(error) => error.to_string(),
         }
@@ -220,12 +230,12 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
         (
             "\"fan_in_fan_out\": false",
             "\"fan_in_fan_out\": true",
-            "not supported",
+            "expected shape [3, ",
         ),
         (
             "\"modules_to_save\": null",
-            "\"modules_to_save\": [\"lm_head\"]",
-            "`modules_to_save`",
+            "\"target_parameters\": [\"experts\"]",
+            "field `target_parameters`: expected none, found [\"experts\"]",
         ),
         ("{", "[", "not a JSON object"),
     ] {
@@ -241,7 +251,7 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
         (
             "layers.0.mlp.up_proj.lora_A",
             "layers.9.mlp.up_proj.lora_A",
-            "no projection `model.layers.9",
+            "no tensor `model.layers.9.mlp.up_proj.weight`",
         ),
         (
             "layers.0.mlp.up_proj.lora_A",
@@ -251,7 +261,7 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
         (
             "layers.0.mlp.up_proj.lora_A.weight",
             "layers.0.mlp.xp_proj.lora_A.weight",
-            "no projection",
+            "no tensor `model.layers.0.mlp.xp_proj.weight`",
         ),
         ("\"F32\"", "\"I32\"", "expected dtype"),
     ] {
@@ -267,7 +277,7 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
     }
     let cut = &good_weights[..good_weights.len() - 8];
     std::fs::write(written.join("adapter_model.safetensors"), cut).unwrap();
-    assert!(problem().contains("not a complete safetensors file"));
+    assert!(problem().contains("damaged or incomplete"));
 
     let missing = |targets: &[&str]| {
         let adapters = Adapters::random(&config, lora(targets), 1, &Device::Cpu);
@@ -283,7 +293,7 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
         "{text}"
     );
     assert!(missing(&["lm_head"]).contains("no projection `lm_head`"));
-    let some = lora::targeted(&config, &["1.self_attn.q_proj".to_owned()]).unwrap();
+    let some = super::lora::targeted(&config, &["1.self_attn.q_proj".to_owned()]).unwrap();
     assert_eq!(some[0].name, "model.layers.1.self_attn.q_proj");
     assert_eq!(some.len(), 1);
 }

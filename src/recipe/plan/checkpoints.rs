@@ -6,6 +6,7 @@ use super::{Run, Target};
 use crate::artifact::Kind;
 use crate::error::Result;
 use crate::eval::Eval;
+use crate::lora::ModelPath;
 use crate::merge::{Merge, MergeConfig, MergeOptions};
 use crate::recipe::step::Step;
 use crate::train::{Init, Train};
@@ -52,13 +53,13 @@ impl<'a> Run<'a> {
         Ok(Step::new(name, merge))
     }
 
-    pub(super) fn eval_step(&self, name: String, dir: PathBuf) -> Result<Step<'a>> {
+    pub(super) fn eval_step(&self, name: String, path: ModelPath) -> Result<Step<'a>> {
         let (corpus, score) = (&self.recipe.corpus, &self.recipe.score);
         let model = self.models.iter().find(|model| model.name() == name);
         let dtype = model.unwrap_or(self.pivot()).spec.dtype;
         let eval = Eval {
-            tokenizer: model.map_or_else(|| dir.clone(), |model| model.tokenizer_dir.clone()),
-            model: dir,
+            tokenizer: model.map_or_else(|| path.base.clone(), |model| model.tokenizer_dir.clone()),
+            model: path,
             tasks: self.recipe.eval.clone(),
             out: self.dir.artifact(Kind::EvalItems, &[&name]),
             batch_tokens: score.batch_tokens,

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::model::lora::{self, Lora};
-use crate::model::{Config, LoraSave};
+use crate::lora::LoraConfig;
+use crate::model::{Config, LoraSave, lora};
 
 /// Which parameters are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -115,15 +115,14 @@ impl Default for LoraOptions {
 
 impl LoraOptions {
     /// The adapters of a model of shape `config`.
-    pub(in crate::train) fn of(&self, config: &Config) -> Lora {
-        Lora {
-            rank: self.rank,
-            alpha: self.alpha,
+    pub(in crate::train) fn of(&self, config: &Config) -> LoraConfig {
+        let targets = match &self.targets {
+            LoraTargets::AllLinear => lora::all_linear(config),
+            LoraTargets::Named(names) => names.clone(),
+        };
+        LoraConfig {
             rslora: self.rslora,
-            targets: match &self.targets {
-                LoraTargets::AllLinear => lora::all_linear(config),
-                LoraTargets::Named(names) => names.clone(),
-            },
+            ..LoraConfig::new(self.rank, self.alpha, targets)
         }
     }
 }

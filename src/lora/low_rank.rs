@@ -1,12 +1,15 @@
 //! The update of a weight by an adapter: a product of two thin matrices, and DoRA's rows.
+//!
+//! The one place where W + s · B A is computed: for merging, for predicting, and for what training
+//! writes. The result does not depend on the pieces in which a weight is updated.
 
 use rayon::prelude::*;
 
-use super::vector::{add, dot, scale};
 use crate::tensors::Elements;
+use crate::tensors::vector::{add, dot, scale};
 
 /// The matrix s · B A, row by row.
-pub(super) struct LowRank {
+pub struct LowRank {
     rank: usize,
     columns: usize,
     /// rank × columns.
@@ -56,16 +59,24 @@ impl LowRank {
     }
 }
 
+/// Elements that a thread updates at a time, about.
+const PIECE: usize = 1 << 16;
+
 /// What an adapter makes of a weight W: W + s · B A, with each row scaled where the adapter is
 /// DoRA's (arXiv:2402.09353, equation 5).
-pub(super) struct Update {
+pub struct Update {
     product: LowRank,
     /// The factor of each row.
     rows: Option<Vec<f32>>,
 }
 
 impl Update {
-    pub fn new(product: LowRank) -> Self {
+    /// From s, A (rank × in) and B (out × rank): W + s · B A for W of out × in.
+    pub fn new(scale: f32, rank: usize, [a, b]: [Vec<f32>; 2]) -> Self {
+        Self::of(LowRank::new(scale, rank, a, b, false))
+    }
+
+    pub(super) fn of(product: LowRank) -> Self {
         Self {
             product,
             rows: None,
@@ -74,7 +85,7 @@ impl Update {
 
     /// Gives each row of the updated `weight` the length `lengths` has for it. Reads the weight
     /// once; norms are `f64` sums.
-    pub fn with_lengths(mut self, weight: &dyn Elements, lengths: &[f32]) -> Self {
+    pub(super) fn with_lengths(mut self, weight: &dyn Elements, lengths: &[f32]) -> Self {
         let columns = self.product.columns;
         let factor = |(row, length): (usize, &f32)| {
             let mut values = vec![0.0; columns];
@@ -101,6 +112,12 @@ impl Update {
             at += width;
             rest = after;
         }
+    }
+
+    /// Turns all elements of a weight into the updated ones.
+    pub fn apply_to_all(&self, values: &mut [f32]) {
+        let pieces = values.par_chunks_mut(PIECE).enumerate();
+        pieces.for_each(|(at, piece)| self.apply(at * PIECE, piece));
     }
 }
 
@@ -135,12 +152,13 @@ mod tests {
             assert_eq!(out, expected);
         }
     }
+
     #[test]
     fn rows_get_their_lengths() {
         // (3 0; 0 1) + B A with A = (0 4), B = (1; 0): rows (3 4) and (0 1), lengths 10 and 2.
         let weight = vec![3.0, 0.0, 0.0, 1.0];
         let product = LowRank::new(1.0, 1, vec![0.0, 4.0], vec![1.0, 0.0], false);
-        let update = Update::new(product).with_lengths(&weight, &[10.0, 2.0]);
+        let update = Update::of(product).with_lengths(&weight, &[10.0, 2.0]);
         let mut out = weight.clone();
         update.apply(0, &mut out);
         assert_eq!(out, [6.0, 8.0, 0.0, 2.0]);

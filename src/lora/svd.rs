@@ -1,28 +1,15 @@
-//! The difference of two checkpoints as a LoRA adapter.
+//! The best approximation of low rank to the difference of two matrices.
 //!
-//! Each adapted matrix gets the best approximation of low rank to its difference, by a
-//! randomised singular value decomposition with power iterations (Halko, Martinsson & Tropp,
+//! A randomised singular value decomposition with power iterations (Halko, Martinsson & Tropp,
 //! arXiv:0909.4061): exact to rounding where the difference has at most the wanted rank.
-//!
-//! Memory: for a matrix of m × n and rank r, 8 · (m + n) · (r + 8) numbers of 4 bytes. The
-//! matrices themselves are read piece by piece, six times.
-
-use std::path::Path;
 
 use rayon::prelude::*;
-use serde_json::{Value, json};
 
-use super::adapter::PREFIX;
-use super::inputs::existing_ancestor;
 use super::low_rank::LowRank;
-use super::vector::{add, dot, subtract};
-use crate::checkpoint::{
-    ADAPTER_CONFIG as CONFIG, ADAPTER_WEIGHTS as WEIGHTS, Checkpoint, CheckpointWriter, Layout,
-    Target,
-};
-use crate::error::{Context, Error, Result};
-use crate::progress::{Bar, check_interrupt};
-use crate::tensors::{Dtype, Elements, TensorSpec, View};
+use crate::error::Result;
+use crate::progress::check_interrupt;
+use crate::tensors::vector::{add, dot, scale, subtract};
+use crate::tensors::{Elements, View};
 
 /// Directions beyond the wanted rank that the decomposition follows.
 const EXTRA: usize = 8;
@@ -31,212 +18,12 @@ const ITERATIONS: usize = 2;
 /// Columns that a thread works on at a time.
 const STRIPE: usize = 256;
 
-/// How an adapter is extracted.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ExtractOptions {
-    /// Rank of the adapter (default 32).
-    #[arg(long, default_value_t = ExtractOptions::default().rank, hide_default_value = true)]
-    pub rank: usize,
-    /// Names of the modules to adapt, as PEFT has them (default: every matrix of the layers).
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
-    pub targets: Vec<String>,
-}
-
-impl Default for ExtractOptions {
-    fn default() -> Self {
-        Self {
-            rank: 32,
-            targets: Vec::new(),
-        }
-    }
-}
-
-/// What became of one module.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Extracted {
-    /// The module: the name of its weight without `.weight`.
-    pub module: String,
-    /// Norm of what the adapter misses, as a share of the norm of the difference (0 where there
-    /// is no difference).
-    pub error: f64,
-    /// L2 norm of the difference.
-    pub norm: f64,
-}
-
-/// Writes the difference of the checkpoints `tuned` and `base` as an adapter into the folder
-/// `out`, with `lora_alpha` equal to the rank.
-///
-/// # Errors
-///
-/// Checkpoints that cannot be read or do not fit together, targets that no matrix has, an output
-/// folder that is not empty or inside an input, failed writes.
-pub fn extract(
-    base: &Path,
-    tuned: &Path,
-    out: &Path,
-    options: &ExtractOptions,
-) -> Result<Vec<Extracted>> {
-    if options.rank == 0 {
-        return Err(Error::usage("`rank` must be at least 1"));
-    }
-    let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
-    let target = check_output(&[base, tuned], out)?;
-    let modules = modules(&a, &b, &options.targets)?;
-    let mut specs = Vec::new();
-    for (module, shape) in &modules {
-        let rank = options.rank;
-        for (half, shape) in [("A", [rank, shape[1]]), ("B", [shape[0], rank])] {
-            specs.push(TensorSpec {
-                name: format!("{PREFIX}{module}.lora_{half}.weight"),
-                dtype: Dtype::F32,
-                shape: shape.to_vec(),
-            });
-        }
-    }
-    let place = target.begin("extract-lora")?;
-    let mut report = Vec::new();
-    place.fill(|out| {
-        let writer = CheckpointWriter::open(out, Layout::single(specs, WEIGHTS)?)?;
-        let bar = Bar::new("extracting", modules.len() as u64, "modules");
-        for (at, (module, shape)) in modules.iter().enumerate() {
-            let name = format!("{module}.weight");
-            let difference = Difference {
-                base: a.tensor(&name)?,
-                tuned: b.tensor(&name)?,
-                rows: shape[0],
-                columns: shape[1],
-            };
-            let rank = options.rank;
-            let (right, left) = decompose(&difference, rank)?;
-            for (half, values) in [&right, &left].into_iter().enumerate() {
-                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                writer.write(2 * at + half, 0, &bytes)?;
-            }
-            let (missed, norm) = difference.missed(&LowRank::new(1.0, rank, right, left, false))?;
-            report.push(Extracted {
-                module: module.clone(),
-                error: if norm > 0.0 { missed / norm } else { 0.0 },
-                norm,
-            });
-            bar.advance(1);
-        }
-        let record = writer.record()?;
-        writer.finish(out)?;
-        let path = out.join(CONFIG);
-        let config = settings(base, options, &modules);
-        std::fs::write(&path, format!("{config:#}\n")).at(&path)?;
-        Ok(record)
-    })?;
-    Ok(report)
-}
-
-fn check_output(inputs: &[&Path], out: &Path) -> Result<Target> {
-    let place = existing_ancestor(out);
-    if inputs
-        .iter()
-        .any(|dir| place.starts_with(existing_ancestor(dir)))
-    {
-        let problem = format!("the output `{}` lies inside an input folder", out.display());
-        return Err(Error::usage(problem).remedy("choose another output folder"));
-    }
-    let target = Target::look(out, false)?;
-    if target.is_taken() {
-        let problem = format!("the output folder `{}` is not empty", out.display());
-        return Err(Error::usage(problem).remedy("choose another one"));
-    }
-    Ok(target)
-}
-
-fn settings(base: &Path, options: &ExtractOptions, modules: &[(String, [usize; 2])]) -> Value {
-    let mut targets: Vec<&str> = modules
-        .iter()
-        .map(|(module, _)| module.rsplit('.').next().unwrap_or(module))
-        .collect();
-    targets.sort_unstable();
-    targets.dedup();
-    json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.to_string_lossy(),
-        "r": options.rank,
-        "lora_alpha": options.rank,
-        "lora_dropout": 0.0,
-        "use_rslora": false,
-        "target_modules": targets,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "modules_to_save": null,
-    })
-}
-
-/// The modules to adapt with the shapes of their weights.
-fn modules(
-    base: &Checkpoint,
-    tuned: &Checkpoint,
-    targets: &[String],
-) -> Result<Vec<(String, [usize; 2])>> {
-    let mut found = Vec::new();
-    let mut used = vec![false; targets.len()];
-    for tensor in base.tensors() {
-        let Some(module) = tensor.name.strip_suffix(".weight") else {
-            continue;
-        };
-        let &[rows, columns] = tensor.shape.as_slice() else {
-            continue;
-        };
-        let is_target = |target: &String| {
-            let before = module.strip_suffix(target.as_str());
-            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
-        let wanted = match targets.iter().position(is_target) {
-            Some(at) => {
-                used[at] = true;
-                true
-            }
-            None => targets.is_empty() && super::inputs::layer(&tensor.name).is_some(),
-        };
-        if !wanted || rows == 0 || columns == 0 || !tensor.dtype.is_float() {
-            continue;
-        }
-        let other = tuned.tensor(&tensor.name)?;
-        for (checkpoint, dtype) in [(base, tensor.dtype), (tuned, other.dtype)] {
-            if dtype.is_f8() {
-                let problem = format!("tensor `{}` has 8-bit numbers", tensor.name);
-                return Err(Error::file(checkpoint.dir(), problem).remedy(
-                    "write the model in bfloat16 first: `fuselm merge` with `passthrough`",
-                ));
-            }
-        }
-        if other.shape != tensor.shape || !other.dtype.is_float() {
-            return Err(Error::input(
-                tuned.dir().display(),
-                format!(
-                    "tensor `{}` is {} {:?}, the base model has {} {:?}",
-                    tensor.name, other.dtype, other.shape, tensor.dtype, tensor.shape
-                ),
-            )
-            .remedy("give two checkpoints of one architecture"));
-        }
-        found.push((module.to_owned(), [rows, columns]));
-    }
-    if let Some(at) = used.iter().position(|used| !used) {
-        let problem = format!("no matrix of the model is named `{}`", targets[at]);
-        return Err(Error::usage(problem).remedy("give names like `q_proj`"));
-    }
-    if found.is_empty() {
-        return Err(Error::file(base.dir(), "there is no matrix in a layer")
-            .remedy("name the modules with `--targets`"));
-    }
-    Ok(found)
-}
-
 /// tuned − base, `rows` × `columns`.
-struct Difference<'a> {
-    base: View<'a>,
-    tuned: View<'a>,
-    rows: usize,
-    columns: usize,
+pub(super) struct Difference<'a> {
+    pub base: View<'a>,
+    pub tuned: View<'a>,
+    pub rows: usize,
+    pub columns: usize,
 }
 
 impl Difference<'_> {
@@ -292,7 +79,7 @@ impl Difference<'_> {
     }
 
     /// The norm of what an approximation misses, and the norm of the difference.
-    fn missed(&self, approximation: &LowRank) -> Result<(f64, f64)> {
+    pub fn missed(&self, approximation: &LowRank) -> Result<(f64, f64)> {
         let rows: Vec<(f64, f64)> = (0..self.rows)
             .into_par_iter()
             .with_min_len(16)
@@ -318,7 +105,7 @@ impl Difference<'_> {
 
 /// A (`rank` × columns) and B (rows × `rank`) with B A close to the difference; both carry the
 /// square roots of the singular values. Terms beyond the smaller side of the matrix are zero.
-fn decompose(difference: &Difference<'_>, rank: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+pub(super) fn decompose(difference: &Difference<'_>, rank: usize) -> Result<(Vec<f32>, Vec<f32>)> {
     let (rows, columns) = (difference.rows, difference.columns);
     let width = (rank + EXTRA).min(rows).min(columns);
     let mut x = random(columns * width);
@@ -404,7 +191,7 @@ fn orthonormalise(matrix: &mut [f32], width: usize) {
         } else {
             0.0
         };
-        super::vector::scale(column, factor);
+        scale(column, factor);
     }
     for (column, values) in columns.iter().enumerate() {
         for (row, value) in values.iter().enumerate() {
@@ -460,6 +247,7 @@ fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensors::Dtype;
 
     #[test]
     fn eigenvalues_by_hand() {

@@ -1,0 +1,194 @@
+//! `BASE+ADAPTER`: a model, and a LoRA adapter on top of it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::adapter::{Adapter, ShapeOf};
+use crate::checkpoint::{CONFIG, adapter_digest, is_gguf, locate as locate_base, model_digest};
+use crate::error::{Error, Result};
+use crate::files::digest;
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelPath {
+    /// A Hugging Face model folder, or a GGUF file.
+    pub base: PathBuf,
+    /// The folder of a LoRA adapter on top of it.
+    pub adapter: Option<PathBuf>,
+}
+
+impl ModelPath {
+    /// Digest of the weights that the model has: of its files, and of the adapter's where it has
+    /// one.
+    ///
+    /// # Errors
+    /// Files that cannot be read; no weights.
+    pub fn digest(&self) -> Result<String> {
+        let base = model_digest(&self.base)?;
+        match &self.adapter {
+            None => Ok(base),
+            Some(dir) => Ok(digest::text(&format!("{base} + {}", adapter_digest(dir)?))),
+        }
+    }
+
+    /// Whether there is a model here, whole or not.
+    pub fn is_there(&self) -> bool {
+        let base = is_gguf(&self.base) || self.base.join(CONFIG).exists();
+        base && self.adapter.as_ref().is_none_or(|dir| dir.is_dir())
+    }
+
+    /// Opens the adapter, if there is one, for a base that has tensors of these shapes.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::open`].
+    pub fn open_adapter(&self, shape_of: &ShapeOf<'_>) -> Result<Option<Adapter>> {
+        let open = |dir: &PathBuf| Adapter::open(dir, shape_of);
+        self.adapter.as_ref().map(open).transpose()
+    }
+
+    /// What a scoreboard calls it: the name of the folder or file, and that of the adapter's folder
+    /// after a `-`.
+    pub fn name(&self) -> String {
+        let base = match is_gguf(&self.base) {
+            true => self.base.file_stem(),
+            false => self.base.file_name(),
+        };
+        let adapter = self.adapter.as_ref().and_then(|dir| dir.file_name());
+        let names: Vec<_> = base
+            .into_iter()
+            .chain(adapter)
+            .map(OsStr::to_string_lossy)
+            .collect();
+        names.join("-")
+    }
+
+    /// The model itself.
+    ///
+    /// # Errors
+    /// It has an adapter; `role` says what it is wanted for.
+    pub fn plain(self, role: &str) -> Result<PathBuf> {
+        match self.adapter {
+            None => Ok(self.base),
+            Some(_) => Err(Error::usage(format!(
+                "{role} cannot be a model with an adapter, found `{self}`"
+            ))
+            .remedy("write the whole model first: `fuselm merge` with `passthrough`")),
+        }
+    }
+}
+
+impl From<PathBuf> for ModelPath {
+    fn from(base: PathBuf) -> Self {
+        Self {
+            base,
+            adapter: None,
+        }
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for ModelPath {
+    fn from(base: &P) -> Self {
+        base.as_ref().to_path_buf().into()
+    }
+}
+
+impl From<&ModelPath> for ModelPath {
+    fn from(path: &ModelPath) -> Self {
+        path.clone()
+    }
+}
+
+/// As it is written.
+impl fmt::Display for ModelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.base.display())?;
+        match &self.adapter {
+            Some(adapter) => write!(f, "+{}", adapter.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Splits `BASE+ADAPTER`; `exists` knows what is there. Names may have a `+` of their own: what is
+/// there as a whole is not split, and of several places the first one counts that has something on
+/// both sides, or else before it.
+pub fn split(name: &str, exists: impl Fn(&str) -> bool) -> (&str, Option<&str>) {
+    if exists(name) {
+        return (name, None);
+    }
+    let places = || name.match_indices('+').map(|(at, _)| at);
+    let based = |at: &usize| exists(&name[..*at]);
+    let place = places().find(|at| based(at) && exists(&name[at + 1..]));
+    let place = place.or_else(|| places().find(based));
+    match place.or_else(|| places().next()) {
+        Some(at) => (&name[..at], Some(&name[at + 1..])),
+        None => (name, None),
+    }
+}
+
+/// Finds the model `name`: a folder, a hub id or a GGUF file, and after a `+` the folder of an
+/// adapter.
+///
+/// # Errors
+/// There is no such model, or no such adapter.
+pub fn locate(name: &str) -> Result<ModelPath> {
+    let (base, adapter) = split(name, |name| Path::new(name).exists());
+    let base = locate_base(base)?;
+    let adapter = adapter.map(PathBuf::from);
+    if let Some(dir) = adapter.as_ref().filter(|dir| !dir.is_dir()) {
+        return Err(
+            Error::usage(format!("adapter `{}`: no such folder", dir.display()))
+                .remedy("write `MODEL+ADAPTER` with the folder of a LoRA adapter"),
+        );
+    }
+    Ok(ModelPath { base, adapter })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_where_a_model_ends() {
+        let there = ["c++/model", "a+b", "c", "x"];
+        for (name, expected) in [
+            ("model", ("model", None)),
+            ("a+b", ("a+b", None)),
+            ("a+b+x", ("a+b", Some("x"))),
+            ("c+x+y", ("c", Some("x+y"))),
+            ("c++/model+x", ("c++/model", Some("x"))),
+            ("owner/name+x", ("owner/name", Some("x"))),
+        ] {
+            assert_eq!(
+                split(name, |name| there.contains(&name)),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_model_with_an_adapter_is_located_as_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let [base, adapter] = ["base", "adapter"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&base).unwrap();
+        let name = format!("{}+{}", base.display(), adapter.display());
+        let error = locate(&name).unwrap_err().to_string();
+        assert!(error.contains("adapter`: no such folder"), "{error}");
+        std::fs::create_dir(&adapter).unwrap();
+        let found = locate(&name).unwrap();
+        assert_eq!(
+            (&found.base, found.adapter.as_ref()),
+            (&base, Some(&adapter))
+        );
+        assert_eq!(found.to_string(), name);
+        assert_eq!(found.name(), "base-adapter");
+        let error = found.plain("the pivot").unwrap_err().to_string();
+        assert!(error.contains("the pivot cannot be"), "{error}");
+        assert_eq!(
+            locate(base.to_str().unwrap()).unwrap(),
+            ModelPath::from(&base)
+        );
+    }
+}

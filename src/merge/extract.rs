@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::adapter::{CONFIG, PREFIX, WEIGHTS};
+use super::arithmetic::vector::{add, dot, subtract};
 use super::inputs::existing_ancestor;
 use super::low_rank::LowRank;
-use super::vector::{add, dot, subtract};
 use crate::error::{Context, Error, Result};
 use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
@@ -401,7 +401,7 @@ fn orthonormalise(matrix: &mut [f32], width: usize) {
         } else {
             0.0
         };
-        super::vector::scale(column, factor);
+        super::arithmetic::vector::scale(column, factor);
     }
     for (column, values) in columns.iter().enumerate() {
         for (row, value) in values.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::vector::{add, dot, scale};
+use super::arithmetic::vector::{add, dot, scale};
 use crate::tensors::Elements;
 
 /// The matrix s · B A, row by row.

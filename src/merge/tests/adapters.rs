@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::{ExtractOptions, MergeOptions, extract, plan};
-use super::{Zoo, noise, values};
+use super::fixtures::{Zoo, noise, values};
+use crate::merge::{ExtractOptions, MergeOptions, extract, plan};
 use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks

@@ -1,0 +1,65 @@
+//! Whether the output folder may be written to.
+
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::merge::inputs::{Model, existing_ancestor};
+
+/// Checks that the output folder may be written to.
+///
+/// # Errors
+///
+/// A folder that lies inside an input or contains one, a file, a folder that is not empty (with
+/// `force`: that is no model folder).
+pub fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
+    let place = existing_ancestor(out);
+    let exists = out.exists();
+    let folders = models.iter().flat_map(|model| {
+        let adapter = model.adapter.iter().map(|adapter| &adapter.dir);
+        std::iter::once(&model.dir).chain(adapter)
+    });
+    let refused = |relation: &str, folder: &Path| {
+        Err(Error::usage(format!(
+            "the output `{}` {relation} the input folder `{}`",
+            out.display(),
+            folder.display()
+        ))
+        .remedy("choose another output folder"))
+    };
+    for folder in folders {
+        let dir = existing_ancestor(folder);
+        if place.starts_with(&dir) {
+            return refused("lies inside", folder);
+        }
+        if exists && dir.starts_with(&place) {
+            return refused("contains", folder);
+        }
+    }
+    // Not a folder: a file, or a link to nothing.
+    if !out.is_dir() && out.symlink_metadata().is_ok() {
+        return Err(
+            Error::usage(format!("the output `{}` is a file", out.display()))
+                .remedy("give the path of a folder"),
+        );
+    }
+    if out.file_name().is_none() {
+        let problem = format!("the output `{}` has no name of its own", out.display());
+        return Err(Error::usage(problem).remedy("give the path of a folder"));
+    }
+    if exists && std::fs::read_dir(out).at(out)?.next().is_some() {
+        let problem =
+            |what: &str| Error::usage(format!("the output folder `{}` is {what}", out.display()));
+        if !force {
+            return Err(
+                problem("not empty").remedy("choose another one, or replace it with `--force`")
+            );
+        }
+        if !out.join("config.json").is_file() {
+            return Err(
+                problem("no model folder (it has no config.json) and is not replaced")
+                    .remedy("choose another one, or remove it yourself"),
+            );
+        }
+    }
+    Ok(())
+}

@@ -18,7 +18,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use fuselm::vocab::SpecialTokens;
+use fuselm::vocab::{SpecialTokens, Tokenizer};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,6 @@ use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::mapping::{self, MapInputs, MapOptions, Method};
 use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
 use fuselm::text::{self, SampleTranscript, Transcript, transcripts_to_batch};
-use fuselm::vocab::Tokenizer;
 
 const RUNS: usize = 5;
 

@@ -10,7 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use fuselm::vocab::SpecialTokens;
+use fuselm::vocab::{SpecialTokens, Tokenizer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,6 @@ use std::time::Instant;
 use fuselm::artifact::RunDir;
 use fuselm::recipe::{self, Recipe, Record};
 use fuselm::text;
-use fuselm::vocab::Tokenizer;
 use serde_json::{Value, json};
 
 const RUNS: usize = 5;

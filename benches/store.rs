@@ -16,7 +16,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use fuselm::vocab::SpecialTokens;
+use fuselm::vocab::{SpecialTokens, Tokenizer};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,6 @@ use fuselm::artifact::tokens::SampleTokens;
 use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::model::{LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict};
 use fuselm::text;
-use fuselm::vocab::Tokenizer;
 
 const VOCABULARY: usize = 152_064;
 const RANKS: usize = 2_000;

@@ -4,15 +4,7 @@
 //! is materialised once as a checked Parquet artifact in a run folder, can be inspected with
 //! SQL, and is reused by later runs. No two models are ever in memory at the same time.
 //!
-//! Data flows one way; each layer imports only the layers below it:
-//!
-//! ```text
-//! cli                                                          the binary
-//! recipe                                                       orchestration
-//! corpus score align mapping project fuse train merge eval     stages
-//! query                                                        SQL over artifacts
-//! artifact integrity text vocab tensors model error memory progress units       foundations
-//! ```
+//! Data flows one way; each layer imports only the layers below it. `ARCHITECTURE.md` lists them.
 #![cfg_attr(
     test,
     allow(
@@ -29,7 +21,8 @@ pub mod progress;
 pub mod units;
 
 pub mod artifact;
-pub mod integrity;
+pub mod checkpoint;
+pub mod files;
 pub mod model;
 pub mod tensors;
 pub mod text;

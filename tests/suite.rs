@@ -27,6 +27,7 @@ mod suite {
     pub mod merge_memory;
     pub mod offload;
     pub mod other_programs;
+    pub mod pairs;
     pub mod pipeline;
     pub mod program;
     pub mod readable;

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fuselm::checkpoint::{CheckpointWriter, Layout};
 use fuselm::merge::{MergeConfig, MergeOptions, Output, TensorInputs, merge_elements, plan};
-use fuselm::tensors::{CheckpointWriter, Dtype, Elements, Layout};
+use fuselm::tensors::{Dtype, Elements};
 
 use super::models::{self, LARGE};
 

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use fuselm::tensors::{CheckpointWriter, Dtype, Layout, TensorSpec};
+use fuselm::checkpoint::{CheckpointWriter, Layout};
+use fuselm::tensors::{Dtype, TensorSpec};
 use rayon::prelude::*;
 
 /// Standard deviation of the pivot's weights.

@@ -34,13 +34,9 @@
 //! | `rows` | streaming rows sample by sample, typed columns |
 //! | `tokens`, `distribution`, `sequence_metrics`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
 //! | `run_dir` | where an artifact lies in a run folder |
-//! | `digest` | digests of files and model folders, cached |
-//! | `atomic` | whole files or none |
 
 pub mod alignment;
-pub mod atomic;
 mod columns;
-pub mod digest;
 pub mod distribution;
 pub mod encoding;
 mod folder;

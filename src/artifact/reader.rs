@@ -15,7 +15,7 @@ use super::provenance::Footer;
 use super::seal::{self, Seal};
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
-use crate::integrity::Claim;
+use crate::files::Claim;
 
 /// Rows per batch when a part is streamed.
 const BATCH_ROWS: usize = 2048;

@@ -18,9 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic;
 use crate::error::{Context, Error, Result};
-use crate::integrity::{Claim, FileRecord, Of, check_length, hex};
+use crate::files::{Claim, FileRecord, Of, atomic, check_length, digest_of_path, hex};
 use crate::progress::note;
 
 /// What a Parquet file ends with: the footer's length in 4 bytes, and a word of 4.
@@ -102,6 +101,7 @@ impl Seal {
                 digest: self.digest,
                 of: Of::Bytes,
             },
+            digest: digest_of_path,
             remedy: REMEDY,
         }
     }

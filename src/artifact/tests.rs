@@ -174,7 +174,7 @@ fn every_flipped_byte_of_a_part_is_found() {
         };
         let claims = artifact.parts().iter().map(|part| part.claim().unwrap());
         let claims: Vec<_> = claims.map(Option::unwrap).collect();
-        let found = crate::integrity::verify(&claims).unwrap();
+        let found = crate::files::verify(&claims).unwrap();
         found.into_iter().map(|(_, error)| error).collect()
     };
     assert!(damage().is_empty());
@@ -362,23 +362,6 @@ fn names_that_leave_the_folder_are_refused() {
         assert!(check_name("model", bad).is_err(), "{bad}");
     }
     check_name("model", "Qwen2.5-0.5B_x").unwrap();
-}
-
-#[test]
-fn digests_follow_the_content() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x");
-    fs::write(&path, "one").unwrap();
-    let one = digest::file(&path).unwrap();
-    fs::write(&path, "two").unwrap();
-    assert_ne!(one, digest::file(&path).unwrap());
-    assert_eq!(one.len(), 32);
-    assert!(
-        digest::model(dir.path())
-            .unwrap_err()
-            .to_string()
-            .contains("safetensors")
-    );
 }
 
 /// Writes stored columns of `targets` and reads them as rows.

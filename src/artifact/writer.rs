@@ -11,7 +11,6 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
-use super::atomic::Pending;
 use super::encoding::{self, Problem};
 use super::folder::{self, Files};
 use super::provenance::Footer;
@@ -19,7 +18,8 @@ use super::reader::Part;
 use super::seal::Seal;
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
-use crate::integrity::Hashing;
+use crate::files::Hashing;
+use crate::files::atomic::Pending;
 use crate::progress;
 
 /// zstd level of every page; higher levels gained under 3 % on distributions.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name, models};
+use fuselm::checkpoint::locate;
 use fuselm::corpus::{self, CorpusOptions, TemplateMode};
 use fuselm::error::{Error, Result};
-use fuselm::model::{Config, locate};
+use fuselm::model::Config;
 use fuselm::progress::note;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chrono::NaiveDate;
 use clap::Args;
 use fuselm::artifact::{Existing, Kind, RunDir, check_name};
+use fuselm::checkpoint::{is_gguf, locate, tokenizer_dir};
 use fuselm::error::{Error, Result};
 use fuselm::eval::{EvalInputs, Task, TaskKind, TaskResult, run as evaluate};
 use fuselm::model;
@@ -87,10 +88,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if let Some(run) = &command.run.run {
         RunDir::open(run)?;
     }
-    let model = model::locate(&command.model)?;
+    let model = locate(&command.model)?;
     let name = match &command.name {
         Some(name) => name.clone(),
-        None => match model::is_gguf(&model) {
+        None => match is_gguf(&model) {
             true => model.file_stem(),
             false => model.file_name(),
         }
@@ -113,7 +114,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let inputs = EvalInputs {
         name: name.clone(),
-        tokenizer: model::tokenizer_dir(&model, None)?,
+        tokenizer: tokenizer_dir(&model, None)?,
         model,
         tasks: command
             .data

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use clap::Args;
+use fuselm::checkpoint::{locate, tokenizer_dir};
 use fuselm::error::{Context, Error, Result};
 use fuselm::model::{self, Decoder, GenerateOptions, LoadOptions, Mode, generate};
 use fuselm::progress::note;
@@ -64,7 +65,7 @@ struct Chat {
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
-    let dir = model::locate(&command.model)?;
+    let dir = locate(&command.model)?;
     let dtype: DType = model::dtype(&command.dtype)?;
     let tokenizer = Tokenizer::of_model(&dir)?;
     let raw = command.raw || tokenizer.template().is_none();
@@ -123,9 +124,7 @@ fn stops(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let ids = roles.map(|role| tokenizer.vocabulary().id_with_role(role));
     let mut stops: Vec<u32> = ids.into_iter().flatten().collect();
     // Beside a GGUF file, where its tokenizer is.
-    stops.extend(model::generation_stops(&model::tokenizer_dir(
-        model, None,
-    )?)?);
+    stops.extend(model::generation_stops(&tokenizer_dir(model, None)?)?);
     Ok(stops)
 }
 

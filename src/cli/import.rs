@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, check_name};
+use fuselm::checkpoint::locate;
 use fuselm::error::{Error, Result};
+use fuselm::files::read_json;
 use fuselm::import::{self, Format, ImportInputs, ImportSummary};
-use fuselm::model;
 use fuselm::progress::{note, warn};
-use fuselm::text::read_json;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;
 
@@ -75,7 +75,7 @@ pub struct Command {
 
 pub fn run(command: &Command) -> Result<()> {
     check_name("model", &command.name)?;
-    let folder = model::locate(&command.tokenizer)?;
+    let folder = locate(&command.tokenizer)?;
     let tokenizer = Tokenizer::load(&folder)?;
     let at = &command.run;
     let explicit = command.tokens.is_some() && command.transcripts.is_some();

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::Kind;
+use fuselm::checkpoint::locate;
 use fuselm::error::Result;
 use fuselm::mapping::{MapInputs, MapOptions, run as map};
-use fuselm::model::locate;
 use fuselm::progress::note;
 use fuselm::units::Count;
 use fuselm::vocab::Tokenizer;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::models::{self, ModelRow};
-use fuselm::artifact::{Artifact, Kind, RunDir, digest};
+use fuselm::artifact::{Artifact, Kind, RunDir};
+use fuselm::checkpoint::{has_weights, model_digest};
 use fuselm::error::{Error, Result};
 use fuselm::model::Config;
 use fuselm::vocab::Tokenizer;
@@ -98,8 +99,8 @@ impl RunArg {
 /// architecture that is not known here is left out.
 pub fn model_row(name: &str, is_pivot: bool, vocabulary: &str, model: &Path) -> Result<ModelRow> {
     let config = Config::load(model).ok();
-    let digest = match digest::has_weights(model) {
-        true => digest::model(model)?,
+    let digest = match has_weights(model) {
+        true => model_digest(model)?,
         false => String::new(),
     };
     Ok(ModelRow {

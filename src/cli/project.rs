@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::Kind;
+use fuselm::checkpoint::locate;
 use fuselm::error::Result;
-use fuselm::model::locate;
 use fuselm::progress::note;
 use fuselm::project::{ProjectInputs, ProjectOptions, run as project};
 use fuselm::units::Count;

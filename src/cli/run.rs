@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use fuselm::artifact::{RunDir, digest};
+use fuselm::artifact::RunDir;
 use fuselm::error::{Error, Result};
+use fuselm::files::digest;
 use fuselm::model;
 use fuselm::progress::note;
 use fuselm::recipe::{self, Recipe};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Artifact, Kind, RunDir, check_name};
+use fuselm::checkpoint::locate;
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::note;
@@ -55,7 +56,7 @@ pub struct Command {
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
     check_name("model", &command.name)?;
-    let model = model::locate(&command.model)?;
+    let model = locate(&command.model)?;
     let vocab = match (&command.vocab, &command.tokens) {
         (Some(_), Some(_)) => command.name.clone(),
         _ => {

@@ -120,7 +120,7 @@ fn write(command: &Command, batches: Batches) -> Result<()> {
             Ok(())
         }
         (Some(path), format) => {
-            let (pending, mut file) = fuselm::artifact::atomic::Pending::create(path)?;
+            let (pending, mut file) = fuselm::files::atomic::Pending::create(path)?;
             query::print(&batches.schema(), batches, format, 0, &mut file)?;
             pending.commit(&file)
         }

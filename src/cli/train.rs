@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name};
+use fuselm::checkpoint::{has_weights, locate};
 use fuselm::error::{Error, Result};
-use fuselm::model::{self, Config, locate};
+use fuselm::model::{self, Config};
 use fuselm::progress::note;
 use fuselm::train::{Init, TrainInputs, TrainOptions, run as train};
 use fuselm::units::Count;
@@ -66,7 +67,7 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     check_name("name", &name)?;
     let dir = locate(&command.model)?;
-    let has_weights = fuselm::artifact::digest::has_weights(&dir);
+    let has_weights = has_weights(&dir);
     let pivot = match has_weights {
         true => Init::Model(dir),
         false => {

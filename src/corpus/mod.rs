@@ -26,10 +26,9 @@ use std::path::PathBuf;
 pub use options::{BadRecords, CorpusOptions, TemplateMode, TooLong};
 pub use tokenise::{TokenSummary, tokenise, tokens_changing, transcribe};
 
-use crate::artifact::{
-    Artifact, Existing, Kind, PartInfo, Provenance, RunDir, Writer, digest, tokens,
-};
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, RunDir, Writer, tokens};
 use crate::error::{Error, Result};
+use crate::files::digest;
 use crate::progress::{Bar, note, warn};
 use crate::text::{BadReason, SampleTranscript, Tally, Unplaced, transcripts_to_batch};
 use crate::units::Count;

@@ -20,13 +20,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
-use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
+use crate::artifact::{Existing, Kind, Provenance, Writer};
+use crate::checkpoint::model_digest;
 use crate::error::{Context, Error, Result};
-use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, check_tokens, predict};
+use crate::files::digest;
+use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, predict};
 use crate::progress::{self, Bar};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
-use crate::vocab::{SpecialTokens, Tokenizer};
+use crate::vocab::{SpecialTokens, Tokenizer, check_tokens};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +158,7 @@ pub fn run(inputs: &EvalInputs, existing: Existing) -> Result<Vec<TaskResult>> {
         options["fields"] = serde_json::json!(fields);
     }
     let mut provenance = Provenance::new(Kind::EvalItems)
-        .model(digest::model(&inputs.model)?)
+        .model(model_digest(&inputs.model)?)
         .vocabulary(&tokenizer.vocabulary().digest)
         .options(options);
     for task in &inputs.tasks {

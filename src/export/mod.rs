@@ -25,11 +25,11 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::artifact::atomic::Pending;
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::SampleCursor;
 use crate::artifact::{Artifact, Kind, Part};
 use crate::error::{Context, Error, Result};
+use crate::files::atomic::Pending;
 use crate::progress::{Bar, check_interrupt};
 
 /// Samples of a batch.

@@ -22,7 +22,7 @@ use arrow::record_batch::RecordBatch;
 use super::columns::{Column, list_of};
 use super::found::{Found, FoundRow, Opened, Samples, Values};
 use crate::error::{Context, Error, Result};
-use crate::text::read_json;
+use crate::files::read_json;
 
 /// The label of a token that is none, in PyTorch.
 const IGNORED: i64 = -100;

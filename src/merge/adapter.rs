@@ -18,13 +18,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, Update};
+use crate::checkpoint::{ADAPTER_CONFIG as CONFIG, ADAPTER_WEIGHTS as WEIGHTS, Checkpoint};
 use crate::error::{Context, Error, Result};
-use crate::tensors::{Checkpoint, Elements};
+use crate::tensors::Elements;
 
-/// The settings of an adapter.
-pub(super) const CONFIG: &str = "adapter_config.json";
-/// The matrices of an adapter.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of modules.
 pub(super) const PREFIX: &str = "base_model.model.";
 

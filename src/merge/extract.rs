@@ -12,14 +12,17 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::adapter::{CONFIG, PREFIX, WEIGHTS};
+use super::adapter::PREFIX;
 use super::arithmetic::vector::{add, dot, subtract};
 use super::inputs::existing_ancestor;
 use super::low_rank::LowRank;
+use crate::checkpoint::{
+    ADAPTER_CONFIG as CONFIG, ADAPTER_WEIGHTS as WEIGHTS, Checkpoint, CheckpointWriter, Layout,
+    Target,
+};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Elements, Layout, TensorSpec, View};
+use crate::tensors::{Dtype, Elements, TensorSpec, View};
 
 /// Directions beyond the wanted rank that the decomposition follows.
 const EXTRA: usize = 8;
@@ -77,7 +80,7 @@ pub fn extract(
         return Err(Error::usage("`rank` must be at least 1"));
     }
     let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
-    check_output(&[base, tuned], out)?;
+    let target = check_output(&[base, tuned], out)?;
     let modules = modules(&a, &b, &options.targets)?;
     let mut specs = Vec::new();
     for (module, shape) in &modules {
@@ -90,45 +93,44 @@ pub fn extract(
             });
         }
     }
-    std::fs::create_dir_all(out).at(out)?;
-    let writer = CheckpointWriter::open(out, Layout::single(specs, WEIGHTS)?)?;
-    let bar = Bar::new("extracting", modules.len() as u64, "modules");
+    let place = target.begin("extract-lora")?;
     let mut report = Vec::new();
-    for (at, (module, shape)) in modules.iter().enumerate() {
-        let name = format!("{module}.weight");
-        let difference = Difference {
-            base: a.tensor(&name)?,
-            tuned: b.tensor(&name)?,
-            rows: shape[0],
-            columns: shape[1],
-        };
-        let rank = options.rank;
-        let (right, left) = decompose(&difference, rank)?;
-        for (half, values) in [&right, &left].into_iter().enumerate() {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            writer.write(2 * at + half, 0, &bytes)?;
+    place.fill(|out| {
+        let writer = CheckpointWriter::open(out, Layout::single(specs, WEIGHTS)?)?;
+        let bar = Bar::new("extracting", modules.len() as u64, "modules");
+        for (at, (module, shape)) in modules.iter().enumerate() {
+            let name = format!("{module}.weight");
+            let difference = Difference {
+                base: a.tensor(&name)?,
+                tuned: b.tensor(&name)?,
+                rows: shape[0],
+                columns: shape[1],
+            };
+            let rank = options.rank;
+            let (right, left) = decompose(&difference, rank)?;
+            for (half, values) in [&right, &left].into_iter().enumerate() {
+                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                writer.write(2 * at + half, 0, &bytes)?;
+            }
+            let (missed, norm) = difference.missed(&LowRank::new(1.0, rank, right, left, false))?;
+            report.push(Extracted {
+                module: module.clone(),
+                error: if norm > 0.0 { missed / norm } else { 0.0 },
+                norm,
+            });
+            bar.advance(1);
         }
-        let (missed, norm) = difference.missed(&LowRank::new(1.0, rank, right, left, false))?;
-        report.push(Extracted {
-            module: module.clone(),
-            error: if norm > 0.0 { missed / norm } else { 0.0 },
-            norm,
-        });
-        bar.advance(1);
-    }
-    let mut record = FolderRecord::default();
-    for (name, written) in writer.records()? {
-        record.insert(name, written);
-    }
-    writer.finish(out)?;
-    let path = out.join(CONFIG);
-    let config = settings(base, options, &modules);
-    std::fs::write(&path, format!("{config:#}\n")).at(&path)?;
-    record.write(out, &[])?;
+        let record = writer.record()?;
+        writer.finish(out)?;
+        let path = out.join(CONFIG);
+        let config = settings(base, options, &modules);
+        std::fs::write(&path, format!("{config:#}\n")).at(&path)?;
+        Ok(record)
+    })?;
     Ok(report)
 }
 
-fn check_output(inputs: &[&Path], out: &Path) -> Result<()> {
+fn check_output(inputs: &[&Path], out: &Path) -> Result<Target> {
     let place = existing_ancestor(out);
     if inputs
         .iter()
@@ -137,11 +139,12 @@ fn check_output(inputs: &[&Path], out: &Path) -> Result<()> {
         let problem = format!("the output `{}` lies inside an input folder", out.display());
         return Err(Error::usage(problem).remedy("choose another output folder"));
     }
-    if out.exists() && std::fs::read_dir(out).at(out)?.next().is_some() {
+    let target = Target::look(out, false)?;
+    if target.is_taken() {
         let problem = format!("the output folder `{}` is not empty", out.display());
         return Err(Error::usage(problem).remedy("choose another one"));
     }
-    Ok(())
+    Ok(target)
 }
 
 fn settings(base: &Path, options: &ExtractOptions, modules: &[(String, [usize; 2])]) -> Value {

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use super::config::MergeConfig;
 use super::inputs::Model;
 use super::vocabulary::{Files, Placement};
+use crate::checkpoint::Layout;
 use crate::error::{Context, Error, Result};
-use crate::integrity::Stamp;
-use crate::tensors::Layout;
+use crate::files::Stamp;
 
 /// A digest of configuration, inputs (by path and [`Stamp`]), vocabulary and layout, with the
 /// files as they are now.

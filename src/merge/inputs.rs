@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::adapter::Adapter;
 use super::config::MergeConfig;
 use super::low_rank::Update;
-use crate::error::{Context, Error, Result};
-use crate::tensors::{Checkpoint, Elements, Quantisation, ScaleMap, Scales, Stored, View};
+use crate::checkpoint::{Checkpoint, read_config};
+use crate::error::{Error, Result};
+use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -108,24 +109,15 @@ impl Model {
         let adapter = adapter
             .map(|adapter| Adapter::open(&adapter, &checkpoint))
             .transpose()?;
-        let path = dir.join("config.json");
-        let text = std::fs::read(&path).at(&path)?;
-        let config = serde_json::from_slice::<Value>(&text).at(&path)?;
-        let quantisation = match &config {
-            Value::Object(map) => Quantisation::of(map, &path)?,
-            _ => return Err(Error::file(&path, "expected an object")),
-        };
-        let tensors = checkpoint.tensors().map(|tensor| Stored {
-            name: &tensor.name,
-            dtype: Some(tensor.dtype),
-            shape: &tensor.shape,
-        });
-        let scales = ScaleMap::new(&dir, &tensors.collect::<Vec<_>>(), quantisation.as_ref())?;
+        let (config, path) = read_config(&dir)?;
+        let quantisation = Quantisation::of(&config, &path)?;
+        let tensors: Vec<_> = checkpoint.tensors().map(Stored::from).collect();
+        let scales = ScaleMap::new(&dir, &tensors, quantisation.as_ref())?;
         Ok(Self {
             name: name.to_owned(),
             dir,
             checkpoint,
-            config,
+            config: Value::Object(config),
             adapter,
             scales,
         })

@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::arithmetic::{Outcome, Remark, Share};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::progress::warn;
 
 #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
@@ -78,7 +78,7 @@ pub(super) struct Done {
     pub outcome: Outcome,
 }
 
-/// The open (and locked) journal of a merge.
+/// The open journal of a merge.
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
@@ -93,7 +93,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Another process has it, or it cannot be read or written.
+    /// It cannot be read or written.
     pub fn open(
         dir: &Path,
         fingerprint: &str,
@@ -107,16 +107,6 @@ impl Journal {
             .truncate(false)
             .open(&path)
             .at(&path)?;
-        match file.try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(
-                    Error::file(dir, "another process is merging into this folder")
-                        .remedy("wait for it, or choose another output folder"),
-                );
-            }
-            // File systems without locks: go on without.
-            Ok(()) | Err(std::fs::TryLockError::Error(_)) => {}
-        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).at(&path)?;
         let head = Head {

@@ -5,10 +5,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::plan::Plan;
-use super::vocabulary::{copy, copy_tokenizer};
+use super::vocabulary::copy_tokenizer;
+use crate::checkpoint::{
+    CHAT_TEMPLATE, CONFIG, GENERATION, Role, TOKENIZER_CONFIG, copy_companions,
+};
 use crate::error::{Context, Result};
+use crate::files::read_json;
 use crate::tensors::Dtype;
-use crate::text::read_json;
 
 /// Writes everything but the weights into `dir`.
 ///
@@ -21,31 +24,27 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         let path = dir.join(name);
         std::fs::write(&path, text).at(&path)
     };
-    write("config.json", format!("{:#}\n", output_config(plan)?))?;
-    let generation = "generation_config.json";
+    write(CONFIG, format!("{:#}\n", output_config(plan)?))?;
     match &plan.tokenizer {
         None => {
-            copy(&reference.dir, dir, generation)?;
+            copy_companions(&reference.dir, dir, |c| c.role == Role::Generation)?;
             copy_tokenizer(&reference.dir, dir)?;
         }
         Some(files) => {
             files.write(dir)?;
-            if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(generation))? {
-                files.correct_ids(generation, &mut map)?;
-                write(generation, format!("{:#}\n", Value::Object(map)))?;
+            if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(GENERATION))? {
+                files.correct_ids(GENERATION, &mut map)?;
+                write(GENERATION, format!("{:#}\n", Value::Object(map)))?;
             }
         }
     }
     if let Some(template) = &plan.config.chat_template {
-        write("chat_template.jinja", template.clone())?;
-        let path = dir.join("tokenizer_config.json");
-        if path.is_file() {
-            let text = std::fs::read(&path).at(&path)?;
-            let mut config: Value = serde_json::from_slice(&text).at(&path)?;
+        write(CHAT_TEMPLATE, template.clone())?;
+        if let Some(mut config) = read_json(&dir.join(TOKENIZER_CONFIG))? {
             if let Some(map) = config.as_object_mut() {
                 map.shift_remove("chat_template");
             }
-            write("tokenizer_config.json", format!("{config:#}\n"))?;
+            write(TOKENIZER_CONFIG, format!("{config:#}\n"))?;
         }
     }
     write("README.md", card(plan)?)
@@ -98,7 +97,12 @@ fn card(plan: &Plan) -> Result<String> {
     let method = plan.config.method;
     let configuration =
         serde_saphyr::to_string(&plan.config.source).during(|| "writing the model card".into())?;
-    let name = plan.out.file_name().unwrap_or_default().to_string_lossy();
+    let name = plan
+        .target
+        .out()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let models: Vec<String> = plan
         .models
         .iter()

@@ -8,8 +8,10 @@ use arrow::record_batch::RecordBatch;
 
 use super::plan::Plan;
 use super::run::MergeStat;
-use crate::artifact::{Existing, Kind, Provenance, Writer, digest};
+use crate::artifact::{Existing, Kind, Provenance, Writer};
+use crate::checkpoint::{ADAPTER_WEIGHTS, TOKENIZER, model_digest};
 use crate::error::{Context, Result};
+use crate::files::digest;
 
 impl Plan {
     /// What determines the rows of `merge_stats`: the configuration (without paths of models)
@@ -21,13 +23,13 @@ impl Plan {
     pub fn provenance(&self) -> Result<Provenance> {
         let mut provenance = Provenance::new(Kind::MergeStats).options(self.config.source.clone());
         for model in &self.models {
-            provenance = provenance.input(&model.name, digest::model(&model.dir)?);
+            provenance = provenance.input(&model.name, model_digest(&model.dir)?);
             if self.tokenizer.is_some() {
-                let tokens = digest::file(&model.dir.join("tokenizer.json"))?;
+                let tokens = digest::file(&model.dir.join(TOKENIZER))?;
                 provenance = provenance.input(format!("{} (tokenizer)", model.name), tokens);
             }
             if let Some(adapter) = &model.adapter {
-                let weights = digest::file(&adapter.dir.join(super::adapter::WEIGHTS))?;
+                let weights = digest::file(&adapter.dir.join(ADAPTER_WEIGHTS))?;
                 provenance = provenance.input(format!("{} (adapter)", model.name), weights);
             }
         }

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use super::families;
 use super::fields::Fields;
-use super::gguf::{Gguf, is_gguf};
 use super::names::{FeedForwardNames, HEAD_NORMS, Names, QkvNames};
 use super::rope::Rope;
-use crate::error::{Context, Error, Result};
+use crate::checkpoint::read_config;
+use crate::error::{Error, Result};
 
 /// Architectures (`architectures[0]` of `config.json`) that the decoder implements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,16 +193,7 @@ impl Config {
     /// The file is unreadable or not JSON, the architecture or a setting is not supported, a
     /// field is missing, of the wrong type or out of range (each names file and field).
     pub fn load(dir: &Path) -> Result<Self> {
-        if is_gguf(dir) {
-            return Gguf::open(dir)?.config();
-        }
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).at(&path)?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|error| Error::file(&path, format!("not valid JSON: {error}")))?;
-        let Value::Object(raw) = value else {
-            return Err(Error::file(&path, "expected a JSON object"));
-        };
+        let (raw, path) = read_config(dir)?;
         Self::from_json(raw, &path)
     }
 

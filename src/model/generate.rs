@@ -9,8 +9,8 @@ use super::cache::Cache;
 use super::decoder::Decoder;
 use super::fields::Fields;
 use crate::error::{Context, Error, Result};
+use crate::files::read_json;
 use crate::progress;
-use crate::text::read_json;
 
 /// How a continuation is sampled.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

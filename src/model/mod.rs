@@ -10,8 +10,8 @@
 //!   operations with hand-written backwards.
 //! * [`next_token`] turns hidden states into log-probabilities without ever holding the logits
 //!   of a whole batch, [`predict()`] does so for a set of samples; [`generate()`] samples with a [`Cache`].
-//! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders, and [`locate()`]
-//!   finds them. GGUF files are read as well; a [`Predictor`] reads them, and models that are
+//! * [`Decoder::load`] and [`Decoder::save`] read and write Hugging Face folders
+//!   ([`checkpoint`](crate::checkpoint) knows these). GGUF files are read as well; a [`Predictor`] reads them, and models that are
 //!   larger than memory, layer by layer.
 
 mod attach;
@@ -34,7 +34,6 @@ mod head;
 pub(crate) mod kernels;
 mod layer;
 mod linear;
-mod locate;
 mod logprobs;
 pub mod lora;
 mod names;
@@ -62,15 +61,12 @@ pub use decoder::{Decoder, LoadOptions, Mode, Rotary};
 pub use device::{DeviceMemory, device, device_memory, free_memory};
 pub use draws::Draws;
 pub use generate::{GenerateOptions, generate, generation_stops};
-pub use gguf::{GgufSummary, check_tokens, files as gguf_files, is_gguf, summary as gguf_summary};
 pub(crate) use head::logits;
-pub use locate::{locate, tokenizer_dir};
 pub use logprobs::{NextToken, next_token};
 pub use lora::{Adapters, Lora, LoraSave};
 pub use offload::DEFAULT_OFFLOAD;
 pub use predict::{Predictor, predict};
 pub use rope::{Rope, RopeScaling};
-pub use save::{COMPANIONS, copy_companions};
 pub use stream::Streamed;
 pub use weights::check_weights;
 

@@ -14,14 +14,13 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::decoder::{Decoder, LoadOptions};
 use super::lora::{Adapters, Lora, Module, modules, names};
-use super::save::write_tensors;
-use super::weights::{Shard, wide_float};
+use super::weights::candle;
+use crate::checkpoint::{
+    ADAPTER_CONFIG as CONFIG, ADAPTER_WEIGHTS as WEIGHTS, Checkpoint, FolderRecord, Layout,
+};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
+use crate::tensors::{Dtype, TensorSpec};
 
-/// The settings of an adapter.
-pub(crate) const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of modules.
 const PREFIX: &str = "base_model.model.";
 
@@ -66,34 +65,35 @@ pub(super) fn write(adapters: &Adapters, dir: &Path, base: &Path) -> Result<Fold
     let path = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(&config).at(&path)?;
     std::fs::write(&path, text + "\n").at(&path)?;
-    let tensors: Vec<(String, Vec<usize>)> = adapters
-        .params()
-        .iter()
-        .map(|(name, var)| (format!("{PREFIX}{name}"), var.dims().to_vec()))
-        .collect();
-    let weights = write_tensors(&dir.join(WEIGHTS), &tensors, DType::F32, |name| {
+    let specs = adapters.params().iter().map(|(name, var)| TensorSpec {
+        name: format!("{PREFIX}{name}"),
+        dtype: Dtype::F32,
+        shape: var.dims().to_vec(),
+    });
+    Layout::single(specs.collect(), WEIGHTS)?.write(dir, |TensorSpec { name, .. }| {
         let var = name
             .strip_prefix(PREFIX)
             .and_then(|name| adapters.params().get(name));
-        var.map(Var::as_detached_tensor)
-            .ok_or_else(|| Error::usage(format!("the adapter lacks tensor `{name}`")))
-    })?;
-    let mut record = FolderRecord::default();
-    record.insert(WEIGHTS, weights);
-    Ok(record)
+        let var = var.ok_or_else(|| Error::usage(format!("the adapter lacks tensor `{name}`")))?;
+        let values = var
+            .to_dtype(DType::F32)
+            .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+        let values = values.during(|| format!("reading tensor `{name}`"))?;
+        Ok(bytemuck::cast_slice(&values).to_vec())
+    })
 }
 
 /// Reads the adapters in `dir` for a model of shape `config`.
 fn read(dir: &Path, config: &Config, device: &Device) -> Result<Adapters> {
     let lora = read_config(dir)?;
     let path = dir.join(WEIGHTS);
-    let shard = Shard::open(path.clone())?;
+    let stored = Checkpoint::open(&path)?;
     let known: BTreeMap<String, Module> = modules(config)
         .into_iter()
         .map(|module| (module.name.clone(), module))
         .collect();
     let mut found = BTreeSet::new();
-    for name in shard.tensors.keys() {
+    for name in stored.tensors().map(|info| info.name.as_str()) {
         let module = name.strip_prefix(PREFIX).and_then(|name| {
             let part = |end: &str| name.strip_suffix(end);
             part(".lora_A.weight").or_else(|| part(".lora_B.weight"))
@@ -129,22 +129,24 @@ fn read(dir: &Path, config: &Config, device: &Device) -> Result<Adapters> {
         ];
         for (name, shape) in shapes {
             let full = format!("{PREFIX}{name}");
-            let Some(info) = shard.tensors.get(&full) else {
+            let Some(view) = stored.get(&full) else {
                 return Err(Error::file(&path, format!("lacks tensor `{full}`")));
             };
-            if info.shape != shape {
-                let found = &info.shape;
+            if view.shape != shape {
+                let found = view.shape;
                 return Err(Error::file(
                     &path,
                     format!("tensor `{full}`: expected shape {shape:?}, found {found:?}"),
                 )
                 .remedy(format!("check that `{CONFIG}` belongs to it")));
             }
-            let dtype = wide_float(&path, &full, info.dtype)?;
-            let bytes = shard
-                .bytes(info)
-                .ok_or_else(|| Error::file(&path, format!("tensor `{full}` is damaged")))?;
-            let var = Tensor::from_raw_buffer(bytes, dtype, &shape, &Device::Cpu)
+            let dtype = candle(view.dtype).ok_or_else(|| {
+                let found = view.dtype.safetensors_name();
+                let problem =
+                    format!("tensor `{full}`: expected dtype F16, BF16, F32 or F64, found {found}");
+                Error::file(&path, problem).remedy("8-bit adapters cannot be read")
+            })?;
+            let var = Tensor::from_raw_buffer(view.bytes, dtype, &shape, &Device::Cpu)
                 .and_then(|tensor| tensor.to_dtype(DType::F32)?.to_device(device))
                 .and_then(|tensor| Var::from_tensor(&tensor))
                 .during(|| format!("loading tensor `{full}`"))?;

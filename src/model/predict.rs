@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::batch::{Batch, batches, windows};
 use super::decoder::LoadOptions;
-use super::gguf::is_gguf;
 use super::source::Source;
 use super::stream::Streamed;
 use super::{Config, Decoder, PredictOptions, Predictions, offload};
 use crate::artifact::tokens::SampleTokens;
+use crate::checkpoint::is_gguf;
 use crate::error::{Context, Result};
 use crate::progress;
 

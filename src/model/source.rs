@@ -5,14 +5,17 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
-use memmap2::Mmap;
 
 use super::config::{Config, TensorSpec};
 use super::decoder::LoadOptions;
-use super::gguf::{Gguf, is_gguf};
+use super::gguf::Gguf;
 use super::rope::Rope;
 use super::weights::Weights;
+use crate::checkpoint::is_gguf;
 use crate::error::{Context, Error, Result};
+
+/// All bytes of a tensor.
+const WHOLE: Range<usize> = 0..usize::MAX;
 
 enum Files {
     Safetensors(Weights),
@@ -145,30 +148,26 @@ impl Source {
         specs.iter().map(read).collect()
     }
 
-    fn place(&self, name: &str) -> Option<(&Mmap, Range<usize>)> {
-        match &self.files {
-            Files::Safetensors(weights) => weights.place(name),
-            Files::Gguf(gguf) => gguf.place(&self.config, name).ok(),
-        }
-    }
-
     /// Asks the system to read parameters ahead. Has no effect on results.
     pub fn read_ahead(&self, specs: &[TensorSpec]) {
-        #[cfg(unix)]
-        for (map, place) in specs.iter().filter_map(|spec| self.place(&spec.name)) {
-            let _ = map.advise_range(memmap2::Advice::WillNeed, place.start, place.len());
+        for spec in specs {
+            match &self.files {
+                Files::Safetensors(weights) => weights.checkpoint().read_ahead(&spec.name, WHOLE),
+                Files::Gguf(gguf) => gguf.read_ahead(&self.config, &spec.name),
+            }
         }
     }
 
     /// Drops the pages of parameters from this process; the system may keep them in its cache.
     /// Has no effect on results.
     pub fn release(&self, specs: &[TensorSpec]) {
-        #[cfg(unix)]
-        for (map, place) in specs.iter().filter_map(|spec| self.place(&spec.name)) {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is a read-only view of a file: dropped pages are read from the
-            // file again when they are touched.
-            let _ = unsafe { map.unchecked_advise_range(advice, place.start, place.len()) };
+        for spec in specs {
+            match &self.files {
+                Files::Safetensors(weights) => {
+                    weights.checkpoint().release(&spec.name, WHOLE, false)
+                }
+                Files::Gguf(gguf) => gguf.release(&self.config, &spec.name),
+            }
         }
     }
 }

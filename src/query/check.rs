@@ -69,7 +69,7 @@ impl fmt::Display for Finding {
 /// A folder that cannot be listed; a check whose statement is wrong; the user's wish to stop.
 ///
 /// # Memory
-/// That of reading files ([`verify`](crate::integrity::verify)), then that of the session.
+/// That of reading files ([`verify`](crate::files::verify)), then that of the session.
 pub fn check_run(run: &RunDir, options: &SessionOptions, limit: usize) -> Result<Vec<Finding>> {
     let files = RunFiles::of(run)?;
     if files.is_empty() {

@@ -9,8 +9,9 @@ use rayon::prelude::*;
 
 use super::check::{Finding, Level};
 use crate::artifact::{Artifact, Kind, Part, RunDir, StageRecord};
+use crate::checkpoint::FolderRecord;
 use crate::error::{Context, Error, Result};
-use crate::integrity::{Claim, FolderRecord, verify};
+use crate::files::{Claim, verify};
 use crate::progress::check_interrupt;
 
 /// What a run folder holds, and what is wrong with it as far as that shows without reading rows or

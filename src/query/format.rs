@@ -16,8 +16,8 @@ use parquet::file::properties::WriterProperties;
 
 use super::session::{Params, Session};
 use super::stream::Batches;
-use crate::artifact::atomic::Pending;
 use crate::error::{Context, Error, Result, did_you_mean};
+use crate::files::atomic::Pending;
 
 /// Rows from which the widths of a table's columns are taken.
 const PREVIEW_ROWS: usize = 1000;

@@ -16,6 +16,7 @@ pub use origin::Origin;
 pub use run::RunReport;
 
 use crate::artifact::Kind;
+use crate::checkpoint::{CONFIG, weight_files};
 use crate::error::{Error, Result};
 
 /// What a path is; prints as text and serialises as JSON.
@@ -61,7 +62,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     if artifact::first_part(path)?.is_some() {
         return Ok(Inspection::Artifact(Box::new(artifact::of_folder(path)?)));
     }
-    if path.join("config.json").is_file() || !checkpoint::weight_files(path)?.is_empty() {
+    if path.join(CONFIG).is_file() || !weight_files(path)?.is_empty() {
         return Ok(Inspection::Checkpoint(checkpoint::of_folder(path)?));
     }
     let holds_kinds = Kind::ALL.iter().any(|kind| path.join(kind.name()).is_dir());

@@ -27,8 +27,9 @@ pub use scoreboard::{comparison, scoreboard};
 pub use step::{Item, Status, Step};
 
 pub use crate::artifact::StageRecord as Record;
-use crate::artifact::{Kind, OWNER, RunDir, atomic};
+use crate::artifact::{Kind, OWNER, RunDir};
 use crate::error::{Context, Error, Result};
+use crate::files::atomic;
 use crate::progress::{check_interrupt, note, warn};
 use crate::query::RunFiles;
 use crate::text;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::schema::{ModelSpec, Recipe};
-use crate::artifact::digest;
 use crate::artifact::models::{self, ModelRow};
+use crate::checkpoint::{has_weights, is_gguf, locate, model_digest, tokenizer_dir};
 use crate::error::{Error, Result};
-use crate::model::{Config, check_tokens, check_weights, is_gguf, locate, tokenizer_dir};
-use crate::vocab::Tokenizer;
+use crate::model::{Config, check_weights};
+use crate::vocab::{Tokenizer, check_tokens};
 
 /// A model of the run.
 pub struct Model {
@@ -58,7 +58,7 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             .iter()
             .find(|model| model.tokenizer.vocabulary().digest == tokenizer.vocabulary().digest);
         let vocab = same.map_or_else(|| spec.name.clone(), |model| model.vocab.clone());
-        let has_weights = digest::has_weights(&dir);
+        let has_weights = has_weights(&dir);
         let needed = match models.is_empty() {
             true => pairing,
             false => spec.topk.is_none(),
@@ -93,7 +93,7 @@ impl Model {
     /// Its row of `models`.
     fn row(&self, is_pivot: bool) -> Result<ModelRow> {
         let digest = match self.has_weights {
-            true => digest::model(&self.dir)?,
+            true => model_digest(&self.dir)?,
             false => String::new(),
         };
         Ok(ModelRow {

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use super::step::Item;
-use crate::artifact::{digest, is_part, is_seal};
+use crate::artifact::{is_part, is_seal};
 use crate::error::{Context, Result};
+use crate::files::digest;
 
 /// Puts the parts of the artifact in `from`, and what was recorded of them, into `to`, in the place
 /// of what is there.

@@ -10,10 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::share;
-use crate::artifact::{self, Artifact, Kind, RunDir, StageRecord as Record, atomic, digest};
+use crate::artifact::{self, Artifact, Kind, RunDir, StageRecord as Record};
+use crate::checkpoint::{
+    FolderRecord, adapter_digest, companions_digest, gguf_files, is_gguf, model_digest,
+    tokenizer_digest,
+};
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
-use crate::model::{COMPANIONS, gguf_files, is_gguf};
+use crate::files::{atomic, digest};
 use crate::progress::note;
 
 /// Something that a step reads or writes.
@@ -56,11 +59,11 @@ impl Item {
                 Ok(artifact.map(|artifact| artifact.identity().to_owned()))
             }
             Item::Model(dir) if !dir.join("config.json").exists() && !is_gguf(dir) => Ok(None),
-            Item::Model(dir) => digest::model(dir).map(Some),
-            Item::Tokenizer(dir) => files_digest(dir, &TOKENIZER_FILES).map(Some),
-            Item::Companions(dir) => files_digest(dir, &COMPANIONS).map(Some),
+            Item::Model(dir) => model_digest(dir).map(Some),
+            Item::Tokenizer(dir) => tokenizer_digest(dir).map(Some),
+            Item::Companions(dir) => companions_digest(dir).map(Some),
             Item::Adapter(dir) if !dir.is_dir() => Ok(None),
-            Item::Adapter(dir) => files_digest(dir, &ADAPTER_FILES).map(Some),
+            Item::Adapter(dir) => adapter_digest(dir).map(Some),
             Item::File(path) if !path.exists() => Ok(None),
             Item::File(path) => digest::file(path).map(Some),
         }
@@ -100,30 +103,6 @@ impl Item {
 
 fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.len())
-}
-
-/// Files beside the weights that tokenisation and templates depend on.
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// Files of an adapter's folder that say what it adds.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-
-fn files_digest(dir: &Path, names: &[&str]) -> Result<String> {
-    let mut all = String::new();
-    for name in names {
-        let path = dir.join(name);
-        if path.exists() {
-            all += &format!("{name} {}\n", digest::file(&path)?);
-        }
-    }
-    Ok(digest::text(&all))
 }
 
 /// What a step does, and returns as a line for the user.

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
-use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer, digest};
+use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter, Provenance, Writer};
+use crate::checkpoint::model_digest;
 use crate::error::{Error, Result};
 use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
@@ -240,7 +241,7 @@ impl Opened {
     ) -> Result<Provenance> {
         Ok(Provenance::new(kind)
             .vocabulary(&self.vocabulary.digest)
-            .model(digest::model(&inputs.model)?)
+            .model(model_digest(&inputs.model)?)
             .options(changing)
             .input("tokens", self.tokens.identity())
             .input("transcripts", self.transcripts.identity()))

@@ -15,6 +15,13 @@ pub enum Dtype {
     BF16,
     F8E4M3,
     F8E5M2,
+    F8E8M0,
+    F8E4M3Fnuz,
+    F8E5M2Fnuz,
+    F6E2M3,
+    F6E3M2,
+    F4,
+    C64,
     I64,
     I32,
     I16,
@@ -26,23 +33,31 @@ pub enum Dtype {
     Bool,
 }
 
-/// Every dtype with its safetensors name, its torch name and its bytes per element.
-const NAMES: [(Dtype, &str, &str, usize); 15] = [
-    (Dtype::F64, "F64", "float64", 8),
-    (Dtype::F32, "F32", "float32", 4),
-    (Dtype::F16, "F16", "float16", 2),
-    (Dtype::BF16, "BF16", "bfloat16", 2),
-    (Dtype::F8E4M3, "F8_E4M3", "float8_e4m3fn", 1),
-    (Dtype::F8E5M2, "F8_E5M2", "float8_e5m2", 1),
-    (Dtype::I64, "I64", "int64", 8),
-    (Dtype::I32, "I32", "int32", 4),
-    (Dtype::I16, "I16", "int16", 2),
-    (Dtype::I8, "I8", "int8", 1),
-    (Dtype::U64, "U64", "uint64", 8),
-    (Dtype::U32, "U32", "uint32", 4),
-    (Dtype::U16, "U16", "uint16", 2),
-    (Dtype::U8, "U8", "uint8", 1),
-    (Dtype::Bool, "BOOL", "bool", 1),
+/// Every dtype of the format, in the order of [`Dtype`], with its safetensors name, its torch name
+/// and its bits per element.
+const NAMES: [(Dtype, &str, &str, u64); 22] = [
+    (Dtype::F64, "F64", "float64", 64),
+    (Dtype::F32, "F32", "float32", 32),
+    (Dtype::F16, "F16", "float16", 16),
+    (Dtype::BF16, "BF16", "bfloat16", 16),
+    (Dtype::F8E4M3, "F8_E4M3", "float8_e4m3fn", 8),
+    (Dtype::F8E5M2, "F8_E5M2", "float8_e5m2", 8),
+    (Dtype::F8E8M0, "F8_E8M0", "float8_e8m0fnu", 8),
+    (Dtype::F8E4M3Fnuz, "F8_E4M3FNUZ", "float8_e4m3fnuz", 8),
+    (Dtype::F8E5M2Fnuz, "F8_E5M2FNUZ", "float8_e5m2fnuz", 8),
+    (Dtype::F6E2M3, "F6_E2M3", "float6_e2m3fn", 6),
+    (Dtype::F6E3M2, "F6_E3M2", "float6_e3m2fn", 6),
+    (Dtype::F4, "F4", "float4_e2m1fn_x2", 4),
+    (Dtype::C64, "C64", "complex64", 64),
+    (Dtype::I64, "I64", "int64", 64),
+    (Dtype::I32, "I32", "int32", 32),
+    (Dtype::I16, "I16", "int16", 16),
+    (Dtype::I8, "I8", "int8", 8),
+    (Dtype::U64, "U64", "uint64", 64),
+    (Dtype::U32, "U32", "uint32", 32),
+    (Dtype::U16, "U16", "uint16", 16),
+    (Dtype::U8, "U8", "uint8", 8),
+    (Dtype::Bool, "BOOL", "bool", 8),
 ];
 
 impl Dtype {
@@ -65,11 +80,8 @@ impl Dtype {
         }
     }
 
-    fn row(self) -> (Dtype, &'static str, &'static str, usize) {
-        NAMES
-            .into_iter()
-            .find(|row| row.0 == self)
-            .unwrap_or(NAMES[1])
+    fn row(self) -> (Dtype, &'static str, &'static str, u64) {
+        NAMES[self as usize]
     }
 
     /// The name in a safetensors header.
@@ -82,14 +94,26 @@ impl Dtype {
         self.row().2
     }
 
-    /// Bytes per element.
+    /// Bytes per element; 0 where several share a byte.
     pub fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
-            Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
+        (self.row().3 / 8) as usize
+    }
+
+    /// Bytes of so many elements; `None` if they are no whole bytes, or too many to count.
+    pub fn checked_bytes(self, elements: u64) -> Option<u64> {
+        let bits = self.row().3;
+        match bits % 8 {
+            0 => elements.checked_mul(bits / 8),
+            _ => elements
+                .checked_mul(bits)
+                .filter(|bits| bits % 8 == 0)
+                .map(|bits| bits / 8),
         }
+    }
+
+    /// Bytes of so many elements of a tensor that there is.
+    pub fn bytes(self, elements: u64) -> u64 {
+        self.checked_bytes(elements).unwrap_or(u64::MAX)
     }
 
     /// Whether [`Dtype::decode`] reads it.
@@ -98,6 +122,11 @@ impl Dtype {
             self,
             Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2
         )
+    }
+
+    /// Whether checkpoints of it are read: floats that are decoded, integers that are copied.
+    pub fn is_read(self) -> bool {
+        (self as usize) < Self::F8E8M0 as usize || (self as usize) > Self::C64 as usize
     }
 
     /// Whether it is a float of 8 bits, which may have scales ([`ScaleMap`](super::ScaleMap)).
@@ -305,6 +334,17 @@ const fn f8_table(mantissa_bits: u32, bias: u32) -> [f32; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_dtype_has_its_row() {
+        for (at, row) in NAMES.iter().enumerate() {
+            assert_eq!(row.0 as usize, at);
+            assert_eq!(Dtype::from_safetensors(row.1), Some(row.0));
+        }
+        assert_eq!(Dtype::Bool as usize + 1, NAMES.len());
+        assert_eq!(Dtype::F4.checked_bytes(3), None);
+        assert_eq!((Dtype::F6E2M3.bytes(4), Dtype::C64.bytes(2)), (3, 16));
+    }
 
     #[test]
     fn bf16_rounds_as_the_half_crate_does() {

@@ -6,15 +6,20 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// Longest header that is read: 100 MB, as in the format's own implementation.
-pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Longest name of a tensor, in bytes, and most dimensions: real ones are far below, and messages
 /// stay readable.
 const MAX_NAME: usize = 1024;
@@ -33,6 +38,41 @@ pub struct TensorInfo {
     pub begin: usize,
     /// One past the last byte.
     pub end: usize,
+}
+
+impl TensorInfo {
+    /// Where some of its bytes begin in the file, and how many of them there are.
+    pub(crate) fn part(&self, bytes: Range<usize>) -> (usize, usize) {
+        let length = self.end - self.begin;
+        let begin = bytes.start.min(length);
+        (
+            self.begin + begin,
+            bytes.end.min(length).saturating_sub(begin),
+        )
+    }
+}
+
+/// A tensor that will be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The tensor's name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// How many bytes its data take.
+    pub fn bytes(&self) -> u64 {
+        self.dtype.bytes(self.elements() as u64)
+    }
 }
 
 /// The checked header of one file; tensors in the order of their data.
@@ -73,7 +113,7 @@ impl<'de> serde::Deserialize<'de> for RawHeader {
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     let entry = if name == "__metadata__" {
-                        RawEntry::Metadata(map.next_value::<Pairs>()?.0)
+                        RawEntry::Metadata(map.next_value::<Pairs<String>>()?.0)
                     } else {
                         RawEntry::Tensor(map.next_value()?)
                     };
@@ -86,23 +126,23 @@ impl<'de> serde::Deserialize<'de> for RawHeader {
     }
 }
 
-/// An object of strings, in order; a repeated key is an error.
-pub(super) struct Pairs(pub Vec<(String, String)>);
+/// An object, in order; a repeated key is an error.
+pub(crate) struct Pairs<V>(pub Vec<(String, V)>);
 
-impl<'de> serde::Deserialize<'de> for Pairs {
+impl<'de, V: serde::Deserialize<'de>> serde::Deserialize<'de> for Pairs<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Strings;
-        impl<'de> Visitor<'de> for Strings {
-            type Value = Pairs;
+        struct Entries<V>(PhantomData<V>);
+        impl<'de, V: serde::Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = Pairs<V>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
+                f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<V>, A::Error> {
                 let mut pairs = Vec::new();
                 let mut seen = HashSet::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                while let Some((key, value)) = map.next_entry::<String, V>()? {
                     if !seen.insert(key.clone()) {
                         let shown = key.escape_debug().take(MAX_NAME).collect::<String>();
                         return Err(A::Error::custom(format!("`{shown}` occurs twice")));
@@ -112,7 +152,7 @@ impl<'de> serde::Deserialize<'de> for Pairs {
                 Ok(Pairs(pairs))
             }
         }
-        deserializer.deserialize_map(Strings)
+        deserializer.deserialize_map(Entries(PhantomData))
     }
 }
 
@@ -129,12 +169,63 @@ impl Header {
         Self::parse_start(file, bytes, bytes.len() as u64)
     }
 
-    /// The same for a file of `total` bytes whose first ones, with the whole header, are `bytes`.
+    /// Reads the header of `file`, found at `path`, from its first byte on; returns its bytes as
+    /// well, with the length field. The file's place is then the first byte of the data.
     ///
     /// # Errors
     ///
-    /// As [`Header::parse`].
-    pub(crate) fn parse_start(file: &Path, bytes: &[u8], total: u64) -> Result<Self> {
+    /// As [`Header::parse`]; a failed read.
+    pub fn read(path: &Path, file: &mut File) -> Result<(Self, Vec<u8>)> {
+        let total = file.metadata().at(path)?.len();
+        let mut bytes = Vec::new();
+        file.by_ref().take(8).read_to_end(&mut bytes).at(path)?;
+        if let Some((length, _)) = bytes.split_first_chunk() {
+            // What claims to be longer is refused unread.
+            let length = Some(u64::from_le_bytes(*length)).filter(|n| *n <= MAX_HEADER_BYTES);
+            file.take(length.unwrap_or(0))
+                .read_to_end(&mut bytes)
+                .at(path)?;
+        }
+        Ok((Self::parse_start(path, &bytes, total)?, bytes))
+    }
+
+    /// The header of a file of these tensors, with its length field and padded to 8 bytes, and the
+    /// bytes of the data.
+    pub fn encode<'a>(
+        metadata: &[(&str, &str)],
+        tensors: impl IntoIterator<Item = &'a TensorSpec>,
+    ) -> (Vec<u8>, u64) {
+        let metadata = metadata
+            .iter()
+            .map(|(key, text)| ((*key).into(), (*text).into()));
+        let mut entries = serde_json::Map::new();
+        entries.insert("__metadata__".into(), Value::Object(metadata.collect()));
+        let mut offset = 0;
+        for tensor in tensors {
+            let end = offset + tensor.bytes();
+            let entry = serde_json::json!({
+                "dtype": tensor.dtype.safetensors_name(),
+                "shape": tensor.shape,
+                "data_offsets": [offset, end],
+            });
+            entries.insert(tensor.name.clone(), entry);
+            offset = end;
+        }
+        let mut json = Value::Object(entries).to_string().into_bytes();
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.append(&mut json);
+        (bytes, offset)
+    }
+
+    /// A text of the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let found = self.metadata.iter().find(|(name, _)| name == key);
+        found.map(|(_, text)| text.as_str())
+    }
+
+    /// [`Header::parse`] of a file of `total` bytes that begins with `bytes`.
+    fn parse_start(file: &Path, bytes: &[u8], total: u64) -> Result<Self> {
         let bad = |problem: String| {
             Error::file(file, problem).remedy("the file is damaged or incomplete; copy it again")
         };
@@ -197,7 +288,8 @@ impl Header {
             let size = tensor
                 .shape
                 .iter()
-                .try_fold(dtype.size() as u64, |size, dim| size.checked_mul(*dim))
+                .try_fold(1u64, |elements, dim| elements.checked_mul(*dim))
+                .and_then(|elements| dtype.checked_bytes(elements))
                 .filter(|size| *size <= isize::MAX as u64)
                 .ok_or_else(|| at(format!("the shape {:?} overflows", tensor.shape)))?;
             let (begin, end) = tensor.data_offsets;

@@ -1,28 +1,26 @@
-//! Checkpoints on disk: Hugging Face folders of safetensors files.
+//! Tensors as safetensors files hold them.
 //!
-//! Reading: [`Checkpoint::open`] maps a single `model.safetensors` or the shards of a
-//! `model.safetensors.index.json` and checks every header once; afterwards a [`View`] is a
-//! slice of the map, and [`Elements::read`] turns any range of it into `f32`. Nothing is held
-//! in memory beyond the headers (about 200 bytes per tensor).
+//! [`Header`] is the header of one file, checked before any tensor is touched; [`Dtype`] decodes
+//! elements to `f32` and encodes them; a [`View`] is a tensor's bytes with their meaning, and
+//! [`Elements::read`] turns any range of it into `f32`.
 //!
 //! Weights of 8 bits are read together with their scales: [`ScaleMap`] finds these, and
 //! [`Scales`] multiplies what was read by them.
 //!
-//! Writing: [`Layout`] computes shards, headers and offsets before the first byte, and
-//! [`CheckpointWriter`] writes bytes at their final place, in any order and from any thread.
+//! This room knows no folders ([`checkpoint`](crate::checkpoint) does) and needs nothing of the
+//! others but their errors, so that it is fuzzed alone.
 
-mod checkpoint;
 mod dtype;
+mod elements;
 mod header;
 mod scales;
 pub(crate) mod simd;
-mod writer;
 
-pub use checkpoint::{Checkpoint, Elements, View};
 pub use dtype::Dtype;
-pub use header::{Header, MAX_HEADER_BYTES, TensorInfo};
+pub use elements::{Elements, View};
+pub(crate) use header::Pairs;
+pub use header::{Header, TensorInfo, TensorSpec};
 pub use scales::{Grid, Quantisation, ScaleMap, Scales, Stored};
-pub use writer::{CheckpointWriter, Layout, TensorSpec};
 
 #[cfg(test)]
 pub(crate) mod tests;

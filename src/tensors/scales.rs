@@ -16,6 +16,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::dtype::Dtype;
+use super::header::TensorInfo;
 use crate::error::{Error, Result};
 
 /// What `quantization_config` says about the weights.
@@ -182,10 +183,20 @@ impl Scales {
 pub struct Stored<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its element type, if it is one that is known.
-    pub dtype: Option<Dtype>,
+    /// Its element type.
+    pub dtype: Dtype,
     /// Its dimensions.
     pub shape: &'a [usize],
+}
+
+impl<'a> From<&'a TensorInfo> for Stored<'a> {
+    fn from(info: &'a TensorInfo) -> Self {
+        Self {
+            name: &info.name,
+            dtype: info.dtype,
+            shape: &info.shape,
+        }
+    }
 }
 
 /// Which tensors of a checkpoint are scales, and of what.
@@ -229,7 +240,7 @@ impl ScaleMap {
         let blocks = quantisation.map_or(&[][..], |quantisation| &quantisation.blocks);
         let mut map = Self::default();
         for tensor in tensors {
-            if !tensor.dtype.is_some_and(Dtype::is_f8) {
+            if !tensor.dtype.is_f8() {
                 continue;
             }
             let name = tensor.name;
@@ -249,12 +260,10 @@ impl ScaleMap {
                 }
                 continue;
             };
-            let float = scales
-                .dtype
-                .is_some_and(|dtype| dtype.is_float() && !dtype.is_f8());
+            let float = scales.dtype.is_float() && !scales.dtype.is_f8();
             let grid = Grid::fit(tensor.shape, scales.shape, blocks);
             let (true, Some(grid)) = (float, grid) else {
-                let dtype = scales.dtype.map_or("unknown", Dtype::torch_name);
+                let dtype = scales.dtype.torch_name();
                 return Err(Error::file(
                     dir,
                     format!(
@@ -404,16 +413,16 @@ mod tests {
 
     #[test]
     fn scales_are_found_by_name() {
-        let f8 = Some(Dtype::F8E4M3);
+        let f8 = Dtype::F8E4M3;
         let stored = |name, dtype, shape| Stored { name, dtype, shape };
         let tensors = [
             stored("a.weight", f8, &[3, 5][..]),
-            stored("a.weight_scale_inv", Some(Dtype::BF16), &[2, 3]),
-            stored("a.input_scale", Some(Dtype::F32), &[]),
+            stored("a.weight_scale_inv", Dtype::BF16, &[2, 3]),
+            stored("a.input_scale", Dtype::F32, &[]),
             stored("b.weight", f8, &[4, 4]),
-            stored("b.weight_scale", Some(Dtype::F32), &[4, 1]),
-            stored("c.weight", Some(Dtype::BF16), &[4]),
-            stored("attn.k_scale", Some(Dtype::F32), &[]),
+            stored("b.weight_scale", Dtype::F32, &[4, 1]),
+            stored("c.weight", Dtype::BF16, &[4]),
+            stored("attn.k_scale", Dtype::F32, &[]),
         ];
         let fp8 = Quantisation {
             method: "fp8".into(),
@@ -441,10 +450,7 @@ mod tests {
         );
         // Without a promise they are plain numbers.
         assert!(map(&tensors[3..4], None).unwrap().is_empty());
-        let integers = [
-            tensors[3],
-            stored("b.weight_scale", Some(Dtype::I32), &[4, 1]),
-        ];
+        let integers = [tensors[3], stored("b.weight_scale", Dtype::I32, &[4, 1])];
         assert!(map(&integers, None).is_err());
     }
 }

@@ -1,25 +1,4 @@
-//! JSON as files hold it and as chat templates write it.
-
-use std::path::Path;
-
-use serde_json::Value;
-
-use crate::error::{Error, Result};
-
-/// Reads a JSON file; none if there is no such file.
-///
-/// # Errors
-/// An unreadable file, invalid JSON (with line and column).
-pub fn read_json(path: &Path) -> Result<Option<Value>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, error)),
-    };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| Error::file(path, format!("no valid JSON: {error}")))
-}
+//! JSON as chat templates write it.
 
 /// A finite float as Python writes it: `1.0`, `0.1`, `1e-07`, `1e+22`.
 pub(super) fn float(value: f64) -> String {

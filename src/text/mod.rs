@@ -17,7 +17,6 @@ mod transcript;
 mod turns;
 
 pub use chat::{Chat, Message};
-pub use json::read_json;
 pub(crate) use records::stored_json;
 pub use records::{
     Bad, BadReason, Fields, Format, Notes, Numbers, Owner, RawRecord, Reading, Record, Records,

@@ -26,10 +26,11 @@ use serde::{Deserialize, Serialize};
 
 use super::optim::{AdamW, Saved};
 use super::order::Position;
-use super::state_file::{Entry, StateReader, StateWriter};
+use super::state_file::{StateReader, StateWriter};
 use super::steps::StepRow;
 use crate::artifact::Provenance;
 use crate::error::{Context, Error, Result};
+use crate::tensors::{Dtype, TensorSpec};
 
 const STEPS: &str = "steps";
 
@@ -86,10 +87,10 @@ impl Checkpoint {
         progress: &Progress,
     ) -> Result<()> {
         let header = self.header(optimiser.steps(), progress.position)?;
-        let mut entries = vec![Entry {
+        let mut entries = vec![TensorSpec {
             name: STEPS.to_owned(),
+            dtype: Dtype::F64,
             shape: vec![progress.steps.len(), StepRow::WIDTH],
-            double: true,
         }];
         for (name, var) in params {
             let kinds = ["weights", "first", "second"];
@@ -151,7 +152,7 @@ impl Checkpoint {
         step: u64,
     ) -> Result<()> {
         let header = self.header(optimiser.steps(), Position::default())?;
-        let entries: Vec<Entry> = params
+        let entries: Vec<TensorSpec> = params
             .iter()
             .map(|(name, var)| entry("weights", name, var))
             .collect();
@@ -254,10 +255,10 @@ impl Checkpoint {
     }
 }
 
-fn entry(kind: &str, name: &str, var: &Var) -> Entry {
-    Entry {
+fn entry(kind: &str, name: &str, var: &Var) -> TensorSpec {
+    TensorSpec {
         name: format!("{kind}/{name}"),
+        dtype: Dtype::F32,
         shape: var.dims().to_vec(),
-        double: false,
     }
 }

@@ -19,9 +19,11 @@ use super::workers::Workers;
 use super::{
     Checkpointing, Init, Method, MicroBatchTokens, TrainInputs, TrainOptions, TrainSummary,
 };
-use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer, digest};
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
+use crate::checkpoint::{Target, model_digest};
 use crate::error::{Error, Result};
-use crate::model::{Adapters, Config, Decoder, LoadOptions, Mode, free_memory, lora};
+use crate::files::digest;
+use crate::model::{Adapters, Config, Decoder, LoadOptions, LoraSave, Mode, free_memory, lora};
 use crate::progress;
 use crate::vocab::Tokenizer;
 
@@ -34,7 +36,7 @@ const SIDE_BY_SIDE: u64 = 100_000_000;
 /// Unreadable inputs.
 pub fn provenance(inputs: &TrainInputs, options: &TrainOptions) -> Result<Provenance> {
     let pivot = match &inputs.pivot {
-        Init::Model(dir) => digest::model(dir)?,
+        Init::Model(dir) => model_digest(dir)?,
         Init::Random { config, .. } => {
             let config = serde_json::Value::Object(config.clone());
             digest::text(&format!("random {config}"))
@@ -98,6 +100,8 @@ pub(super) fn run_with(
     }
     let provenance = provenance(inputs, options)?;
     let checkpoint = Checkpoint::new(&inputs.out, provenance.clone());
+    let target = Target::look(&inputs.out, inputs.overwrite)?;
+    let place = target.begin("train")?;
     prepare_outputs(inputs, &checkpoint, &provenance)?;
 
     let (config, folder) = match &inputs.pivot {
@@ -227,10 +231,11 @@ pub(super) fn run_with(
         ));
     }
     let dtype = options.dtype.dtype();
-    match options.method {
-        Method::Full => decoder.save(&inputs.out, folder, dtype)?,
-        Method::Lora => decoder.save_lora(&inputs.out, folder, dtype, options.lora.save)?,
-    }
+    let what = match options.method {
+        Method::Full => LoraSave::Merged,
+        Method::Lora => options.lora.save,
+    };
+    decoder.publish(place, folder, dtype, what)?;
     let writer = Writer::create(&inputs.steps_out, provenance, Existing::Replace)?;
     let mut part = writer.part(PartInfo::ONLY)?;
     part.write(&steps::to_batch(&rows)?)?;

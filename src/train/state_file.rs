@@ -6,25 +6,13 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
-
-use crate::artifact::atomic::Pending;
 use crate::error::{Context, Error, Result};
-use crate::integrity::{Hashing, hex};
-
-/// Largest header that is read: far above that of any model.
-const MAX_HEADER: u64 = 64 << 20;
+use crate::files::atomic::Pending;
+use crate::files::{Hashing, hex};
+use crate::tensors::{Header, TensorInfo, TensorSpec};
 
 /// What stands for the digest while it is taken.
 const NO_DIGEST: &str = "00000000000000000000000000000000";
-
-/// One tensor.
-pub(super) struct Entry {
-    pub name: String,
-    pub shape: Vec<usize>,
-    /// f64 rather than f32.
-    pub double: bool,
-}
 
 /// A file under way.
 pub(super) struct StateWriter {
@@ -36,34 +24,18 @@ pub(super) struct StateWriter {
 }
 
 impl StateWriter {
-    /// Begins a file of `entries`, whose numbers must then be written in this order.
-    pub fn create(path: &Path, metadata: &str, entries: &[Entry]) -> Result<Self> {
-        let mut tensors = Map::new();
-        let metadata = json!({ "digest": NO_DIGEST, "fuselm": metadata });
-        tensors.insert("__metadata__".to_owned(), metadata);
-        let mut end = 0;
-        for entry in entries {
-            let (dtype, width) = if entry.double { ("F64", 8) } else { ("F32", 4) };
-            let begin = end;
-            end += entry.shape.iter().product::<usize>() * width;
-            tensors.insert(
-                entry.name.clone(),
-                json!({ "dtype": dtype, "shape": entry.shape, "data_offsets": [begin, end] }),
-            );
-        }
-        let mut text = Value::Object(tensors).to_string();
-        // The format wants the data to begin at a multiple of 8.
-        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
-        let place = 8 + text.find(NO_DIGEST).unwrap_or(0) as u64;
+    /// Begins a file of `tensors`, whose numbers must then be written in this order.
+    pub fn create(path: &Path, metadata: &str, tensors: &[TensorSpec]) -> Result<Self> {
+        let metadata = [("digest", NO_DIGEST), ("fuselm", metadata)];
+        let (header, _) = Header::encode(&metadata, tensors);
         let (pending, file) = Pending::create(path)?;
         let mut writer = Self {
             path: path.to_path_buf(),
             pending,
             writer: Hashing::new(BufWriter::with_capacity(1 << 20, file)),
-            place,
+            place: find(&header, NO_DIGEST).unwrap_or(0) as u64,
         };
-        writer.write(&(text.len() as u64).to_le_bytes())?;
-        writer.write(text.as_bytes())?;
+        writer.write(&header)?;
         Ok(writer)
     }
 
@@ -102,7 +74,7 @@ impl StateWriter {
 pub(super) struct StateReader {
     path: PathBuf,
     reader: BufReader<File>,
-    tensors: Map<String, Value>,
+    header: Header,
     metadata: String,
     /// Of what was read so far.
     hasher: blake3::Hasher,
@@ -116,61 +88,34 @@ impl StateReader {
     /// # Errors
     /// It is damaged: no header, or another size than its header says.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        let file = match File::open(path) {
+        let mut file = match File::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(path, e)),
         };
-        let size = file.metadata().at(path)?.len();
-        let mut state = Self {
+        let (header, mut bytes) = Header::read(path, &mut file).map_err(|error| match error {
+            Error::Input { problem, .. } => damaged(path, &problem),
+            other => other,
+        })?;
+        let Some(metadata) = header.metadata("fuselm").map(str::to_owned) else {
+            return Err(damaged(path, "no metadata `fuselm`"));
+        };
+        let digest = header.metadata("digest").map(str::to_owned);
+        if let Some(digest) = digest.as_ref().filter(|d| d.len() == NO_DIGEST.len())
+            && let Some(place) = find(&bytes, digest)
+        {
+            bytes[place..place + digest.len()].copy_from_slice(NO_DIGEST.as_bytes());
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes);
+        Ok(Some(Self {
             path: path.to_path_buf(),
             reader: BufReader::with_capacity(1 << 20, file),
-            tensors: Map::new(),
-            metadata: String::new(),
-            hasher: blake3::Hasher::new(),
-            digest: None,
-        };
-        let mut length = [0; 8];
-        if state.reader.read_exact(&mut length).is_err() {
-            return Err(state.damaged("no header"));
-        }
-        state.hasher.update(&length);
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER.min(size.saturating_sub(8)) {
-            return Err(state.damaged("no valid header"));
-        }
-        let mut text = vec![0; length as usize];
-        state.reader.read_exact(&mut text).at(path)?;
-        state.tensors = serde_json::from_slice(&text).map_err(|e| state.damaged(&e.to_string()))?;
-        // Every tensor is given by its last byte; the data ends where the last tensor does.
-        let end = state
-            .tensors
-            .values()
-            .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
-            .max()
-            .unwrap_or(0);
-        if (8 + length).checked_add(end) != Some(size) {
-            return Err(state.damaged("it has another size than its header says"));
-        }
-        let metadata = state.tensors.get("__metadata__");
-        let digest = metadata.and_then(|metadata| metadata.get("digest")?.as_str());
-        let digest = digest.map(str::to_owned);
-        match metadata.and_then(|metadata| metadata.get("fuselm")?.as_str()) {
-            Some(metadata) => state.metadata = metadata.to_owned(),
-            None => return Err(state.damaged("no metadata `fuselm`")),
-        }
-        if let Some(digest) = digest {
-            // The first place where it can stand.
-            let place = text
-                .windows(digest.len())
-                .position(|at| at == digest.as_bytes());
-            if let Some(place) = place.filter(|_| digest.len() == NO_DIGEST.len()) {
-                text[place..place + digest.len()].copy_from_slice(NO_DIGEST.as_bytes());
-            }
-            state.digest = Some(digest);
-        }
-        state.hasher.update(&text);
-        Ok(Some(state))
+            header,
+            metadata,
+            hasher,
+            digest,
+        }))
     }
 
     /// The JSON text given to [`StateWriter::create`].
@@ -180,17 +125,23 @@ impl StateReader {
 
     /// First dimension of a tensor.
     pub fn rows(&self, tensor: &str) -> Result<u64> {
-        let shape = self.tensors.get(tensor).and_then(|t| t.get("shape"));
-        let rows = shape.and_then(|shape| shape.get(0)?.as_u64());
-        rows.ok_or_else(|| self.damaged(&format!("no tensor `{tensor}`")))
+        let rows = self.tensor(tensor)?.shape.first();
+        rows.map(|rows| *rows as u64)
+            .ok_or_else(|| self.damaged(&format!("no rows in tensor `{tensor}`")))
     }
 
     /// Fails unless there is a tensor of this name.
     pub fn check_has(&self, tensor: &str) -> Result<()> {
-        match self.tensors.contains_key(tensor) {
-            true => Ok(()),
-            false => Err(self.damaged(&format!("no tensor `{tensor}`"))),
-        }
+        self.tensor(tensor).map(drop)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        let found = self
+            .header
+            .tensors
+            .iter()
+            .find(|tensor| tensor.name == name);
+        found.ok_or_else(|| self.damaged(&format!("no tensor `{name}`")))
     }
 
     /// The next `count` numbers.
@@ -233,7 +184,18 @@ impl StateReader {
 
     /// The error for a file that is not what it should be.
     pub fn damaged(&self, what: &str) -> Error {
-        Error::damaged(&self.path, format!("the training state is damaged: {what}"))
-            .remedy("remove the folder it is in to start the training anew")
+        damaged(&self.path, what)
     }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::damaged(path, format!("the training state is damaged: {what}"))
+        .remedy("remove the folder it is in to start the training anew")
+}
+
+/// The first place of `text` in `bytes`.
+fn find(bytes: &[u8], text: &str) -> Option<usize> {
+    bytes
+        .windows(text.len())
+        .position(|at| at == text.as_bytes())
 }

@@ -9,6 +9,7 @@
 
 pub(crate) mod edits;
 mod first;
+mod gguf;
 mod listing;
 mod literal;
 mod load;
@@ -26,6 +27,7 @@ mod trace;
 mod transcripts;
 
 pub use edits::distance;
+pub use gguf::check_tokens;
 pub use literal::SpecialTokens;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use transcripts::TokenRow;

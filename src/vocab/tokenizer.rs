@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tokenizers::{Decoder, Model};
 
 use super::first::MidText;
+use super::gguf::check_tokens;
 use super::literal::Literal;
 use super::normal::{self, Stretch};
 use super::pieces::{Growth, Scheme};
 use super::trace::{Trace, Tracer};
 use super::{Kind, Role, Vocabulary, spans};
+use crate::checkpoint::tokenizer_dir;
 use crate::error::{Context, Error, Result};
-use crate::model::{check_tokens, tokenizer_dir};
 use crate::text::ChatTemplate;
 
 /// A text as tokens.

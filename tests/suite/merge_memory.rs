@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fuselm::tensors::{CheckpointWriter, Dtype, Layout, TensorSpec};
+use fuselm::checkpoint::{CheckpointWriter, Layout};
+use fuselm::tensors::{Dtype, TensorSpec};
 
 /// Most anonymous memory that a merge may take.
 const LIMIT: u64 = 300_000_000;

@@ -208,7 +208,14 @@ fn is_leftover(path: &Path) -> bool {
     path.components().any(|part| {
         let name = part.as_os_str().to_string_lossy();
         // The temporary folder itself is called `.tmp…`.
-        let unfinished = [".partial", ".old", ".state", ".merging", "merge-journal"];
+        let unfinished = [
+            ".partial",
+            ".old",
+            ".state",
+            ".merging",
+            ".lock",
+            "merge-journal",
+        ];
         name.contains(".tmp-") || unfinished.iter().any(|word| name.contains(word))
     })
 }

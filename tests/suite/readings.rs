@@ -1,6 +1,6 @@
 //! Projection keeps the source's likelihood of a text, for every pair of real tokenizers.
 
-use fuselm::vocab::SpecialTokens;
+use fuselm::vocab::{SpecialTokens, Tokenizer};
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +11,6 @@ use fuselm::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use fuselm::mapping::{self, MapInputs, MapOptions};
 use fuselm::project::{self, ProjectInputs, ProjectOptions, Short};
 use fuselm::text::{SampleTranscript, Transcript, transcripts_to_batch};
-use fuselm::vocab::Tokenizer;
 
 use super::program::shared;
 

@@ -22,7 +22,7 @@ impl fmt::Display for Plan {
         if let Some(base) = &self.config.base_model {
             writeln!(f, "base        {base}")?;
         }
-        writeln!(f, "output      {}", self.out.display())?;
+        writeln!(f, "output      {}", self.target.out().display())?;
         writeln!(
             f,
             "tensors     {} in {} file(s)",

@@ -36,15 +36,16 @@ use super::config::MergeConfig;
 use super::fingerprint::{Written, fingerprint, written};
 use super::inputs::{Model, Pages};
 use super::vocabulary::{Files, describe, differences, prepare};
+use crate::checkpoint::{Layout, Target};
 use crate::error::Result;
 use crate::memory::free_memory;
-use crate::tensors::{Layout, TensorSpec};
+use crate::tensors::TensorSpec;
 
 /// A merge that is ready to run: inputs open and checked, output laid out.
 pub struct Plan {
     pub(super) config: MergeConfig,
     pub(super) options: MergeOptions,
-    pub(super) out: PathBuf,
+    pub(super) target: Target,
     pub(super) models: Vec<Model>,
     pub(super) matched: Matched,
     pub(super) layout: Layout,
@@ -74,7 +75,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
-    check_output(&models, out, options.force)?;
+    let target = check_output(&models, out, options.force)?;
     let vocabulary = prepare(config, &models, reference(config, &models)?)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
@@ -96,7 +97,7 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     Ok(Plan {
         config: config.clone(),
         options: options.clone(),
-        out: out.to_path_buf(),
+        target,
         layout,
         fingerprint,
         written: written(&models)?,
@@ -136,9 +137,7 @@ fn summarise(mut summary: Vec<String>, matched: &Matched, models: &[Model]) -> V
 impl Plan {
     /// The folder beside the output in which the merge is put together.
     pub(super) fn workplace(&self) -> PathBuf {
-        let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
-        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-        absolute.with_file_name(format!(".{name}.merging"))
+        self.target.beside("merging")
     }
 
     /// Tells the system what becomes of the pages of a tensor's inputs.

@@ -10,7 +10,7 @@ use crate::units::Bytes;
 impl Plan {
     /// Free bytes where the output will be, if the system says.
     pub(super) fn free_space(&self) -> Option<u64> {
-        free_bytes(&existing_ancestor(&self.out))
+        free_bytes(&existing_ancestor(self.target.out()))
     }
 
     /// Checks that the output fits on the disk.
@@ -27,7 +27,7 @@ impl Plan {
         let needed = self.bytes_written().saturating_sub(there);
         match self.free_space() {
             Some(free) if free < needed => Err(Error::file(
-                &self.out,
+                self.target.out(),
                 format!(
                     "the merged model takes {}, {} are free",
                     Bytes(needed),

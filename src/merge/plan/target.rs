@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Context, Error, Result};
+use crate::checkpoint::{CONFIG, Target};
+use crate::error::{Error, Result};
 use crate::merge::inputs::{Model, existing_ancestor};
 
 /// Checks that the output folder may be written to.
@@ -11,7 +12,7 @@ use crate::merge::inputs::{Model, existing_ancestor};
 ///
 /// A folder that lies inside an input or contains one, a file, a folder that is not empty (with
 /// `force`: that is no model folder).
-pub fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
+pub fn check_output(models: &[Model], out: &Path, force: bool) -> Result<Target> {
     let place = existing_ancestor(out);
     let exists = out.exists();
     let folders = models.iter().flat_map(|model| {
@@ -35,18 +36,8 @@ pub fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
             return refused("contains", folder);
         }
     }
-    // Not a folder: a file, or a link to nothing.
-    if !out.is_dir() && out.symlink_metadata().is_ok() {
-        return Err(
-            Error::usage(format!("the output `{}` is a file", out.display()))
-                .remedy("give the path of a folder"),
-        );
-    }
-    if out.file_name().is_none() {
-        let problem = format!("the output `{}` has no name of its own", out.display());
-        return Err(Error::usage(problem).remedy("give the path of a folder"));
-    }
-    if exists && std::fs::read_dir(out).at(out)?.next().is_some() {
+    let target = Target::look(out, force)?;
+    if target.is_taken() {
         let problem =
             |what: &str| Error::usage(format!("the output folder `{}` is {what}", out.display()));
         if !force {
@@ -54,12 +45,12 @@ pub fn check_output(models: &[Model], out: &Path, force: bool) -> Result<()> {
                 problem("not empty").remedy("choose another one, or replace it with `--force`")
             );
         }
-        if !out.join("config.json").is_file() {
+        if !target.holds(CONFIG) {
             return Err(
                 problem("no model folder (it has no config.json) and is not replaced")
                     .remedy("choose another one, or remove it yourself"),
             );
         }
     }
-    Ok(())
+    Ok(target)
 }

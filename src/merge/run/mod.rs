@@ -3,7 +3,6 @@
 mod report;
 mod tensor;
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -18,10 +17,9 @@ use super::inputs::Pages;
 use super::journal::{Done, JOURNAL, Journal};
 use super::output::write_companions;
 use super::plan::{Plan, SMALL};
+use crate::checkpoint::CheckpointWriter;
 use crate::error::{Context, Error, Result};
-use crate::integrity::FolderRecord;
 use crate::progress::{Bar, check_interrupt};
-use crate::tensors::CheckpointWriter;
 
 /// Carries out a plan: the output folder appears complete, or not at all. A run that was killed
 /// is continued at the tensor where it stopped.
@@ -30,7 +28,8 @@ use crate::tensors::CheckpointWriter;
 ///
 /// Too little free space for the output, failed reads and writes, and the user's wish to stop:
 /// what is complete is kept beside the output for the next run. Numbers that are infinite or NaN in
-/// an input, results that the output's dtype does not hold, inputs that changed meanwhile.
+/// an input, results that the output's dtype does not hold, inputs that changed meanwhile, an output
+/// folder that another process writes or that is no longer what was planned for.
 ///
 /// # Memory
 ///
@@ -50,6 +49,7 @@ pub fn run_observed(
     observer: &mut (dyn FnMut(usize, &str) -> Result<()> + Send),
 ) -> Result<MergeSummary> {
     plan.check_space()?;
+    let place = plan.target.begin("merge")?;
     let workplace = plan.workplace();
     std::fs::create_dir_all(&workplace).at(&workplace)?;
     let (journal, done) = Journal::open(&workplace, &plan.fingerprint, plan.tensors())?;
@@ -71,15 +71,12 @@ pub fn run_observed(
     } = run;
     let Progress { journal, done, .. } = progress.into_inner().map_err(|_| poisoned())?;
     check_unchanged(&plan.models, &plan.written)?;
-    let mut record = FolderRecord::default();
-    for (name, written) in writer.records()? {
-        record.insert(name, written);
-    }
+    let record = writer.record()?;
     writer.finish(&workplace)?;
     write_companions(plan, &workplace)?;
     record.write(&workplace, &[JOURNAL])?;
     drop(journal);
-    publish(&workplace, &plan.out)?;
+    place.publish(&workplace, &[JOURNAL])?;
 
     let done = done.into_iter().flatten();
     let outcomes: Vec<Outcome> = done.map(|done| done.outcome).collect();
@@ -173,22 +170,4 @@ impl Run<'_> {
         let tensor = &self.plan.matched.tensors[at];
         self.bar.advance(self.plan.tensor_bytes(tensor));
     }
-}
-
-/// Gives the finished folder its name, in place of an empty or (with `force`) an older one.
-fn publish(workplace: &Path, out: &Path) -> Result<()> {
-    let journal = workplace.join(JOURNAL);
-    let older = workplace.with_extension("old");
-    if older.exists() {
-        std::fs::remove_dir_all(&older).at(&older)?;
-    }
-    if out.exists() {
-        std::fs::rename(out, &older).at(out)?;
-    }
-    std::fs::remove_file(&journal).at(&journal)?;
-    std::fs::rename(workplace, out).at(out)?;
-    if older.exists() {
-        std::fs::remove_dir_all(&older).at(&older)?;
-    }
-    Ok(())
 }

@@ -1,12 +1,13 @@
 //! Merging one tensor of a plan.
 
+use crate::checkpoint::CheckpointWriter;
 use crate::error::{Error, Result};
 use crate::merge::arithmetic::{Inputs, Job, Outcome, Output, Walk};
 use crate::merge::inputs::Input;
 use crate::merge::methods::merge;
 use crate::merge::plan::{Plan, TensorPlan};
 use crate::merge::vocabulary::Gathered;
-use crate::tensors::{CheckpointWriter, Elements};
+use crate::tensors::Elements;
 
 /// Merges output tensor `at` and writes it.
 ///

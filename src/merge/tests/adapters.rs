@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::fixtures::{Zoo, noise, values};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::merge::{ExtractOptions, MergeOptions, extract, plan};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks
 /// with it.

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::error::Result;
 use crate::merge::methods::{Base, DefaultValue, Method};
 use crate::merge::{MergeConfig, MergeOptions, MergeSummary, Plan, plan, run};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Numbers between -1 and 1 from a counter.
 pub fn noise(seed: u64, index: usize) -> f32 {
@@ -147,7 +148,7 @@ pub fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
         .map(|path| {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let mut bytes = std::fs::read(path).unwrap();
-            if name == crate::integrity::RECORD {
+            if name == crate::checkpoint::RECORD {
                 // The card has the folder's name.
                 let mut record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
                 record["files"]["README.md"] = serde_json::Value::Null;

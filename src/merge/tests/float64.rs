@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use super::fixtures::{cases, folders, merged, open};
+use crate::checkpoint::Checkpoint;
 use crate::merge::methods::Scalar;
 use crate::merge::{MergeConfig, Setting};
-use crate::tensors::{Checkpoint, Dtype};
+use crate::tensors::Dtype;
 
 /// A method, as it is written in its paper.
 type Method = fn(&Case) -> Vec<f64>;

@@ -11,9 +11,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::fixtures::{cases, folders, merged, open};
+use crate::checkpoint::Checkpoint;
 use crate::merge::methods::Scalar;
 use crate::merge::{MergeConfig, Setting};
-use crate::tensors::{Checkpoint, Dtype};
+use crate::tensors::Dtype;
 
 /// float64 values of a tensor of a reference.
 fn exact(checkpoint: &Checkpoint, name: &str) -> Vec<f64> {

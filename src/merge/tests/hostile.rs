@@ -6,11 +6,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::fixtures::{Zoo, config_of, files, zoo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::merge::methods::METHODS;
 use crate::merge::{MergeConfig, MergeOptions, plan, run, run_observed};
 use crate::tensors::tests::Random;
-use crate::tensors::{Checkpoint, Dtype, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Two models, the second one to be damaged, and a configuration that merges them.
 fn pair(dtype: Dtype) -> (Zoo, MergeConfig) {

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::fixtures::{Zoo, config_of, files, values, zoo};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::merge::methods::METHODS;
 use crate::merge::{MergeOptions, plan, run};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 #[test]
 fn sce_by_hand() {

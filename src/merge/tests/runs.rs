@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::fixtures::{config_of, files, zoo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::merge::methods::METHODS;
 use crate::merge::{MergeOptions, plan, run, run_observed};
-use crate::tensors::{Checkpoint, Dtype};
+use crate::tensors::Dtype;
 
 #[test]
 fn an_interrupted_merge_continues_to_the_same_files() {

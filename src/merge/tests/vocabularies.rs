@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::fixtures::{Zoo, config_of, files, noise};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::error::Error;
 use crate::merge::methods::METHODS;
 use crate::merge::{MergeOptions, plan, run, run_observed};
-use crate::tensors::{Checkpoint, CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::tensors::{Dtype, TensorSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 

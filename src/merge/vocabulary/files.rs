@@ -5,26 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::tokens::{FILE, entry};
+use super::tokens::entry;
+use crate::checkpoint::{CONFIG, Role, TOKENIZER, TOKENIZER_CONFIG, copy_companions};
 use crate::error::{Context, Result};
-use crate::text::read_json;
-
-/// Files that hold for the tokenizer whatever its tokens are.
-const SETTINGS: &[&str] = &[
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// Files in which slow tokenizers keep the tokens of `tokenizer.json`.
-const SLOW: &[&str] = &[
-    "tokenizer.model",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-];
+use crate::files::read_json;
 
 /// Writes the tokenizer of the folder `from` to `to`.
 ///
@@ -32,23 +16,8 @@ const SLOW: &[&str] = &[
 ///
 /// Files that cannot be read or written.
 pub(in crate::merge) fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    let files = [FILE].iter().chain(SETTINGS).chain(SLOW);
-    files.into_iter().try_for_each(|name| copy(from, to, name))
-}
-
-/// Copies a file, if it is there.
-///
-/// # Errors
-///
-/// A file that cannot be read or written.
-pub(in crate::merge) fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
-    let (from, to) = (from.join(name), to.join(name));
-    if from.is_file() {
-        // Not `fs::copy`: a read-only original would make a read-only copy.
-        let bytes = std::fs::read(&from).at(&from)?;
-        std::fs::write(&to, bytes).at(&to)?;
-    }
-    Ok(())
+    let wanted = |role| matches!(role, Role::Tokens | Role::Settings | Role::Slow);
+    copy_companions(from, to, |companion| wanted(companion.role))
 }
 
 /// The tokenizer of an output whose rows are placed by token.
@@ -82,19 +51,19 @@ impl Files {
             let path = dir.join(name);
             std::fs::write(&path, text).at(&path)
         };
-        write(FILE, json)?;
-        for name in SETTINGS {
-            copy(&self.source, dir, name)?;
-        }
+        write(TOKENIZER, json)?;
+        copy_companions(&self.source, dir, |companion| {
+            companion.role == Role::Settings
+        })?;
         // Older releases of transformers keep added tokens here a second time.
-        let config = read_json(&self.source.join(SETTINGS[0]))?;
+        let config = read_json(&self.source.join(TOKENIZER_CONFIG))?;
         if let Some(mut config) = config
             && config.get("added_tokens_decoder").is_some()
         {
             let added = self.added.iter();
             let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
             config["added_tokens_decoder"] = Value::Object(added.collect());
-            write(SETTINGS[0], &format!("{config:#}\n"))?;
+            write(TOKENIZER_CONFIG, &format!("{config:#}\n"))?;
         }
         Ok(())
     }
@@ -115,7 +84,7 @@ impl Files {
                 config.insert(SIZE.into(), self.rows.into());
             }
         }
-        self.correct_ids("config.json", config)
+        self.correct_ids(CONFIG, config)
     }
 
     /// Takes the ids of special tokens (`.._token_id`) in the file `name` from the tokenizer's
@@ -130,7 +99,7 @@ impl Files {
         }
         let sources = [
             read_json(&self.source.join(name))?,
-            read_json(&self.source.join("config.json"))?,
+            read_json(&self.source.join(CONFIG))?,
         ];
         config.retain(|key, value| {
             if !key.ends_with("_token_id") {

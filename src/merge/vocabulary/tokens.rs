@@ -9,11 +9,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
+pub(super) use crate::checkpoint::TOKENIZER as FILE;
 use crate::error::{Error, Result};
 use crate::vocab::merges;
-
-/// The file of a fast tokenizer.
-pub(super) const FILE: &str = "tokenizer.json";
 
 /// The tokens of one model.
 pub(super) struct Known {

@@ -59,7 +59,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         assert!(error.contains("model.safetensors"), "{error}");
     }
     std::fs::write(&weights, b"\xff\xff\xff\xff\xff\xff\xff\xff{}").unwrap();
-    assert!(load_error(&dir).contains("not a complete safetensors file"));
+    assert!(load_error(&dir).contains("the file is damaged or incomplete"));
     std::fs::remove_file(&weights).unwrap();
     assert!(load_error(&dir).contains("found neither"));
 
@@ -135,6 +135,22 @@ fn shards_load_and_bad_indexes_are_refused() {
         0.0
     );
 
+    // A shard in a folder of the model's folder.
+    std::fs::create_dir(dir.join("inner")).unwrap();
+    std::fs::rename(
+        dir.join("part-1.safetensors"),
+        dir.join("inner/part-1.safetensors"),
+    )
+    .unwrap();
+    for file in map
+        .values_mut()
+        .filter(|file| **file == "part-1.safetensors")
+    {
+        *file = json!("inner/part-1.safetensors");
+    }
+    write(&map);
+    assert!(Decoder::load(&dir, &options(Mode::Inference)).is_ok());
+
     let place = |value: Value| {
         let mut changed = map.clone();
         changed.insert("model.norm.weight".to_owned(), value);
@@ -148,13 +164,13 @@ fn shards_load_and_bad_indexes_are_refused() {
     assert!(place(json!(3)).contains("weight_map.model.norm.weight"));
     assert!(place(json!("part-2.safetensors")).contains("part-2.safetensors"));
     let other = if map["model.norm.weight"] == json!("part-0.safetensors") {
-        1
+        "inner/part-1.safetensors"
     } else {
-        0
+        "part-0.safetensors"
     };
-    let error = place(json!(format!("part-{other}.safetensors")));
+    let error = place(json!(other));
     assert!(
-        error.contains("lacks tensor `model.norm.weight`"),
+        error.contains("tensor `model.norm.weight` is not in shard"),
         "{error}"
     );
     std::fs::write(&index, "[1]").unwrap();
@@ -274,7 +290,7 @@ fn bad_configurations_name_file_and_field() {
     let missing = tempfile::tempdir().unwrap();
     assert!(load_error(missing.path()).contains("config.json"));
     std::fs::write(missing.path().join("config.json"), "{").unwrap();
-    assert!(load_error(missing.path()).contains("not valid JSON"));
+    assert!(load_error(missing.path()).contains("no valid JSON"));
 }
 
 #[test]

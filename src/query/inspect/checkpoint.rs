@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorInfo;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::error::{Context, Error, Result};
-use crate::model::gguf_summary;
+use crate::checkpoint::{CONFIG, Gguf, read_config, weight_files};
+use crate::error::{Context, Result};
+use crate::tensors::Header;
 use crate::units::{Bytes, Count};
-
-/// The longest header that is read: the format's own limit.
-const HEADER_BYTES: u64 = 100_000_000;
 
 /// What a checkpoint is.
 #[derive(Clone, Debug, Serialize)]
@@ -62,52 +59,47 @@ impl fmt::Display for CheckpointReport {
     }
 }
 
-/// The safetensors files in a folder, by name.
-pub(super) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 pub(super) fn of_folder(dir: &Path) -> Result<CheckpointReport> {
-    let mut report = weights(dir, &weight_files(dir)?)?;
-    let path = dir.join("config.json");
-    if path.is_file() {
-        let text = fs::read_to_string(&path).at(&path)?;
-        let config: serde_json::Value = serde_json::from_str(&text).at(&path)?;
-        report.describe(&config);
+    let files = weight_files(dir)?;
+    let files: Vec<PathBuf> = files.iter().map(|file| dir.join(file)).collect();
+    let mut report = weights(dir, &files)?;
+    if dir.join(CONFIG).is_file() {
+        report.describe(&read_config(dir)?.0);
     }
     Ok(report)
 }
 
 pub(super) fn of_gguf(path: &Path) -> Result<CheckpointReport> {
-    let summary = gguf_summary(path)?;
+    let gguf = Gguf::open(path)?;
     let mut report = CheckpointReport {
         path: path.to_path_buf(),
         architecture: None,
         sizes: BTreeMap::new(),
-        files: summary.files,
-        tensors: summary.tensors,
-        parameters: summary.elements.values().sum(),
-        dtypes: summary.elements,
-        bytes: summary.bytes,
+        files: gguf.files(),
+        tensors: gguf.tensors().len(),
+        parameters: 0,
+        dtypes: BTreeMap::new(),
+        bytes: gguf.bytes(),
     };
-    report.describe(&summary.config.into());
+    for (_, tensor) in gguf.tensors() {
+        let elements = tensor.shape.iter().product::<usize>() as u64;
+        report.add(Gguf::type_name(tensor), elements);
+    }
+    report.describe(&gguf.config()?);
     Ok(report)
 }
 
 impl CheckpointReport {
+    /// Counts the elements of a tensor.
+    fn add(&mut self, dtype: &str, elements: u64) {
+        self.parameters = self.parameters.saturating_add(elements);
+        *self.dtypes.entry(dtype.to_owned()).or_default() += elements;
+    }
+
     /// Fills in what `config.json` says.
-    fn describe(&mut self, config: &serde_json::Value) {
-        let named = config
-            .pointer("/architectures/0")
-            .or_else(|| config.get("model_type"));
+    fn describe(&mut self, config: &Map<String, Value>) {
+        let classes = config.get("architectures").and_then(|list| list.get(0));
+        let named = classes.or_else(|| config.get("model_type"));
         self.architecture = named.and_then(|name| name.as_str()).map(str::to_owned);
         for key in [
             "hidden_size",
@@ -124,7 +116,7 @@ impl CheckpointReport {
             "n_heads",
             "max_seq_len",
         ] {
-            if let Some(value) = config.get(key).and_then(serde_json::Value::as_u64) {
+            if let Some(value) = config.get(key).and_then(Value::as_u64) {
                 self.sizes.insert(key.to_owned(), value);
             }
         }
@@ -146,62 +138,15 @@ fn weights(path: &Path, files: &[PathBuf]) -> Result<CheckpointReport> {
         dtypes: BTreeMap::new(),
         bytes: 0,
     };
-    for file in files {
-        let (tensors, bytes) = header(file)?;
-        report.tensors += tensors.len();
-        report.bytes += bytes;
-        for (name, info) in tensors {
-            let elements = info
-                .shape
-                .iter()
-                .try_fold(1_u64, |n, &d| n.checked_mul(d as u64))
-                .ok_or_else(|| {
-                    Error::file(file, format!("tensor `{name}` is too large to be true"))
-                })?;
-            report.parameters = report.parameters.saturating_add(elements);
-            *report
-                .dtypes
-                .entry(format!("{:?}", info.dtype))
-                .or_default() += elements;
+    for path in files {
+        let mut file = File::open(path).at(path)?;
+        let (header, _) = Header::read(path, &mut file)?;
+        report.tensors += header.tensors.len();
+        report.bytes += file.metadata().at(path)?.len();
+        for tensor in header.tensors {
+            let elements = tensor.shape.iter().product::<usize>() as u64;
+            report.add(tensor.dtype.safetensors_name(), elements);
         }
     }
     Ok(report)
-}
-
-/// The tensors of a safetensors file by name, and its length in bytes.
-fn header(path: &Path) -> Result<(BTreeMap<String, TensorInfo>, u64)> {
-    let damaged = |problem: String| {
-        Error::file(path, problem).remedy("the file is damaged or incomplete; get it again")
-    };
-    let mut file = File::open(path).at(path)?;
-    let bytes = file.metadata().at(path)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length)
-        .map_err(|_| damaged(format!("has {bytes} bytes, too few for a safetensors file")))?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_BYTES || length > bytes.saturating_sub(8) {
-        return Err(damaged(format!(
-            "its header claims {length} bytes, the file has {bytes}"
-        )));
-    }
-    let mut text = Vec::new();
-    file.take(length).read_to_end(&mut text).at(path)?;
-    let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
-        .map_err(|e| damaged(format!("its header is no JSON object: {e}")))?;
-    object.remove("__metadata__");
-    let mut tensors = BTreeMap::new();
-    let mut end = 0;
-    for (name, value) in object {
-        let info: TensorInfo = serde_json::from_value(value)
-            .map_err(|e| damaged(format!("tensor `{name}` has a wrong header entry: {e}")))?;
-        end = end.max(info.data_offsets.1 as u64);
-        tensors.insert(name, info);
-    }
-    let expected = end.saturating_add(8).saturating_add(length);
-    if expected != bytes {
-        return Err(damaged(format!(
-            "has {bytes} bytes, its header describes {expected}"
-        )));
-    }
-    Ok((tensors, bytes))
 }

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{Run, action};
 use crate::align::{self, AlignInputs, Spans};
-use crate::artifact::{Artifact, Existing, Kind, RunDir, digest};
+use crate::artifact::{Artifact, Existing, Kind, RunDir};
+use crate::checkpoint::model_digest;
 use crate::error::{Error, Result};
 use crate::fuse::{self, Member, Mode};
 use crate::mapping::{self, MapInputs};
@@ -147,7 +148,7 @@ pub fn check_reused(model: &Model, reused: &Reused, kind: Kind) -> Result<Artifa
     })?;
     artifact.check_vocabulary(&model.tokenizer.vocabulary().digest)?;
     if model.has_weights {
-        let expected = digest::model(&model.dir)?;
+        let expected = model_digest(&model.dir)?;
         let found = artifact.provenance().model.as_deref().unwrap_or("unknown");
         if found != expected {
             return Err(Error::file(

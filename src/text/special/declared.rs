@@ -8,11 +8,11 @@ use tokenizers::AddedToken;
 
 use super::classes::{Defaults, defaults};
 use crate::error::{Error, Result};
-use crate::text::read_json;
+use crate::files::read_json;
 
-pub(super) const CONFIG: &str = "tokenizer_config.json";
-pub(super) const MAP: &str = "special_tokens_map.json";
-pub(super) const ADDED: &str = "added_tokens.json";
+pub(super) use crate::checkpoint::{
+    ADDED_TOKENS as ADDED, SPECIAL_TOKENS_MAP as MAP, TOKENIZER_CONFIG as CONFIG,
+};
 
 /// The field of [`CONFIG`] that has tokens by id.
 pub(super) const DECODER: &str = "added_tokens_decoder";

@@ -33,8 +33,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::declared::Declared;
-use super::json::read_json;
 use crate::error::Result;
+use crate::files::read_json;
 
 /// Spellings of BOS and EOS where no configuration names them.
 const BEGINNINGS: [&str; 5] = [

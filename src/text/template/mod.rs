@@ -20,10 +20,10 @@ use minijinja::{Environment, Value};
 use serde_json::Value as Json;
 
 use super::chat::{Chat, Message};
-use super::json::read_json;
 use super::special::TokenFacts;
 use super::turns::{self, Frame, Marks, REASONING, Skeleton};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// The date that `strftime_now` returns where no other is set: 26 July 2024.
 pub const DEFAULT_DATE: &str = "2024-07-26";
@@ -187,7 +187,7 @@ impl ChatTemplate {
         if let Some(tool_use) = &self.tool_use {
             all += &tool_use.source;
         }
-        crate::artifact::digest::text(&all)
+        crate::files::digest::text(&all)
     }
 
     /// The BOS token that the template may write at the start.

@@ -1,84 +1,16 @@
-//! Reading a checkpoint folder through memory maps.
+//! Reading safetensors checkpoints through memory maps.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::dtype::Dtype;
-use super::header::{Header, Pairs, TensorInfo};
+use super::companions::{INDEX, SINGLE};
+use super::index::Index;
 use crate::error::{Context, Error, Result};
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// A range of numbers that can be read as `f32`, from any thread.
-pub trait Elements: Sync {
-    /// How many elements there are.
-    fn len(&self) -> usize;
-
-    /// Reads the elements `start .. start + out.len()`, which must exist.
-    fn read(&self, start: usize, out: &mut [f32]);
-
-    /// Reads a few elements that lie apart from those that are read next.
-    fn peek(&self, start: usize, out: &mut [f32]) {
-        self.read(start, out);
-    }
-
-    /// Says that a range is not needed again for a while. Has no effect on results.
-    fn done(&self, _range: Range<usize>) {}
-
-    /// Whether there is no element.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Numbers in memory, for tests.
-#[cfg(test)]
-impl Elements for Vec<f32> {
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    fn read(&self, start: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self[start..start + out.len()]);
-    }
-}
-
-/// A tensor of an open checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its dimensions; empty for a scalar.
-    pub shape: &'a [usize],
-    /// Its elements, little-endian, row-major, with no particular alignment.
-    pub bytes: &'a [u8],
-}
-
-impl View<'_> {
-    /// All elements as `f32`. Memory: 4 bytes per element.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.len()];
-        self.dtype.decode(self.bytes, &mut out);
-        out
-    }
-}
-
-impl Elements for View<'_> {
-    fn len(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
-    }
-
-    fn read(&self, start: usize, out: &mut [f32]) {
-        let size = self.dtype.size();
-        let bytes = &self.bytes[start * size..(start + out.len()) * size];
-        self.dtype.decode(bytes, out);
-    }
-}
+use crate::tensors::{Header, TensorInfo, View};
 
 struct Shard {
     path: PathBuf,
@@ -91,6 +23,30 @@ impl Shard {
     fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or(&[])
     }
+}
+
+/// The safetensors files of a model folder that are there: all that lie in it, and those in folders
+/// of it that its index names; by their paths in it, sorted.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn weight_files(dir: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).at(dir)? {
+        files.extend(entry.at(dir)?.file_name().into_string().ok());
+    }
+    files.retain(|name| name.ends_with(".safetensors"));
+    // A damaged index is an error for those who read the weights.
+    if let Ok(index) = Index::read(&dir.join(INDEX)) {
+        let named = index
+            .files()
+            .into_iter()
+            .filter(|file| dir.join(file).exists());
+        files.extend(named.map(str::to_owned));
+    }
+    files.sort();
+    files.dedup();
+    Ok(files)
 }
 
 /// An open checkpoint folder: every header checked, no tensor read yet.
@@ -145,40 +101,14 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn add_index(&mut self, index: &Path) -> Result<()> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: Pairs,
+    fn add_index(&mut self, path: &Path) -> Result<()> {
+        let index = Index::read(path)?;
+        for file in index.files() {
+            self.add(index.shard(file)?)?;
         }
-        let text = std::fs::read(index).at(index)?;
-        let parsed: Index = serde_json::from_slice(&text)
-            .map_err(|error| Error::file(index, format!("expected a weight map: {error}")))?;
-        let weight_map = parsed.weight_map.0;
-        let mut files: Vec<&String> = weight_map.iter().map(|(_, file)| file).collect();
-        files.sort();
-        files.dedup();
-        for name in files {
-            let inside = Path::new(name)
-                .components()
-                .all(|part| matches!(part, Component::Normal(_)));
-            if !inside || name.is_empty() {
-                let problem = format!("shard `{name}` lies outside the folder");
-                return Err(Error::file(index, problem));
-            }
-            let path = self.dir.join(name);
-            if !path.is_file() {
-                return Err(Error::file(index, format!("shard `{name}` is missing"))
-                    .remedy("download the model again, its weights are incomplete"));
-            }
-            self.add(path)?;
-        }
-        for (tensor, file) in &weight_map {
-            let found = self.by_name.get(tensor).map(|at| self.tensors[*at].0);
-            let found = found.map(|shard| self.shards[shard].path.as_path());
-            if found != Some(self.dir.join(file).as_path()) {
-                let problem = format!("tensor `{tensor}` is not in shard `{file}`");
-                return Err(Error::file(index, problem)
-                    .remedy("download the model again, index and shards do not belong together"));
+        for (tensor, file) in &index.tensors {
+            if self.file_of(tensor) != Some(self.dir.join(file).as_path()) {
+                return Err(index.misplaced(tensor, file));
             }
         }
         Ok(())
@@ -204,6 +134,13 @@ impl Checkpoint {
             self.metadata = header.metadata;
         }
         for tensor in header.tensors {
+            let Shard { path, .. } = &self.shards[shard];
+            if !tensor.dtype.is_read() {
+                let (name, dtype) = (&tensor.name, tensor.dtype.safetensors_name());
+                let problem = format!("tensor `{name}`: dtype `{dtype}` is not supported");
+                let remedy = "convert the model to float32, float16 or bfloat16";
+                return Err(Error::file(path, problem).remedy(remedy));
+            }
             let at = self.tensors.len();
             if let Some(other) = self.by_name.insert(tensor.name.clone(), at) {
                 let other = &self.shards[self.tensors[other].0].path;
@@ -295,36 +232,38 @@ impl Checkpoint {
         }
     }
 
-    /// Asks the system to read some bytes of a tensor ahead. Has no effect on results.
+    /// Asks the system to read some bytes of a tensor ahead; those beyond its end are passed over.
+    /// Has no effect on results.
     pub fn read_ahead(&self, name: &str, bytes: Range<usize>) {
         #[cfg(unix)]
         if let Some((shard, tensor)) = self.place(name)
             && let Some(map) = &shard.map
         {
-            let begin = tensor.begin + bytes.start;
-            let _ = map.advise_range(memmap2::Advice::WillNeed, begin, bytes.len());
+            let (begin, length) = tensor.part(bytes);
+            let _ = map.advise_range(memmap2::Advice::WillNeed, begin, length);
         }
         #[cfg(not(unix))]
         let _ = (name, bytes);
     }
 
     /// Drops the pages of some bytes of a tensor from this process; with `forget` also from the
-    /// page cache, which otherwise keeps them as long as it likes. Has no effect on results.
+    /// page cache, which otherwise keeps them as long as it likes. Bytes beyond the tensor's end are
+    /// passed over. Has no effect on results.
     pub fn release(&self, name: &str, bytes: Range<usize>, forget: bool) {
         #[cfg(unix)]
         if let Some((shard, tensor)) = self.place(name)
             && let Some(map) = &shard.map
         {
-            let begin = tensor.begin + bytes.start;
+            let (begin, length) = tensor.part(bytes);
             // SAFETY: the map is a read-only view of a file, so that dropped pages are read
             // from the file again when they are touched.
             let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, begin, bytes.len())
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, begin, length)
             };
             #[cfg(target_os = "linux")]
             if forget {
                 use std::os::fd::AsRawFd;
-                let (begin, length) = (begin as libc::off_t, bytes.len() as libc::off_t);
+                let (begin, length) = (begin as libc::off_t, length as libc::off_t);
                 let advice = libc::POSIX_FADV_DONTNEED;
                 // SAFETY: the descriptor is open as long as `shard.file` is.
                 unsafe { libc::posix_fadvise(shard.file.as_raw_fd(), begin, length, advice) };

@@ -42,7 +42,7 @@ impl Pending {
     }
 
     /// Where the bytes lie for now.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.temporary
     }
 

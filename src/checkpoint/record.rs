@@ -6,10 +6,9 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::verify::check_length;
-use super::{Claim, FileRecord, Of, digest_of_file};
-use crate::artifact::atomic;
+use super::cells;
 use crate::error::{Context, Error, Result};
+use crate::files::{Claim, FileRecord, Of, atomic, check_length, digest_of_file, digest_of_path};
 
 /// The record's name in its folder.
 pub const RECORD: &str = "fuselm-digests.json";
@@ -141,6 +140,10 @@ impl FolderRecord {
             .map(|(name, expected)| Claim {
                 path: dir.join(name),
                 expected: expected.clone(),
+                digest: match expected.of {
+                    Of::Bytes => digest_of_path,
+                    Of::Tensors => cells::digest_of_path,
+                },
                 remedy: REMEDY,
             })
             .collect()

@@ -4,27 +4,12 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
-use serde_json::Value;
 
+use super::companions::{COMPANIONS, CONFIG, INDEX, SINGLE, TOKENIZER};
 use super::gguf::is_gguf;
-use super::weights::{INDEX, SINGLE};
+use super::index::Index;
 use crate::error::{Error, Result};
 use crate::progress;
-
-const TOKENIZER: &str = "tokenizer.json";
-
-/// Files that are fetched if the repository has them, besides config and weights.
-const OPTIONAL: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-];
 
 /// The folder of the model `name`: an existing folder, or a Hugging Face hub id (`owner/name`);
 /// or a GGUF file.
@@ -120,28 +105,15 @@ fn cached(cache: &Cache, repo: &Repo, wanted: Wanted) -> Option<PathBuf> {
     if wanted == Wanted::Tokenizer {
         return Some(files.get(TOKENIZER)?.parent()?.to_owned());
     }
-    let dir = files.get("config.json")?.parent()?.to_owned();
+    let dir = files.get(CONFIG)?.parent()?.to_owned();
     let complete = match files.get(SINGLE) {
         Some(_) => true,
-        None => shards(&files.get(INDEX)?)?
-            .iter()
-            .all(|shard| dir.join(shard).exists()),
+        None => {
+            let index = Index::read(&files.get(INDEX)?).ok()?;
+            index.files().iter().all(|shard| dir.join(shard).exists())
+        }
     };
     complete.then_some(dir)
-}
-
-/// The distinct files that an index names; `None` if it is damaged.
-fn shards(index: &Path) -> Option<Vec<String>> {
-    let value: Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
-    let mut files = value
-        .get("weight_map")?
-        .as_object()?
-        .values()
-        .map(|file| file.as_str().map(str::to_owned))
-        .collect::<Option<Vec<_>>>()?;
-    files.sort_unstable();
-    files.dedup();
-    Some(files)
 }
 
 fn download(name: &str, repo: Repo, wanted: Wanted) -> Result<PathBuf> {
@@ -170,22 +142,19 @@ fn download(name: &str, repo: Repo, wanted: Wanted) -> Result<PathBuf> {
         files.get(file).map_err(failed)
     };
     let first = match wanted {
-        Wanted::Model => fetch("config.json")?,
+        Wanted::Model => fetch(CONFIG)?,
         Wanted::Tokenizer => fetch(TOKENIZER)?,
     };
-    for file in OPTIONAL.iter().filter(|file| has(file)) {
-        fetch(file)?;
+    for companion in COMPANIONS.iter().filter(|companion| has(companion.name)) {
+        fetch(companion.name)?;
     }
     if wanted == Wanted::Tokenizer {
         // Weights are not wanted.
     } else if has(SINGLE) {
         fetch(SINGLE)?;
     } else if has(INDEX) {
-        let index = fetch(INDEX)?;
-        let shards = shards(&index)
-            .ok_or_else(|| Error::file(&index, "not a list of safetensors shards"))?;
-        for shard in shards {
-            fetch(&shard)?;
+        for shard in Index::read(&fetch(INDEX)?)?.files() {
+            fetch(shard)?;
         }
     } else {
         return Err(Error::usage(format!(

@@ -67,6 +67,14 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
+/// The digest of the bytes of the file at `path`, read now.
+///
+/// # Errors
+/// A failed read; the user's wish to stop.
+pub(crate) fn digest_of_path(path: &Path) -> Result<String> {
+    digest_of_file(&mut File::open(path).at(path)?, path)
+}
+
 /// The digest of what is left to read of `file`, found at `path`.
 ///
 /// # Errors

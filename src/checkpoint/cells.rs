@@ -17,10 +17,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{FileRecord, Of, hex};
 use crate::error::{Context, Error, Result};
+use crate::files::{FileRecord, Of, hex};
 use crate::progress::check_interrupt;
-use crate::tensors::{Header, MAX_HEADER_BYTES};
+use crate::tensors::Header;
 
 /// Bytes of a cell.
 const CELL: usize = 64 << 10;
@@ -28,13 +28,14 @@ const CELL: usize = 64 << 10;
 const GROUP: u64 = 64;
 
 /// The digest of a tensor's bytes.
-pub(crate) fn of_tensor(bytes: &[u8]) -> blake3::Hash {
+#[cfg(test)]
+pub(super) fn of_tensor(bytes: &[u8]) -> blake3::Hash {
     join(&bytes.par_chunks(CELL).map(blake3::hash).collect::<Vec<_>>())
 }
 
 /// What is written to a file with this header (length field included) and these tensors: the
 /// length and the digest of each, in the order of their data.
-pub(crate) fn of_file(
+pub(super) fn of_file(
     header: &[u8],
     tensors: impl IntoIterator<Item = (u64, blake3::Hash)>,
 ) -> FileRecord {
@@ -64,7 +65,7 @@ fn join(cells: &[blake3::Hash]) -> blake3::Hash {
 
 /// A tensor on its way to the disk.
 #[derive(Debug)]
-pub(crate) struct Cells {
+pub(super) struct Cells {
     bytes: u64,
     state: Mutex<State>,
 }
@@ -183,7 +184,7 @@ impl State {
 ///
 /// # Errors
 /// A failed read; the user's wish to stop.
-pub(crate) fn in_file(path: &Path, place: Range<u64>) -> Result<blake3::Hash> {
+pub(super) fn in_file(path: &Path, place: Range<u64>) -> Result<blake3::Hash> {
     let step = GROUP * CELL as u64;
     let starts: Vec<u64> = (place.start..place.end).step_by(step as usize).collect();
     let groups = starts
@@ -201,29 +202,24 @@ pub(crate) fn in_file(path: &Path, place: Range<u64>) -> Result<blake3::Hash> {
     Ok(join(&groups.concat()))
 }
 
-/// What a safetensors file holds now.
+/// The digest of what the safetensors file at `path` holds now.
 ///
 /// # Errors
 /// Its header is damaged; a failed read; the user's wish to stop.
-pub(crate) fn read_file(path: &Path) -> Result<FileRecord> {
+pub(super) fn digest_of_path(path: &Path) -> Result<String> {
     let mut file = File::open(path).at(path)?;
-    let total = file.metadata().at(path)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).at(path)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES.min(total - 8) {
-        return Err(Error::damaged(path, "its header is longer than the file"));
-    }
-    let mut header = vec![0; 8 + length as usize];
-    file.seek(SeekFrom::Start(0)).at(path)?;
-    file.read_exact(&mut header).at(path)?;
-    let tensors = Header::parse_start(path, &header, total)?.tensors;
-    let tensors = tensors
+    let (header, bytes) = Header::read(path, &mut file).map_err(|error| match error {
+        // Any header that is refused is another than was written.
+        Error::Input { problem, .. } => Error::damaged(path, problem),
+        other => other,
+    })?;
+    let tensors = header
+        .tensors
         .par_iter()
         .map(|tensor| {
             let place = tensor.begin as u64..tensor.end as u64;
             Ok((place.end - place.start, in_file(path, place)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(of_file(&header, tensors))
+    Ok(of_file(&bytes, tensors).digest)
 }

@@ -1,23 +1,27 @@
-//! Files as they were written: lengths and digests that are taken while the bytes go by, and
-//! compared with the files later.
+//! Files: written whole or not at all, known by their digests, and compared later with what was
+//! written to them.
 //!
-//! Two kinds of results carry such records. Each part of an artifact has a side file of its own
-//! ([`artifact`](crate::artifact) says more); a checkpoint folder has one file,
-//! `fuselm-digests.json`, with an entry for each of its other files. Damage that no format would
+//! Digests and lengths are taken while the bytes go by and kept beside the result: each part of an
+//! artifact has a side file of its own ([`artifact`](crate::artifact) says more), a checkpoint
+//! folder has one file for all ([`checkpoint`](crate::checkpoint)). Damage that no format would
 //! notice, a flipped bit in a page of numbers or in a weight, is then found by reading the files
 //! once, at about the speed of the disk: `fuselm check RUN` and `fuselm run RECIPE --verify`.
 //!
 //! | file | holds |
 //! |---|---|
+//! | `atomic` | whole files or none |
+//! | `digest` | digests of texts and files, cached |
 //! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
-//! | `cells` | digests of tensors, whose bytes are written in any order |
-//! | `folder` | the record of a checkpoint folder |
-//! | `verify` | many files compared with their records, in parallel |
+//! | `json` | JSON files |
+//! | `lock` | locks that end with their process |
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
+//! | `verify` | many files compared with their records, in parallel |
 
-pub(crate) mod cells;
-mod folder;
+pub mod atomic;
+pub mod digest;
 mod hashing;
+mod json;
+mod lock;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -25,8 +29,9 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
-pub use folder::{FolderRecord, RECORD};
-pub(crate) use hashing::{Hashing, digest_of_file, hex};
+pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
+pub use json::{read_json, read_object};
+pub use lock::Lock;
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};
@@ -51,7 +56,7 @@ pub enum Of {
     /// The file's bytes, from front to back.
     #[default]
     Bytes,
-    /// The header and the tensors of a safetensors file (`cells` says how).
+    /// The header and the tensors of a safetensors file ([`checkpoint`](crate::checkpoint)).
     Tensors,
 }
 

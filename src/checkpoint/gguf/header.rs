@@ -10,7 +10,7 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
-use super::blocks;
+use super::types;
 use crate::error::{Error, Result};
 
 /// One value of the metadata.
@@ -44,9 +44,10 @@ fn fixed_size(kind: u32) -> Option<u64> {
     }
 }
 
-/// One tensor of the file.
+/// One tensor of a GGUF file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct TensorInfo {
+pub struct GgufTensor {
+    /// Its element type.
     pub dtype: GgmlDType,
     /// Outermost dimension first, the reverse of the order in the file.
     pub shape: Vec<usize>,
@@ -57,7 +58,7 @@ pub(super) struct TensorInfo {
 /// All that is known about a file before its weights are read.
 pub(super) struct Header {
     pub metadata: HashMap<String, Value>,
-    pub tensors: BTreeMap<String, TensorInfo>,
+    pub tensors: BTreeMap<String, GgufTensor>,
 }
 
 impl Header {
@@ -242,12 +243,12 @@ impl<'a> Cursor<'a> {
             }
         }
         let code = self.u32()?;
-        let dtype = blocks::dtype(code).map_err(|found| {
+        let dtype = types::dtype(code).map_err(|found| {
             Error::file(
                 self.path,
                 format!(
                     "tensor `{name}`: expected one of {}, found {found}",
-                    blocks::known()
+                    types::known()
                 ),
             )
             .remedy("quantise the model to one of these, Q4_K_M for example")
@@ -276,7 +277,7 @@ impl<'a> Cursor<'a> {
         Ok(self.at.next_multiple_of(alignment))
     }
 
-    fn locate(&self, tensor: Listed, data: usize) -> Result<TensorInfo> {
+    fn locate(&self, tensor: Listed, data: usize) -> Result<GgufTensor> {
         let Listed {
             name,
             shape,
@@ -308,7 +309,7 @@ impl<'a> Cursor<'a> {
         if !bytes.start.is_multiple_of(8) {
             return Err(self.damaged(format!("tensor `{name}` is not aligned")));
         }
-        Ok(TensorInfo {
+        Ok(GgufTensor {
             dtype,
             shape,
             bytes,

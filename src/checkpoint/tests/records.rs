@@ -1,11 +1,11 @@
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
-use super::cells::{Cells, in_file, of_tensor};
-use super::*;
+use crate::checkpoint::cells::{Cells, in_file, of_tensor};
+use crate::checkpoint::*;
 use crate::error::Error;
-use crate::tensors::{CheckpointWriter, Dtype, Layout, TensorSpec};
+use crate::files::verify;
+use crate::tensors::{Dtype, TensorSpec};
 
 /// Bytes without a pattern.
 fn bytes(count: usize, seed: u64) -> Vec<u8> {
@@ -15,19 +15,6 @@ fn bytes(count: usize, seed: u64) -> Vec<u8> {
         (x >> 48) as u8
     };
     (0..count as u64).map(number).collect()
-}
-
-#[test]
-fn a_hashing_writer_sees_what_is_written() {
-    let all = bytes(300_000, 1);
-    let mut writer = Hashing::new(Vec::new());
-    for piece in all.chunks(7_777) {
-        writer.write_all(piece).unwrap();
-    }
-    assert!(*writer.inner() == all);
-    let record = writer.record();
-    assert_eq!(record.bytes, 300_000);
-    assert_eq!(record.digest, hex(&blake3::hash(&all)));
 }
 
 #[test]
@@ -107,10 +94,7 @@ fn checkpoint(dir: &Path) {
         writer.write(at, 0, &all[..middle]).unwrap();
         writer.complete(at).unwrap();
     }
-    let mut record = FolderRecord::default();
-    for (name, written) in writer.records().unwrap() {
-        record.insert(name, written);
-    }
+    let record = writer.record().unwrap();
     writer.finish(dir).unwrap();
     fs::write(dir.join("config.json"), "{}").unwrap();
     fs::create_dir(dir.join("inner")).unwrap();
@@ -217,44 +201,4 @@ fn links_in_a_checkpoint_are_not_followed() {
         fs::remove_file(link).unwrap();
     }
     assert_eq!(damage(&checkpoint_dir), [""; 0]);
-}
-
-#[cfg(unix)]
-#[test]
-fn a_file_of_several_names_is_read_once_and_named_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a");
-    fs::write(&path, "x").unwrap();
-    fs::hard_link(&path, dir.path().join("b")).unwrap();
-    fs::write(dir.path().join("c"), "x").unwrap();
-    let claim = |name: &str| Claim {
-        path: dir.path().join(name),
-        expected: FileRecord {
-            bytes: 1,
-            digest: "0".repeat(32),
-            of: Of::Bytes,
-        },
-        remedy: "write it again",
-    };
-    let found = verify(&["a", "b", "c"].map(claim)).unwrap();
-    let found: Vec<String> = found.iter().map(|(_, error)| error.to_string()).collect();
-    assert_eq!(found.len(), 2, "{found:?}");
-    for (error, name) in found.iter().zip(["a", "c"]) {
-        assert!(
-            error.starts_with(&dir.path().join(name).display().to_string()),
-            "{error}"
-        );
-        assert!(error.ends_with("; write it again"), "{error}");
-    }
-    let stamp = |path: &Path| Stamp::of(&fs::metadata(path).unwrap());
-    assert_eq!(stamp(&path).file(), stamp(&dir.path().join("b")).file());
-    assert_ne!(stamp(&path).file(), stamp(&dir.path().join("c")).file());
-    // Files of the same number lie on other devices.
-    let proc = Path::new("/proc/self/stat");
-    if proc.exists() {
-        assert_ne!(
-            stamp(&path).file().unwrap().0,
-            stamp(proc).file().unwrap().0
-        );
-    }
 }

@@ -5,33 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::dtype::Dtype;
+use super::cells::{self, Cells};
+use super::companions::{INDEX, SINGLE};
+use super::record::FolderRecord;
 use crate::error::{Context, Error, Result};
-use crate::integrity::FileRecord;
-use crate::integrity::cells::{self, Cells};
-
-/// A tensor that will be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// The tensor's name.
-    pub name: String,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its dimensions.
-    pub shape: Vec<usize>,
-}
-
-impl TensorSpec {
-    /// How many elements it has.
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// How many bytes its data take.
-    pub fn bytes(&self) -> u64 {
-        self.elements() as u64 * self.dtype.size() as u64
-    }
-}
+use crate::tensors::{Header, TensorSpec};
 
 /// One file of a layout.
 #[derive(Clone, Debug)]
@@ -90,11 +68,12 @@ impl Layout {
         let mut shards = Vec::new();
         for (shard, group) in groups.iter().enumerate() {
             let file = if count == 1 {
-                "model.safetensors".to_owned()
+                SINGLE.to_owned()
             } else {
                 format!("model-{:05}-of-{count:05}.safetensors", shard + 1)
             };
-            let (header, data) = header(group.iter().map(|at| &tensors[*at]));
+            let specs = group.iter().map(|at| &tensors[*at]);
+            let (header, data) = Header::encode(&[("format", "pt")], specs);
             let mut offset = header.len() as u64;
             for at in group {
                 places[*at] = (shard, offset);
@@ -140,6 +119,27 @@ impl Layout {
             .sum()
     }
 
+    /// Writes the files to `dir`, asking `get` for the bytes of one tensor after the other; returns
+    /// what was written. Memory: one tensor.
+    ///
+    /// # Errors
+    ///
+    /// Those of `get`; failed writes.
+    pub fn write(
+        self,
+        dir: &Path,
+        mut get: impl FnMut(&TensorSpec) -> Result<Vec<u8>>,
+    ) -> Result<FolderRecord> {
+        let writer = CheckpointWriter::open(dir, self)?;
+        for (at, spec) in writer.layout().tensors().iter().enumerate() {
+            writer.write(at, 0, &get(spec)?)?;
+            writer.complete(at)?;
+        }
+        let record = writer.record()?;
+        writer.finish(dir)?;
+        Ok(record)
+    }
+
     /// The index file's content, where there is more than one shard.
     pub fn index(&self) -> Option<String> {
         if self.shards.len() < 2 {
@@ -157,30 +157,6 @@ impl Layout {
         let index = serde_json::json!({ "metadata": { "total_size": data }, "weight_map": map });
         Some(format!("{index:#}\n"))
     }
-}
-
-/// The header of one file (with its length field, padded to 8 bytes) and the bytes of its data.
-fn header<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> (Vec<u8>, u64) {
-    let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
-    let mut offset = 0;
-    for tensor in tensors {
-        let end = offset + tensor.bytes();
-        let entry = serde_json::json!({
-            "dtype": tensor.dtype.safetensors_name(),
-            "shape": tensor.shape,
-            "data_offsets": [offset, end],
-        });
-        entries.insert(tensor.name.clone(), entry);
-        offset = end;
-    }
-    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
-    while !json.len().is_multiple_of(8) {
-        json.push(b' ');
-    }
-    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-    bytes.append(&mut json);
-    (bytes, offset)
 }
 
 /// The open files of a checkpoint that is being written.
@@ -272,21 +248,22 @@ impl CheckpointWriter {
         Ok(*self.digests[tensor].get_or_init(|| digest))
     }
 
-    /// What was written to each file, by its name.
+    /// What was written to each file.
     ///
     /// # Errors
     ///
     /// As [`CheckpointWriter::complete`].
-    pub fn records(&self) -> Result<Vec<(String, FileRecord)>> {
+    pub fn record(&self) -> Result<FolderRecord> {
         let mut tensors: Vec<Vec<(u64, blake3::Hash)>> = vec![Vec::new(); self.files.len()];
         for (at, (shard, _)) in self.layout.places.iter().enumerate() {
             let bytes = self.layout.tensors[at].bytes();
             tensors[*shard].push((bytes, self.complete(at)?));
         }
-        let shards = self.layout.shards.iter().zip(tensors);
-        Ok(shards
-            .map(|(shard, tensors)| (shard.file.clone(), cells::of_file(&shard.header, tensors)))
-            .collect())
+        let mut record = FolderRecord::default();
+        for (shard, tensors) in self.layout.shards.iter().zip(tensors) {
+            record.insert(&shard.file, cells::of_file(&shard.header, tensors));
+        }
+        Ok(record)
     }
 
     fn start_storing(&self, tensor: usize) {
@@ -315,7 +292,7 @@ impl CheckpointWriter {
             file.sync_all().at(path)?;
         }
         if let Some(index) = self.layout.index() {
-            let path = dir.join("model.safetensors.index.json");
+            let path = dir.join(INDEX);
             std::fs::write(&path, index).at(&path)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Digests of files and model folders, computed once.
+//! Digests of texts and files, computed once.
 //!
 //! A digest is cached by the file's number (so that all names of a file share it; by path where the
 //! system has no numbers) and [`Stamp`] (length, time of the last write and of the last change)
@@ -12,10 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::atomic;
-use crate::error::{Context, Error, Result};
-use crate::integrity::{Stamp, digest_of_file, hex};
-use crate::model::{gguf_files, is_gguf};
+use super::{Stamp, atomic, digest_of_file, hex};
+use crate::error::{Context, Result};
 
 /// Files below this size are not worth a cache entry.
 const CACHE_FROM: u64 = 1 << 20;
@@ -88,48 +86,6 @@ fn remember(entry: &Path, stamp: &Stamp, digest: &str) {
     }
     // Without a cache everything still works, only slower.
     let _ = atomic::write(entry, format!("{stamp} {digest}").as_bytes());
-}
-
-/// Digest of a model folder: its `config.json`, weights and weight index, whatever else it
-/// holds; or of a GGUF model: all its files.
-pub fn model(dir: &Path) -> Result<String> {
-    if is_gguf(dir) {
-        let mut all = String::new();
-        for part in gguf_files(dir) {
-            all += &format!("{}\n", file(&part)?);
-        }
-        return Ok(text(&all));
-    }
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .at(dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| {
-            name == "config.json"
-                || name.ends_with(".safetensors")
-                || name.ends_with(".safetensors.index.json")
-        })
-        .collect();
-    names.sort();
-    if !names.iter().any(|name| name.ends_with(".safetensors")) {
-        return Err(Error::file(dir, "no `*.safetensors` file here").remedy(
-            "give a Hugging Face model folder with safetensors weights, or a `.gguf` file",
-        ));
-    }
-    let mut all = String::new();
-    for name in names {
-        all += &format!("{name} {}\n", file(&dir.join(&name))?);
-    }
-    Ok(text(&all))
-}
-
-/// Whether there are weights to take a digest of.
-pub fn has_weights(dir: &Path) -> bool {
-    let is_weights = |entry: fs::DirEntry| {
-        let name = entry.file_name();
-        name.to_string_lossy().ends_with(".safetensors")
-    };
-    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    is_gguf(dir) || entries.any(is_weights)
 }
 
 /// Digest of a text.

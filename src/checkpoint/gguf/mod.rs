@@ -1,0 +1,180 @@
+//! GGUF files, the quantised models of llama.cpp, open for reading.
+//!
+//! A file carries everything but the tokenizer in a form that we run: its metadata becomes a
+//! `config.json`, and its tensors are mapped. What they mean for a model is the model's concern.
+
+mod header;
+mod metadata;
+mod types;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde_json::{Map, Value as Json};
+
+use crate::error::{Context, Error, Result};
+pub use header::GgufTensor;
+use header::{Header, Value};
+use metadata::Metadata;
+
+/// Whether `path` is a file that is called `*.gguf`.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "gguf") && path.is_file()
+}
+
+/// The files of the model that `path` is, or is one of (`name-00001-of-00003.gguf`), in order.
+///
+/// Files that do not exist are listed as well.
+pub fn gguf_files(path: &Path) -> Vec<PathBuf> {
+    let split = || {
+        let stem = path.file_stem()?.to_str()?;
+        let (stem, count) = stem.rsplit_once("-of-")?;
+        let (stem, number) = stem.rsplit_once('-')?;
+        let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(number) || !digits(count) {
+            return None;
+        }
+        let count: usize = count.parse().ok()?;
+        let name = |n| path.with_file_name(format!("{stem}-{n:05}-of-{count:05}.gguf"));
+        Some((1..=count).map(name).collect())
+    };
+    split().unwrap_or_else(|| vec![path.to_owned()])
+}
+
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// An opened GGUF model: mapped, its headers checked.
+pub struct Gguf {
+    files: Vec<Mapped>,
+    /// Of the first file, which has all of the metadata.
+    header: Header,
+    /// File and place of each tensor.
+    tensors: BTreeMap<String, (usize, GgufTensor)>,
+    family: &'static str,
+}
+
+impl Gguf {
+    /// Maps the file, or all files of a split model, and reads their headers.
+    ///
+    /// # Errors
+    /// A missing or damaged file, an element type that is not read, an unknown architecture.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut opened = Vec::new();
+        let mut tensors = BTreeMap::new();
+        let mut first = None;
+        for (index, path) in gguf_files(path).into_iter().enumerate() {
+            let file = File::open(&path).at(&path)?;
+            // SAFETY: the map is only read; as with every reader of mapped checkpoints, another
+            // process must not truncate the file meanwhile.
+            let map = unsafe { Mmap::map(&file) }.at(&path)?;
+            let header = Header::parse(&path, &map)?;
+            for (name, info) in &header.tensors {
+                if tensors
+                    .insert(name.clone(), (index, info.clone()))
+                    .is_some()
+                {
+                    let problem = format!("tensor `{name}` is in another file as well");
+                    return Err(Error::file(&path, problem));
+                }
+            }
+            first.get_or_insert(header);
+            opened.push(Mapped { path, map });
+        }
+        let Some(mut header) = first else {
+            return Err(Error::file(path, "is no GGUF file"));
+        };
+        // Settings are read off tensors as well, wherever they lie.
+        for (name, (_, info)) in &tensors {
+            header.tensors.insert(name.clone(), info.clone());
+        }
+        let metadata = Metadata {
+            path: &opened[0].path,
+            header: &header,
+        };
+        let family = metadata.family()?;
+        Ok(Self {
+            files: opened,
+            header,
+            tensors,
+            family,
+        })
+    }
+
+    /// The (first) file.
+    pub fn path(&self) -> &Path {
+        &self.files[0].path
+    }
+
+    /// The number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.map.len() as u64).sum()
+    }
+
+    /// The architecture by its GGUF name.
+    pub fn family(&self) -> &'static str {
+        self.family
+    }
+
+    /// The fields of its `config.json`, as far as the file has them.
+    ///
+    /// # Errors
+    /// A missing or wrong setting, by its name in the file.
+    pub fn config(&self) -> Result<Map<String, Json>> {
+        let metadata = Metadata {
+            path: self.path(),
+            header: &self.header,
+        };
+        metadata.config()
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &GgufTensor)> {
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, (_, tensor))| (name.as_str(), tensor))
+    }
+
+    /// A tensor, if the file has it.
+    pub fn tensor(&self, name: &str) -> Option<&GgufTensor> {
+        self.tensors.get(name).map(|(_, tensor)| tensor)
+    }
+
+    /// The map of the file that a tensor is in.
+    pub fn map(&self, name: &str) -> Option<&Mmap> {
+        let (file, _) = self.tensors.get(name)?;
+        Some(&self.files[*file].map)
+    }
+
+    /// The name of a tensor's element type.
+    pub fn type_name(tensor: &GgufTensor) -> &'static str {
+        types::name(tensor.dtype)
+    }
+
+    /// The list of tokens: how many, and the bytes of each.
+    ///
+    /// # Errors
+    /// The file has no such list.
+    pub fn tokens(&self) -> Result<(u64, impl Iterator<Item = &[u8]>)> {
+        let key = "tokenizer.ggml.tokens";
+        match self.header.metadata.get(key) {
+            Some(Value::Array {
+                kind: 8,
+                count,
+                begin,
+            }) => Ok((*count, header::texts(&self.files[0].map, *begin, *count))),
+            _ => {
+                let problem = format!("metadata `{key}`: expected a list of texts");
+                Err(Error::file(self.path(), problem))
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Locks that end with their process: files that the system locks.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::Stamp;
+use crate::error::{Context, Error, Result};
+
+/// A lock that is held until it is dropped. Its file says who holds it and is removed at the end;
+/// one that a killed process left behind locks nobody out.
+///
+/// On file systems without locks everyone gets it: whoever replaces something looks at it again as
+/// well.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock whose file is `path`, to write `what` by the command `command`.
+    ///
+    /// # Errors
+    /// Another process (or thread) holds it, which the message names; the file cannot be made.
+    pub fn take(path: PathBuf, what: &Path, command: &str) -> Result<Self> {
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .at(&path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Err(held(&mut file, what)),
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            // The one who held it may have removed the file between our opening and locking it:
+            // then the next one opens another file, and ours locks nobody out.
+            let ours = Stamp::of(&file.metadata().at(&path)?).file();
+            if ours != fs::metadata(&path).ok().and_then(|m| Stamp::of(&m).file()) {
+                continue;
+            }
+            // Who holds it is said for people only.
+            let holder = format!("fuselm {command}, process {}\n", std::process::id());
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.write_all(holder.as_bytes()));
+            return Ok(Self { path, _file: file });
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked: a file under this name is ours.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The error for a lock whose `file` another process has.
+fn held(file: &mut File, what: &Path) -> Error {
+    let mut holder = String::new();
+    let _ = file.rewind();
+    let _ = file.take(200).read_to_string(&mut holder);
+    let holder = match holder.trim() {
+        "" => String::new(),
+        holder => format!(" ({})", holder.escape_debug()),
+    };
+    Error::usage(format!(
+        "another process is writing `{}`{holder}",
+        what.display()
+    ))
+    .remedy("wait for it, or choose another output folder")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_others_are_told_who_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".out.lock");
+        let take = |command| Lock::take(path.clone(), Path::new("out"), command);
+        let first = take("merge").unwrap();
+        let error = take("train").unwrap_err();
+        let holder = format!("`out` (fuselm merge, process {})", std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        drop(first);
+        assert!(!path.exists());
+        // What a killed process left behind.
+        fs::write(&path, "fuselm merge, process 1").unwrap();
+        let second = take("train").unwrap();
+        assert!(
+            take("merge")
+                .unwrap_err()
+                .to_string()
+                .contains("fuselm train")
+        );
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_at_once_only_one_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let Ok(lock) = Lock::take(path.clone(), Path::new("x"), "test") else {
+                            continue;
+                        };
+                        assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+    }
+}

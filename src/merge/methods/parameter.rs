@@ -253,13 +253,13 @@ macro_rules! declare {
         }
 
         impl $(<const $flag: bool>)? $name $(<$flag>)? {
-            const PARAMETERS: &[$crate::merge::methods::Parameter] = &[
+            const PARAMETERS: &[$crate::merge::methods::parameter::Parameter] = &[
                 $($(($own_declared).named(stringify!($own), true),)*)?
                 $($(($one_declared).named(stringify!($one), false),)*)?
             ];
 
             fn read(
-                configured: &dyn $crate::merge::methods::Configured,
+                configured: &dyn $crate::merge::methods::parameter::Configured,
             ) -> $crate::error::Result<Self> {
                 Ok(Self {
                     $($($own: ($own_declared).of_models(stringify!($own), configured)?,)*)?

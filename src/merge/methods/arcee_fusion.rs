@@ -25,10 +25,6 @@ pub const ARCEE_FUSION: Method = Method {
 struct ArceeFusion;
 
 impl Kernel for ArceeFusion {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn selects(&self) -> bool {
         true
     }

@@ -25,10 +25,6 @@ declare! {
 }
 
 impl Kernel for Karcher {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         let factors = match job.count() {
             1 => vec![1.0],

@@ -74,7 +74,9 @@ pub trait Kernel: Debug + Send + Sync {
     }
 
     /// The most passes over the inputs, but for those that a misleading sample costs.
-    fn passes(&self) -> u64;
+    fn passes(&self) -> u64 {
+        2
+    }
 
     /// Whether more than one pass means that positions are selected by rank, which takes memory.
     fn selects(&self) -> bool {

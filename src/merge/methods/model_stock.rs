@@ -25,10 +25,6 @@ declare! {
 }
 
 impl Kernel for ModelStock {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         if self.filter_wise {
             return by_row(job, output);

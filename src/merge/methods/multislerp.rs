@@ -68,10 +68,6 @@ impl Kernel for MultiSlerp {
         }
     }
 
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         let combination = match job.count() {
             1 => vec![1.0].into(),

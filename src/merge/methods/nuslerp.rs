@@ -43,10 +43,6 @@ declare! {
 }
 
 impl Kernel for NuSlerp {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         let total = self.weight[0] + self.weight[1];
         let t = match total.abs() < 1e-6 {

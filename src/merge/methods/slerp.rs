@@ -45,10 +45,6 @@ impl Slerp {
 }
 
 impl Kernel for Slerp {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     /// Angles are between the tensors themselves.
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         let models = job.inputs.base.iter().chain(&job.inputs.models);

@@ -18,10 +18,6 @@ pub const VARM: Method = Method {
 struct Varm;
 
 impl Kernel for Varm {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
         let squares = squares(&job.walk, &job.inputs)?;
         Combination::from(shares_of_sum(&squares)).write(job, output)

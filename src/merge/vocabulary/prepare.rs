@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::additions::{Additions, additions, check_models};
+use super::additions::{additions, check_models};
 use super::files::Files;
 use super::models::{ModelTokens, Vocabulary, read_all};
 use super::tokens::{FILE, Output, build, read};
@@ -43,13 +43,8 @@ pub(in crate::merge) fn prepare<'a>(
     let more = additions(settings, number, first, &known)?;
     let foreign = number != Some(reference);
     let limit = number.map(|number| known[number].rows);
-    let Additions {
-        tokens: news,
-        counts,
-        pieces,
-    } = more;
-    let output = build(&source, limit, news)?;
-    warnings.extend(pieces_warning(pieces));
+    let output = build(&source, limit, more.tokens)?;
+    warnings.extend(pieces_warning(more.pieces));
     warnings.extend(without_effect(settings, &known));
     if foreign && !source.join("config.json").is_file() {
         warnings.push(format!(
@@ -73,7 +68,7 @@ pub(in crate::merge) fn prepare<'a>(
         added,
         rows,
         foreign,
-        summary: vec![summary(&name, tokens.len(), rows, &counts)],
+        summary: vec![summary(&name, tokens.len(), rows, &more.counts)],
     };
     let vocabulary = Vocabulary {
         configured: &settings.tokens,

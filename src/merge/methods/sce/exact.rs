@@ -34,10 +34,6 @@ impl Exact {
 }
 
 impl Kernel for Exact {
-    fn passes(&self) -> u64 {
-        2
-    }
-
     fn selects(&self) -> bool {
         true
     }

@@ -54,13 +54,13 @@ enum Compat {
 
 impl Compat {
     fn named(value: &Scalar) -> Option<Self> {
-        match value {
-            Scalar::Word(word) => match word.as_str() {
-                "none" => Some(Self::None),
-                "mergekit" => Some(Self::MergeKit),
-                "fusechat" => Some(Self::FuseChat),
-                _ => None,
-            },
+        let Scalar::Word(word) = value else {
+            return None;
+        };
+        match word.as_str() {
+            "none" => Some(Self::None),
+            "mergekit" => Some(Self::MergeKit),
+            "fusechat" => Some(Self::FuseChat),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fuselm::checkpoint::{CheckpointWriter, Layout};
-use fuselm::merge::{MergeConfig, MergeOptions, merge_elements, plan};
+use fuselm::merge::{MergeConfig, MergeOptions, Output, TensorInputs, merge_elements, plan};
 use fuselm::tensors::{Dtype, Elements};
 
 use super::models::{self, LARGE};
@@ -125,17 +125,17 @@ pub fn run(layers: usize) {
             let models: Vec<&dyn Elements> =
                 computed[1..].iter().map(|c| c as &dyn Elements).collect();
             let started = Instant::now();
-            let (base, discard) = (&computed[0] as &dyn Elements, |_: u64, _: &[u8]| Ok(()));
-            merge_elements(
-                &config,
-                &tensor.name,
-                &tensor.shape,
-                Some(base),
-                &models,
-                Dtype::BF16,
-                &discard,
-            )
-            .unwrap();
+            let inputs = TensorInputs {
+                name: &tensor.name,
+                shape: &tensor.shape,
+                base: Some(&computed[0]),
+                models: &models,
+            };
+            let output = Output {
+                dtype: Dtype::BF16,
+                write: &|_, _| Ok(()),
+            };
+            merge_elements(&config, &inputs, &output).unwrap();
             merging += started.elapsed().as_secs_f64();
             positions += tensor.elements();
         }

@@ -3,17 +3,18 @@
 
 #[path = "../../src/error.rs"]
 pub mod error;
+#[path = "../../src/progress.rs"]
+pub mod progress;
 #[path = "../../src/tensors/mod.rs"]
 pub mod tensors;
+#[path = "../../src/units.rs"]
+pub mod units;
 
 #[path = "../../src/merge"]
 pub mod merge {
-    pub(crate) mod config;
+    mod arithmetic;
+    mod config;
     pub mod methods;
-    mod vocabulary {
-        pub mod settings;
-        pub use settings::TokenizerConfig;
-    }
 
     pub use config::MergeConfig;
 }

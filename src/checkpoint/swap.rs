@@ -272,17 +272,8 @@ impl Place<'_> {
 /// Lets two folders change places in one step.
 #[cfg(target_os = "linux")]
 fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes());
-    let (a, b) = (path(a)?, path(b)?);
-    let here = libc::AT_FDCWD;
-    // SAFETY: both are terminated strings that outlive the call, which keeps neither.
-    let done =
-        unsafe { libc::renameat2(here, a.as_ptr(), here, b.as_ptr(), libc::RENAME_EXCHANGE) };
-    match done {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -262,11 +262,10 @@ impl Checkpoint {
             };
             #[cfg(target_os = "linux")]
             if forget {
-                use std::os::fd::AsRawFd;
-                let (begin, length) = (begin as libc::off_t, length as libc::off_t);
-                let advice = libc::POSIX_FADV_DONTNEED;
-                // SAFETY: the descriptor is open as long as `shard.file` is.
-                unsafe { libc::posix_fadvise(shard.file.as_raw_fd(), begin, length, advice) };
+                let length = std::num::NonZeroU64::new(length as u64);
+                let advice = rustix::fs::Advice::DontNeed;
+                // Without it everything still works.
+                let _ = rustix::fs::fadvise(&shard.file, begin as u64, length, advice);
             }
             #[cfg(not(target_os = "linux"))]
             let _ = forget;

@@ -274,6 +274,7 @@ impl CheckpointWriter {
             let bytes = self.layout.tensors[tensor].bytes();
             let file = self.files[shard].1.as_raw_fd();
             let (begin, bytes) = (begin as libc::off64_t, bytes as libc::off64_t);
+            // `rustix` lacks this call.
             // SAFETY: the descriptor is open as long as `self.files`. A failed start of writing
             // shows when `finish` waits for its end.
             unsafe { libc::sync_file_range(file, begin, bytes, libc::SYNC_FILE_RANGE_WRITE) };

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::kernels::{Outcome, Remark, Share};
+use super::arithmetic::{Outcome, Remark, Share};
 use crate::error::{Context, Result};
 use crate::progress::warn;
 

@@ -4,10 +4,19 @@
 //! YAML ──► MergeConfig ──► plan() ──► Plan (Display) ──► run() ──► checkpoint, MergeSummary
 //! ```
 //!
-//! [`methods`] is the table of methods and their parameters; [`MergeConfig`] reads mergekit's
-//! YAML strictly; [`plan()`] opens all inputs and checks every tensor before a byte is written;
-//! [`run()`] goes through the tensors one by one, each in fixed blocks shared out over the
-//! threads, and writes into a folder beside the output that is renamed at the end.
+//! | part | what it does |
+//! |---|---|
+//! | `arithmetic` | the numbers of one tensor: walks in fixed blocks, sums, selections |
+//! | [`methods`] | the table of methods: each with its parameters and its kernel |
+//! | `config` | what the user wrote: mergekit's YAML, read strictly |
+//! | `inputs`, `adapter`, `low_rank` | the models' tensors, with scales and adapters applied |
+//! | `vocabulary` | the output's tokens, and the rows of embeddings placed by token |
+//! | `plan` | every tensor of the output, checked before a byte is written; `fingerprint` |
+//! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output` |
+//! | `single`, `stats`, `extract` | one tensor from anywhere; `merge_stats`; LoRA from a difference |
+//!
+//! Each part imports only those above it. [`run()`] writes into a folder beside the output that is
+//! renamed at the end. To add a method, see [`methods`].
 //!
 //! * Arithmetic is in `f32`, sums are in `f64` over fixed blocks: the same bytes for any number
 //!   of threads and any chunk size.
@@ -16,34 +25,30 @@
 //! * 8-bit weights are read as the numbers they stand for ([`ScaleMap`](crate::tensors::ScaleMap)).
 //! * A number that is infinite or NaN, in an input or in what would be written, is an error.
 
-mod blocks;
+mod arithmetic;
 mod config;
 mod fingerprint;
 mod inputs;
 mod journal;
-mod kernels;
-mod matching;
 pub mod methods;
 mod output;
 mod plan;
 mod run;
-mod select;
-mod shapes;
 mod single;
 mod stage;
 mod stats;
-mod vector;
 mod vocabulary;
 
-pub use config::{MergeConfig, Scalar, Setting, Settings, Slice, Source};
+pub use arithmetic::Output;
+pub use config::{
+    MergeConfig, Setting, Settings, Slice, Source, TokenConfig, TokenSource, TokenizerConfig,
+    TokenizerSource,
+};
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};
-pub use single::merge_elements;
+pub use single::{TensorInputs, merge_elements};
 pub use stage::Merge;
 pub use stats::write_stats;
-pub use vocabulary::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
 
-#[cfg(test)]
-mod golden_tests;
 #[cfg(test)]
 mod tests;

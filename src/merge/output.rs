@@ -47,7 +47,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
             write(TOKENIZER_CONFIG, format!("{config:#}\n"))?;
         }
     }
-    write("README.md", card(plan))
+    write("README.md", card(plan)?)
 }
 
 /// The reference's config with the output's dtype, number of layers and vocabulary.
@@ -92,66 +92,11 @@ fn output_config(plan: &Plan) -> Result<Value> {
     Ok(config)
 }
 
-/// The configuration as YAML, as far as JSON is not YAML already.
-fn yaml(value: &Value, indent: usize, text: &mut String) {
-    let pad = "  ".repeat(indent);
-    let scalar = |value: &Value| match value {
-        Value::String(word) if plain(word) => word.clone(),
-        other => other.to_string(),
-    };
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                *text += &format!("{pad}{key}:");
-                nested(value, indent, text, &scalar);
-            }
-        }
-        Value::Array(values) => {
-            for value in values {
-                let mut inner = String::new();
-                match value {
-                    Value::Object(_) => yaml(value, indent + 1, &mut inner),
-                    other => inner = format!("{pad}  {}\n", scalar(other)),
-                }
-                // The first line of the entry carries the dash.
-                *text += &format!("{pad}- {}", inner.trim_start());
-            }
-        }
-        other => *text += &format!("{pad}{}\n", scalar(other)),
-    }
-}
-
-fn nested(value: &Value, indent: usize, text: &mut String, scalar: &impl Fn(&Value) -> String) {
-    let flat = |values: &[Value]| !values.iter().any(|v| v.is_object() || v.is_array());
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            *text += "\n";
-            yaml(value, indent + 1, text);
-        }
-        Value::Array(values) if !flat(values) => {
-            *text += "\n";
-            yaml(value, indent + 1, text);
-        }
-        other => *text += &format!(" {}\n", scalar(other)),
-    }
-}
-
-/// Whether a word needs no quotes in YAML.
-fn plain(word: &str) -> bool {
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "~"];
-    !reserved.contains(&word.to_lowercase().as_str())
-        && word.parse::<f64>().is_err()
-        && word.starts_with(|c: char| c.is_ascii_alphabetic() || "/._".contains(c))
-        && word
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c))
-}
-
 /// The model card.
-fn card(plan: &Plan) -> String {
+fn card(plan: &Plan) -> Result<String> {
     let method = plan.config.method;
-    let mut configuration = String::new();
-    yaml(&plan.config.source, 0, &mut configuration);
+    let configuration =
+        serde_saphyr::to_string(&plan.config.source).during(|| "writing the model card".into())?;
     let name = plan
         .target
         .out()
@@ -170,7 +115,7 @@ fn card(plan: &Plan) -> String {
         Some(files) => format!("## Vocabulary\n\n* {}\n\n", files.summary.join("\n* ")),
         None => String::new(),
     };
-    format!(
+    Ok(format!(
         "---\nlibrary_name: transformers\ntags:\n- merge\n---\n# {name}\n\n\
          A merge made by fuselm {} with the method [`{}`]({}): {}.\n\n\
          ## Models\n\n{}\n{vocabulary}## Configuration\n\n```yaml\n{configuration}```\n",
@@ -179,23 +124,5 @@ fn card(plan: &Plan) -> String {
         method.paper,
         method.summary,
         models.concat(),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn yaml_reads_back_as_what_it_was() {
-        let value = serde_json::json!({
-            "models": [{"model": "a/b-c", "parameters": {"weight": [0.0, 1.5], "density": [
-                {"filter": "mlp", "value": 0.5}, {"value": "x: y"}]}}, {"model": "yes"}],
-            "merge_method": "ties", "parameters": {}, "dtype": "1.5", "flag": true, "none": null,
-        });
-        let mut text = String::new();
-        yaml(&value, 0, &mut text);
-        let back: Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(back, value, "{text}");
-    }
+    ))
 }

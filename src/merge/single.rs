@@ -1,44 +1,57 @@
 //! Merging one tensor that need not come from a file, nor go to one.
 
-use super::blocks::{Inputs, Output, Walk};
+use super::arithmetic::{Inputs, Job, Output, Walk};
 use super::config::MergeConfig;
-use super::kernels::{self, Job};
-use super::matching::parameters;
-use super::plan::MergeOptions;
+use super::methods::merge;
+use super::plan::{Lookup, MergeOptions};
 use super::run::MergeStat;
 use crate::error::{Error, Result};
-use crate::tensors::{Dtype, Elements};
+use crate::tensors::Elements;
 
-/// Merges the tensor `name` of shape `shape` as `config` says: `models` are the tensors of its
-/// models besides the base, in order, `base` that of the base model for methods that have one. The
-/// result goes to `write` in pieces, as a byte offset and bytes in `dtype`, from several threads.
+/// One tensor of all models, wherever they come from.
+pub struct TensorInputs<'a> {
+    /// The tensor's name, which parameters may depend on.
+    pub name: &'a str,
+    /// Its shape, in all models.
+    pub shape: &'a [usize],
+    /// That of the base model, for methods that have one.
+    pub base: Option<&'a dyn Elements>,
+    /// Those of the configuration's models besides the base, in order.
+    pub models: &'a [&'a dyn Elements],
+}
+
+/// Merges one tensor as `config` says. The result goes to `output` in pieces, from several
+/// threads.
 ///
 /// Returns what each model contributed. This is what [`run`](super::run()) does for each tensor.
 ///
 /// # Errors
 ///
 /// Another number of models than the configuration has, tensors of another size than the shape,
-/// parameters that are missing, numbers that are not finite (or not in `dtype`), an error of
-/// `write`, the user's wish to stop.
+/// parameters that are missing, numbers that are not finite (or not in the output's dtype), an
+/// error of the output, the user's wish to stop.
 pub fn merge_elements(
     config: &MergeConfig,
-    name: &str,
-    shape: &[usize],
-    base: Option<&dyn Elements>,
-    models: &[&dyn Elements],
-    dtype: Dtype,
-    write: &(dyn Fn(u64, &[u8]) -> Result<()> + Sync),
+    inputs: &TensorInputs<'_>,
+    output: &Output<'_>,
 ) -> Result<Vec<MergeStat>> {
-    let sources = config
+    let TensorInputs {
+        name,
+        shape,
+        base,
+        models,
+    } = *inputs;
+    let slice = config
         .slices
+        .first()
+        .ok_or_else(|| Error::usage("the merge configuration has no slice"))?;
+    let names: Vec<&str> = slice
+        .sources
         .iter()
-        .take(1)
-        .flat_map(|slice| &slice.sources);
-    let names: Vec<&str> = sources
         .map(|source| source.model.as_str())
         .filter(|model| base.is_none() || Some(*model) != config.base_model.as_deref())
         .collect();
-    let len = shape.iter().product();
+    let len: usize = shape.iter().product();
     let all = || base.iter().chain(models);
     if names.len() != models.len() || all().any(|elements| elements.len() != len) {
         return Err(Error::usage(format!(
@@ -47,27 +60,26 @@ pub fn merge_elements(
             all().map(|elements| elements.len()).collect::<Vec<_>>()
         )));
     }
-    let (values, per_model) = parameters(config, name, &names)?;
-    let vector = shape.len() < 2;
-    let row = match vector {
-        true => len,
-        false => shape[shape.len() - 1],
+    let lookup = Lookup {
+        config,
+        slice,
+        depth: 0.0,
+        tensor: name,
+        models: names.iter().map(|model| (*model, name)).collect(),
     };
+    let kernel = lookup.kernel()?;
     let job = Job {
         name,
-        method: config.method,
-        walk: Walk::new(len, row, MergeOptions::default().chunk),
+        walk: Walk::over(shape, MergeOptions::default().chunk),
         inputs: Inputs {
             base,
             models: models.to_vec(),
         },
         models: names.clone(),
-        values,
-        per_model,
-        compute_dtype: config.dtype.unwrap_or(dtype),
-        vector,
+        compute_dtype: config.dtype.unwrap_or(output.dtype),
+        vector: shape.len() < 2,
     };
-    let outcome = kernels::merge(&job, &Output { dtype, write })?;
+    let outcome = merge(kernel.as_ref(), &job, output)?;
     if !outcome.finite {
         let problem = format!("tensor `{name}`: a number is infinite or NaN, or becomes so");
         return Err(Error::usage(problem));

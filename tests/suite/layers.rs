@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Files of a room that import each other in a circle, and why that is so. What is declared in a
 /// folder's `mod.rs` belongs to all of its files and makes no circle.
-const CIRCLES: [(&str, &str); 24] = [
+const CIRCLES: [(&str, &str); 20] = [
     (
         "align::pieces align::warp",
         "a cost is that of two pieces, and a piece knows its cost",
@@ -15,22 +15,6 @@ const CIRCLES: [(&str, &str); 24] = [
     (
         "artifact::columns artifact::encoding::decode artifact::reader artifact::rows",
         "reading rows opens parts, and opening a part looks at rows",
-    ),
-    (
-        "merge::config merge::vocabulary::settings",
-        "the vocabulary's settings are a part of the configuration, and are read like it",
-    ),
-    (
-        "merge::fingerprint merge::output merge::plan merge::run",
-        "what is planned and what is done say `Plan` to each other",
-    ),
-    (
-        "merge::kernels::rounded merge::kernels::sce",
-        "mergekit's rounding of SCE is SCE",
-    ),
-    (
-        "merge::matching merge::shapes",
-        "shapes are of tensor plans, which need shapes",
     ),
     (
         "model::attention model::cuda::attention",

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::{MergeOptions, plan};
-use super::{Zoo, noise, values};
+use super::fixtures::{Zoo, noise, values};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::lora::{ExtractOptions, extract};
+use crate::merge::{MergeOptions, plan};
 use crate::tensors::{Dtype, TensorSpec};
 
 /// Writes an adapter of rank 2 for the matrices of both layers, and returns how the model looks

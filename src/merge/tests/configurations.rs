@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::super::MergeConfig;
+use crate::merge::MergeConfig;
 
 #[test]
 fn wrong_configurations_are_refused_with_a_remedy() {

@@ -4,9 +4,10 @@
 
 use std::path::Path;
 
-use super::super::golden_tests::{cases, folders, merged, open};
-use super::super::{MergeConfig, Scalar, Setting};
+use super::fixtures::{cases, folders, merged, open};
 use crate::checkpoint::Checkpoint;
+use crate::merge::methods::Scalar;
+use crate::merge::{MergeConfig, Setting};
 use crate::tensors::Dtype;
 
 /// A method, as it is written in its paper.

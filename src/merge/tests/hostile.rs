@@ -5,16 +5,16 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::super::methods::METHODS;
-use super::super::{MergeOptions, plan, run, run_observed};
-use super::{Zoo, config_of, files, zoo};
+use super::fixtures::{Zoo, config_of, files, zoo};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::merge::methods::METHODS;
+use crate::merge::{MergeConfig, MergeOptions, plan, run, run_observed};
 use crate::tensors::tests::Random;
 use crate::tensors::{Dtype, TensorSpec};
 
 /// Two models, the second one to be damaged, and a configuration that merges them.
-fn pair(dtype: Dtype) -> (Zoo, super::MergeConfig) {
+fn pair(dtype: Dtype) -> (Zoo, MergeConfig) {
     let zoo = Zoo::new(dtype, 4);
     zoo.model("base", 1, 0.0).model("a", 2, 0.01);
     let config = zoo.config(
@@ -103,7 +103,7 @@ fn numbers_that_are_not_finite_are_named_by_every_method() {
                 }
                 let tensor = "model.layers.1.mlp.weight";
                 set(&zoo.out(model), tensor, 3 * 24 + 5, value);
-                let plan = plan(&zoo.config(value_of), &zoo.out("out"), &Default::default());
+                let plan = zoo.plan(value_of, "out");
                 let error = run(&plan.unwrap()).err();
                 let error = error.unwrap_or_else(|| panic!("{}: {shown} passed", method.name));
                 let expected = format!(
@@ -232,7 +232,7 @@ fn deep_nesting_is_an_error() {
     }
     for nested in ["[", "{a: ", "- ", "&a [", "!t ["] {
         let text = format!("models: {}", nested.repeat(100_000));
-        let error = super::MergeConfig::from_yaml(&text, Path::new("")).err();
+        let error = MergeConfig::from_yaml(&text, Path::new("")).err();
         assert!(error.unwrap().to_string().len() < 2000);
     }
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -240,7 +240,7 @@ fn deep_nesting_is_an_error() {
         let before = format!("*a{},", level - 1).repeat(10);
         bomb += &format!("a{level}: &a{level} [{before}]\n");
     }
-    assert!(super::MergeConfig::from_yaml(&bomb, Path::new("")).is_err());
+    assert!(MergeConfig::from_yaml(&bomb, Path::new("")).is_err());
 }
 
 /// What fuzz/fuzz_targets/merge_yaml.rs does, from a fixed seed.
@@ -300,7 +300,7 @@ tokenizer_source: base
         let mut text = good.as_bytes().to_vec();
         random.mutate(&mut text, &words);
         let text = String::from_utf8_lossy(&text);
-        let Ok(config) = super::MergeConfig::from_yaml(&text, Path::new("")) else {
+        let Ok(config) = MergeConfig::from_yaml(&text, Path::new("")) else {
             continue;
         };
         accepted += 1;
@@ -333,7 +333,7 @@ fn an_input_that_changes_during_the_merge_is_noticed() {
     );
     assert!(!out.exists());
     // The next run starts again.
-    let again = super::plan(&config, &out, &MergeOptions::default()).unwrap();
+    let again = crate::merge::plan(&config, &out, &MergeOptions::default()).unwrap();
     assert_eq!(run(&again).unwrap().resumed, 0);
 }
 

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::methods::METHODS;
-use super::super::{MergeOptions, plan, run};
-use super::{Zoo, config_of, files, values, zoo};
+use super::fixtures::{Zoo, config_of, files, values, zoo};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
+use crate::merge::methods::METHODS;
+use crate::merge::{MergeOptions, plan, run};
 use crate::tensors::{Dtype, TensorSpec};
 
 #[test]

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::methods::METHODS;
-use super::super::{MergeOptions, plan, run};
-use super::{config_of, zoo};
+use super::fixtures::{config_of, zoo};
+use crate::merge::methods::METHODS;
+use crate::merge::{MergeOptions, plan, run};
 use crate::tensors::{Dtype, TensorSpec};
 
 #[test]
@@ -14,13 +14,12 @@ fn models_that_do_not_fit_together_are_refused_before_a_byte_is_written() {
     let zoo = zoo(Dtype::F32, 8);
     let refused = |what: &str, parts: &[&str]| {
         let value = json!({"merge_method": "varm", "base_model": "base", "models": ["a", "x"]});
-        let out = zoo.out("out");
-        let error = plan(&zoo.config(value), &out, &MergeOptions::default()).err();
+        let error = zoo.plan(value, "out").err();
         let error = error.unwrap_or_else(|| panic!("{what} was accepted"));
         for part in parts {
             assert!(error.to_string().contains(part), "{what}: {error}");
         }
-        assert!(!out.exists());
+        assert!(!zoo.out("out").exists());
     };
     refused("missing folder", &["x", "no such model folder"]);
     let mut specs = zoo.specs();

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::methods::METHODS;
-use super::super::{MergeOptions, plan, run, run_observed};
-use super::{config_of, files, zoo};
+use super::fixtures::{config_of, files, zoo};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::merge::methods::METHODS;
+use crate::merge::{MergeOptions, plan, run, run_observed};
 use crate::tensors::Dtype;
 
 #[test]
@@ -120,15 +120,7 @@ fn tokenizers_that_differ_are_told_of() {
         std::fs::write(zoo.out(name).join("tokenizer.json"), text).unwrap();
     };
     let value = json!({"merge_method": "varm", "base_model": "base", "models": ["a", "b"]});
-    let warnings = |value: &Value| {
-        plan(
-            &zoo.config(value.clone()),
-            &zoo.out("out"),
-            &MergeOptions::default(),
-        )
-        .unwrap()
-        .warnings
-    };
+    let warnings = |value: &Value| zoo.plan(value.clone(), "out").unwrap().warnings;
     tokenizer("base", json!({"x": 0, "y": 1}));
     tokenizer("a", json!({"y": 1, "x": 0}));
     assert!(warnings(&value).is_empty());
@@ -138,4 +130,24 @@ fn tokenizers_that_differ_are_told_of() {
         found.len() == 1 && found[0].contains("`base` and `b`"),
         "{found:?}"
     );
+}
+
+#[test]
+fn the_card_holds_the_configuration() {
+    let zoo = zoo(Dtype::F32, 8);
+    let value = json!({
+        "models": [
+            {"model": "a", "parameters": {"weight": [0.0, 1.5], "density": [
+                {"filter": "mlp", "value": 0.5}, {"value": 1.0}]}},
+            {"model": "b", "parameters": {"weight": 1}},
+        ],
+        "merge_method": "ties", "parameters": {}, "base_model": "base", "name": "yes: 1.5",
+        "chat_template": "{{ a }}\n'x'\n\n", "dtype": null,
+    });
+    zoo.merge(value.clone(), "out");
+    let card = std::fs::read_to_string(zoo.out("out/README.md")).unwrap();
+    let (_, yaml) = card.split_once("```yaml\n").unwrap();
+    let (yaml, _) = yaml.split_once("\n```\n").unwrap();
+    let back: Value = serde_saphyr::from_str(&format!("{yaml}\n")).unwrap();
+    assert_eq!(back, value, "{yaml}");
 }

@@ -1,9 +1,9 @@
 //! `merge_stats` as an artifact.
 
-use super::super::methods::METHODS;
-use super::super::write_stats;
-use super::{config_of, zoo};
+use super::fixtures::{config_of, zoo};
 use crate::artifact::{Artifact, Existing, Kind, Provenance, Writer};
+use crate::merge::methods::METHODS;
+use crate::merge::write_stats;
 use crate::tensors::Dtype;
 
 #[test]

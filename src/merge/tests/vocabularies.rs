@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::methods::METHODS;
-use super::super::{MergeOptions, plan, run, run_observed};
-use super::{Zoo, config_of, files, noise};
+use super::fixtures::{Zoo, config_of, files, noise};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Layout};
 use crate::error::Error;
+use crate::merge::methods::METHODS;
+use crate::merge::{MergeOptions, plan, run, run_observed};
 use crate::tensors::{Dtype, TensorSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -219,12 +219,7 @@ fn the_tokens_of_one_model_and_its_ids() {
     // The same vocabulary everywhere: nothing moves.
     let same = json!({"merge_method": "linear", "models": [{"model": "m", "parameters": {"weight": 1}}],
         "tokenizer_source": "base"});
-    let planned = plan(
-        &zoo.config(same),
-        &zoo.out("out4"),
-        &MergeOptions::default(),
-    )
-    .unwrap();
+    let planned = zoo.plan(same, "out4").unwrap();
     assert!(
         planned.to_string().contains("all models have these tokens"),
         "{planned}"
@@ -399,11 +394,7 @@ fn every_method_gets_the_same_rows_for_any_chunk_and_after_a_stop() {
 fn what_cannot_be_placed_is_refused() {
     let zoo = zoo();
     let refused = |more: Value, part: &str| {
-        let planned = plan(
-            &zoo.config(config("linear", more)),
-            &zoo.out("out"),
-            &MergeOptions::default(),
-        );
+        let planned = zoo.plan(config("linear", more), "out");
         let error = planned
             .err()
             .unwrap_or_else(|| panic!("no error with `{part}`"))
@@ -472,11 +463,7 @@ fn what_cannot_be_placed_is_refused() {
         )
         .unwrap();
     }
-    let planned = plan(
-        &zoo.config(config("linear", union())),
-        &zoo.out("out"),
-        &MergeOptions::default(),
-    );
+    let planned = zoo.plan(config("linear", union()), "out");
     let error = planned.err().unwrap().to_string();
     assert!(
         error.contains("strange.weight") && error.contains("is not known"),

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use tokenizers::AddedToken;
 
-use super::settings::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
+use super::models::ModelTokens;
 use super::tokens::Known;
-use super::{Model, ModelTokens};
 use crate::error::{Error, Result, did_you_mean};
+use crate::merge::config::{TokenConfig, TokenSource, TokenizerConfig, TokenizerSource};
+use crate::merge::inputs::Model;
 
 /// Fails where a token's source is none of the models.
 pub(super) fn check_models(configured: &[(String, TokenConfig)], models: &[Model]) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::settings::{TokenConfig, TokenSource};
 use crate::error::{Error, Result};
+use crate::merge::config::{TokenConfig, TokenSource};
 
 /// What a row of a model's embedding is made from before models are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

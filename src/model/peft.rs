@@ -12,8 +12,9 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde_json::{Map, Value, json};
 
 use super::config::Config;
-use super::decoder::{Decoder, LoadOptions};
+use super::decoder::Decoder;
 use super::lora::{Adapters, Lora, Module, modules, names};
+use super::options::LoadOptions;
 use super::save::write_tensors;
 use super::weights::{Shard, wide_float};
 use crate::error::{Context, Error, Result};

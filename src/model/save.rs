@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::decoder::{Decoder, Mode};
+use super::decoder::Decoder;
 use super::lora::LoraSave;
+use super::options::Mode;
 use super::peft;
 use super::weights::SINGLE;
 use crate::error::{Context, Error, Result};

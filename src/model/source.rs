@@ -7,10 +7,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use memmap2::Mmap;
 
-use super::config::{Config, TensorSpec};
-use super::decoder::LoadOptions;
+use super::config::{Config, Rope, TensorSpec};
 use super::gguf::{Gguf, is_gguf};
-use super::rope::Rope;
+use super::options::LoadOptions;
 use super::weights::Weights;
 use crate::error::{Context, Error, Result};
 

@@ -74,74 +74,96 @@ impl Work<'_> {
         }
         let device = &self.query.device;
         let size = s.batch * s.groups * s.positions * s.d;
-        let dkey = Fresh::zeros(device, size, DType::F32)?;
-        let dvalue = Fresh::zeros(device, size, DType::F32)?;
-        let dquery = self.fresh(s.batch * s.heads * s.len * s.d)?;
-        let sum_of_keys = |sum: &Fresh, block: Block| {
-            let at = (block.samples.0 * s.groups * s.positions + block.keys.0) * s.d;
-            let pointer = sum.pointer + (at * 4) as u64;
-            Matrices::new(pointer, DType::F32, s.d, s.positions * s.d)
-        };
+        let sums = [
+            self.fresh(s.batch * s.heads * s.len * s.d)?,
+            Fresh::zeros(device, size, DType::F32)?,
+            Fresh::zeros(device, size, DType::F32)?,
+        ];
         for block in self.blocks() {
-            let scores = self.scores(block);
-            let Scores { batch, rows, width } = scores;
-            let query = self.queries(block)?;
-            let mixed = self.fresh(batch * rows * s.d)?;
-            let at = (block.samples.0 * s.len + block.queries.0) * s.heads * s.d;
-            self.copy(
-                block,
-                (grad.at(at), [s.len * s.heads * s.d, s.d, s.heads * s.d]),
-                (mixed.pointer, self.block_strides(block)),
-            )?;
-            let dmixed = self.matrices(mixed.pointer, rows, s.d);
-            let weights = self.fresh(batch * rows * width)?;
-            // The cap's slope needs the scores, else the weights take their place.
-            let kept = match self.causal.softcap {
-                Some(_) => Some(self.fresh(batch * rows * width)?),
-                None => None,
-            };
-            let raw = kept.as_ref().map_or(weights.pointer, |kept| kept.pointer);
-            self.weights(block, query.pointer, raw, weights.pointer)?;
-            let p = self.matrices(weights.pointer, rows, width);
-            let dscores = self.fresh(batch * rows * width)?;
-            let ds = self.matrices(dscores.pointer, rows, width);
-            // SAFETY: the sizes are those of the block.
-            unsafe {
-                let values = self.of_keys(&self.value, block);
-                self.product((batch, rows, width, s.d), dmixed, values.t(), ds, 0.0)?;
-                let sum = sum_of_keys(&dvalue, block);
-                self.product((batch, width, s.d, rows), p.t(), dmixed, sum, 1.0)?;
-            }
-            let args = [
-                Arg::Pointer(dscores.pointer),
-                Arg::Pointer(weights.pointer),
-                Arg::Pointer(raw),
-                long(width),
-                Arg::Float(self.causal.scale as f32),
-                Arg::Float(self.causal.softcap.unwrap_or(0.0) as f32),
-            ];
-            let kernel = typed("softmax_backward", dtype)?;
-            let grid = Grid::rows(batch * rows, width);
-            // SAFETY: all three have batch · rows rows of `width`.
-            unsafe { launch(device, &ATTENTION, &kernel, grid, &args) }?;
-            // SAFETY: the sizes are those of the block; `mixed` is used no more.
-            unsafe {
-                let sizes = (batch, rows, s.d, width);
-                self.product(sizes, ds, self.of_keys(&self.key, block), dmixed, 0.0)?;
-                let q = self.matrices(query.pointer, rows, s.d);
-                let sum = sum_of_keys(&dkey, block);
-                self.product((batch, width, s.d, rows), ds.t(), q, sum, 1.0)?;
-            }
-            self.copy(
-                block,
-                (mixed.pointer, self.block_strides(block)),
-                (
-                    dquery.pointer + self.query_offset(block),
-                    [s.heads * s.len * s.d, s.len * s.d, s.d],
-                ),
-            )?;
+            self.block_backward(block, grad, &sums)?;
         }
-        Ok([dquery, dkey, dvalue])
+        Ok(sums)
+    }
+
+    /// The part of a block in the gradients of queries, keys and values.
+    fn block_backward(
+        &self,
+        block: Block,
+        grad: &View,
+        [dquery, dkey, dvalue]: &[Fresh; 3],
+    ) -> Result<()> {
+        let s = self.sizes;
+        let Scores { batch, rows, width } = self.scores(block);
+        let query = self.queries(block)?;
+        let mixed = self.fresh(batch * rows * s.d)?;
+        let at = (block.samples.0 * s.len + block.queries.0) * s.heads * s.d;
+        self.copy(
+            block,
+            (grad.at(at), [s.len * s.heads * s.d, s.d, s.heads * s.d]),
+            (mixed.pointer, self.block_strides(block)),
+        )?;
+        let dmixed = self.matrices(mixed.pointer, rows, s.d);
+        let weights = self.fresh(batch * rows * width)?;
+        // The cap's slope needs the scores, else the weights take their place.
+        let kept = match self.causal.softcap {
+            Some(_) => Some(self.fresh(batch * rows * width)?),
+            None => None,
+        };
+        let raw = kept.as_ref().map_or(weights.pointer, |kept| kept.pointer);
+        self.weights(block, query.pointer, raw, weights.pointer)?;
+        let p = self.matrices(weights.pointer, rows, width);
+        let dscores = self.fresh(batch * rows * width)?;
+        let ds = self.matrices(dscores.pointer, rows, width);
+        // SAFETY: the sizes are those of the block.
+        unsafe {
+            let values = self.of_keys(&self.value, block);
+            self.product((batch, rows, width, s.d), dmixed, values.t(), ds, 0.0)?;
+            let sum = self.sum_of_keys(dvalue, block);
+            self.product((batch, width, s.d, rows), p.t(), dmixed, sum, 1.0)?;
+        }
+        self.scores_backward(block, [dscores.pointer, weights.pointer, raw])?;
+        // SAFETY: the sizes are those of the block; `mixed` is used no more.
+        unsafe {
+            let sizes = (batch, rows, s.d, width);
+            self.product(sizes, ds, self.of_keys(&self.key, block), dmixed, 0.0)?;
+            let q = self.matrices(query.pointer, rows, s.d);
+            let sum = self.sum_of_keys(dkey, block);
+            self.product((batch, width, s.d, rows), ds.t(), q, sum, 1.0)?;
+        }
+        self.copy(
+            block,
+            (mixed.pointer, self.block_strides(block)),
+            (
+                dquery.pointer + self.query_offset(block),
+                [s.heads * s.len * s.d, s.len * s.d, s.d],
+            ),
+        )
+    }
+
+    /// The gradient of the weights becomes that of the products of queries and keys, in place,
+    /// given the weights and the scores.
+    fn scores_backward(&self, block: Block, [grad, weights, scores]: [u64; 3]) -> Result<()> {
+        let Scores { batch, rows, width } = self.scores(block);
+        let args = [
+            Arg::Pointer(grad),
+            Arg::Pointer(weights),
+            Arg::Pointer(scores),
+            long(width),
+            Arg::Float(self.causal.scale as f32),
+            Arg::Float(self.causal.softcap.unwrap_or(0.0) as f32),
+        ];
+        let kernel = typed("softmax_backward", self.query.dtype)?;
+        let grid = Grid::rows(batch * rows, width);
+        // SAFETY: all three have batch · rows rows of `width`.
+        unsafe { launch(&self.query.device, &ATTENTION, &kernel, grid, &args) }
+    }
+
+    /// Gradients, in f32, of the keys or values of the block.
+    fn sum_of_keys(&self, sum: &Fresh, block: Block) -> Matrices {
+        let s = self.sizes;
+        let at = (block.samples.0 * s.groups * s.positions + block.keys.0) * s.d;
+        let pointer = sum.pointer + (at * 4) as u64;
+        Matrices::new(pointer, DType::F32, s.d, s.positions * s.d)
     }
 
     fn scores(&self, block: Block) -> Scores {

@@ -36,7 +36,7 @@ use family::Reading;
 pub(super) use fields::Fields;
 
 /// All families.
-pub(super) static FAMILIES: [&Family; 10] = [
+pub(super) static FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
     &mistral::MIXTRAL,

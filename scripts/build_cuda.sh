@@ -5,6 +5,7 @@
 #
 # usage: scripts/build_cuda.sh [cargo build's arguments]
 #   CUDA_HOME         the toolkit; without it, the one whose nvcc is in PATH
+#   FUSELM_CARGO      another command than `build`: `check`
 #   CUDA_COMPUTE_CAP  oldest GPU to run on; default 80 (Ampere), newer ones run its code too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -38,4 +39,4 @@ done
 [ -n "${FUSELM_CUDA_LINK:-}" ] || { echo "$CUDA_HOME lacks libcudart_static.a" >&2; exit 1; }
 
 export RUSTC_WRAPPER=$here/rustc_cuda.sh
-exec cargo build --release --features cuda "$@"
+exec cargo "${FUSELM_CARGO:-build}" --release --features cuda "$@"

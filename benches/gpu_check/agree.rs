@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use fuselm::error::{Context, Result};
-use fuselm::model::{Config, Decoder, LoadOptions, Mode, next_token};
+use fuselm::model::{Config, Decoder, Listed, LoadOptions, Mode, Wanted, next_token};
 use fuselm::train::Tail;
 use fuselm::train::data::MicroBatch;
 use fuselm::train::gradient::{MicroGradient, micro_gradient, micro_nll};
@@ -230,7 +230,12 @@ fn best_differ(cpu: &Decoder, gpu: &Decoder, micro: &MicroBatch, dtype: DType) -
     let found = [cpu, gpu].map(|decoder| {
         let mut all = Vec::new();
         let rows = hidden(decoder, micro)?;
-        next_token(decoder, &rows, &targets, vocabulary, 5, |_, next| {
+        let wanted = Wanted {
+            targets: &targets,
+            vocab_len: vocabulary,
+            listed: Listed::Best(5),
+        };
+        next_token(decoder.head(), &rows, &wanted, |_, next| {
             all.push(f64::from(next.target_logprob));
             all.push(f64::from(next.tail_logprob));
             all.extend(next.logprobs.iter().map(|p| f64::from(*p)));

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor, Var};
 use fuselm::error::{Context, Error, Result};
-use fuselm::model::{Config, Decoder, Init, LoadOptions, Mode, device_memory, next_token};
+use fuselm::model::{
+    Config, Decoder, Init, Listed, LoadOptions, Mode, Wanted, device_memory, next_token,
+};
 use fuselm::train::Tail;
 use fuselm::train::data::MicroBatch;
 use fuselm::train::gradient::micro_gradient;
@@ -233,7 +235,12 @@ fn scoring(size: &Size, device: &Device) -> Result<(f64, u64)> {
             .flatten_to(1)
             .during(|| "ids".into())?;
         let mut found = 0;
-        next_token(&decoder, &rows, &ids, VOCABULARY, K, |_, next| {
+        let wanted = Wanted {
+            targets: &ids,
+            vocab_len: VOCABULARY,
+            listed: Listed::Best(K),
+        };
+        next_token(decoder.head(), &rows, &wanted, |_, next| {
             found += next.ids.len();
             Ok(())
         })

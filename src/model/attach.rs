@@ -83,18 +83,25 @@ impl<B> Attach<B> {
     }
 }
 
+/// The forwards of an attached operation, with one `&Layout` for each argument.
+macro_rules! forwards {
+    ($($layout:ty),*) => {
+        fn cpu_fwd(&self, $(_: &CpuStorage, _: $layout),*) -> Result<(CpuStorage, Shape)> {
+            self.take()
+        }
+
+        fn cuda_fwd(&self, $(_: &CudaStorage, _: $layout),*) -> Result<(CudaStorage, Shape)> {
+            self.take_cuda()
+        }
+    };
+}
+
 impl CustomOp1 for Attach<Backward1> {
     fn name(&self) -> &'static str {
         "attach1"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.take_cuda()
-    }
+    forwards!(&Layout);
 
     fn bwd(&self, arg: &Tensor, out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         (self.backward)(&arg.detach(), &out.detach(), grad).map(Some)
@@ -106,25 +113,7 @@ impl CustomOp2 for Attach<Backward2> {
         "attach2"
     }
 
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.take()
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.take_cuda()
-    }
+    forwards!(&Layout, &Layout);
 
     fn bwd(
         &self,
@@ -176,29 +165,7 @@ impl CustomOp3 for Attach<Backward3> {
         "attach3"
     }
 
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.take()
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.take_cuda()
-    }
+    forwards!(&Layout, &Layout, &Layout);
 
     fn bwd(
         &self,

@@ -2,20 +2,8 @@
 
 use candle_core::Device;
 
-#[cfg(feature = "cuda")]
-use crate::error::Context;
-use crate::error::{Error, Result};
-
-/// Memory of a GPU, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceMemory {
-    /// All of it.
-    pub total: u64,
-    /// What no program has taken.
-    pub free: u64,
-    /// The most that this program's tensors took at one time since this was last asked.
-    pub peak: u64,
-}
+use super::cuda::{self, DeviceMemory};
+use crate::error::{Context, Error, Result};
 
 /// The device named by `cpu`, `cuda` (the first GPU) or `cuda:N`.
 ///
@@ -30,24 +18,11 @@ pub fn device(spec: &str) -> Result<Device> {
         Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse::<usize>().ok()),
         None => None,
     };
-    open(ordinal.ok_or_else(|| {
+    cuda::open(ordinal.ok_or_else(|| {
         Error::usage(format!(
             "device: expected `cpu`, `cuda` or `cuda:N`, found `{spec}`"
         ))
     })?)
-}
-
-#[cfg(feature = "cuda")]
-fn open(ordinal: usize) -> Result<Device> {
-    super::cuda::open(ordinal)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open(ordinal: usize) -> Result<Device> {
-    Err(Error::usage(format!(
-        "device `cuda:{ordinal}` is not available: this program was built without CUDA"
-    ))
-    .remedy("use `--device cpu`, or build with `--features cuda` (docs/cuda.md)"))
 }
 
 /// Memory of `device`, `None` for the CPU. Waits for all work so far.
@@ -56,11 +31,8 @@ fn open(ordinal: usize) -> Result<Device> {
 /// Those of the driver.
 pub fn device_memory(device: &Device) -> Result<Option<DeviceMemory>> {
     match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            let memory = device
-                .synchronize()
-                .and_then(|()| super::cuda::memory(cuda));
+        Device::Cuda(gpu) => {
+            let memory = device.synchronize().and_then(|()| cuda::memory(gpu));
             memory
                 .during(|| "asking for the GPU's memory".to_owned())
                 .map(Some)

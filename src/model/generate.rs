@@ -7,7 +7,7 @@ use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use super::cache::Cache;
 use super::decoder::Decoder;
-use super::fields::Fields;
+use super::families::Fields;
 use crate::error::{Context, Error, Result};
 use crate::files::read_json;
 use crate::progress;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::attach3;
 use super::config::{Config, TensorSpec};
-use super::decoder::{Mode, mix};
+use super::options::Mode;
+use super::random::mix;
 use super::source::numbers;
 use crate::checkpoint::FolderRecord;
 use crate::error::{Context, Error, Result, did_you_mean};

@@ -5,8 +5,9 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 
-use super::decoder::{Decoder, Mode};
+use super::decoder::Decoder;
 use super::lora::LoraSave;
+use super::options::Mode;
 use crate::checkpoint::{CONFIG, FolderRecord, Layout, Place, SINGLE, Target, copy_companions};
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Dtype, TensorSpec};

@@ -6,10 +6,9 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
-use super::config::{Config, TensorSpec};
-use super::decoder::LoadOptions;
+use super::config::{Config, Rope, TensorSpec};
 use super::gguf::Gguf;
-use super::rope::Rope;
+use super::options::LoadOptions;
 use super::weights::Weights;
 use crate::checkpoint::is_gguf;
 use crate::error::{Context, Error, Result};

@@ -6,9 +6,7 @@ use super::data::MicroBatch;
 use super::loss::{self, Head, Sums, Weights};
 use super::passes::Pass;
 use crate::error::{Context, Result};
-use crate::model::Decoder;
-#[cfg(feature = "cuda")]
-use crate::model::cuda;
+use crate::model::{Decoder, ops};
 
 /// What one micro batch adds to the step.
 #[derive(Debug)]
@@ -43,15 +41,9 @@ pub fn micro_gradient(
     let head = Head::of(decoder);
     let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
     loss::check_finite(&head.sums, step, &micro.samples)?;
-    let spread = || -> candle_core::Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if hidden.device().is_cuda() {
-            return cuda::scatter_rows(&head.hidden, &index, hidden.dim(0)?);
-        }
-        let zeros = hidden.detach().zeros_like()?;
-        zeros.index_add(&index, &head.hidden, 0)
-    };
-    let seed = spread().during(|| "spreading the gradient of the head".to_owned())?;
+    let rows = hidden.dim(0);
+    let seed = rows.and_then(|rows| ops::scatter_rows(&head.hidden, &index, rows));
+    let seed = seed.during(|| "spreading the gradient of the head".to_owned())?;
     let mut params = pass.backward(decoder, &seed)?;
     let name = decoder.config().head_name();
     let slot = decoder.trained().keys().position(|key| key == name);

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 use crate::error::{Context, Result};
-#[cfg(feature = "cuda")]
 use crate::model::cuda;
 
 /// Elements that one thread handles at a time; also the blocks in which norms are summed, so
@@ -18,7 +17,6 @@ pub enum Gradients {
     /// In main memory, flattened.
     Host(Vec<Vec<f32>>),
     /// On a GPU; `None` is zero.
-    #[cfg(feature = "cuda")]
     Device(Vec<Option<Tensor>>),
 }
 
@@ -29,7 +27,6 @@ impl Gradients {
     /// 4 bytes a parameter.
     pub fn zeros(params: &BTreeMap<String, Var>, device: &Device) -> Self {
         match device {
-            #[cfg(feature = "cuda")]
             Device::Cuda(_) => Self::Device(vec![None; params.len()]),
             _ => Self::Host(
                 params
@@ -44,50 +41,23 @@ impl Gradients {
     pub fn clear(&mut self) {
         match self {
             Self::Host(sums) => sums.iter_mut().for_each(|sum| sum.fill(0.0)),
-            #[cfg(feature = "cuda")]
             Self::Device(sums) => sums.fill(None),
         }
     }
 
     /// Adds the gradients of one micro batch, `None` being zero.
     pub fn add(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
-        let during = || "accumulating gradients".to_owned();
         match self {
             Self::Host(sums) => {
-                for (sum, gradient) in sums.iter_mut().zip(gradients) {
-                    let Some(gradient) = gradient else { continue };
-                    with_values(gradient, |values| {
-                        sum.par_chunks_mut(BLOCK)
-                            .zip(values.par_chunks(BLOCK))
-                            .for_each(|(sum, values)| {
-                                for (a, b) in sum.iter_mut().zip(values) {
-                                    *a += b;
-                                }
-                            });
-                    })
-                    .during(during)?;
-                }
+                let mut pairs = sums.iter_mut().zip(gradients);
+                pairs.try_for_each(|(sum, gradient)| add_host(sum, gradient.as_ref()))
             }
-            #[cfg(feature = "cuda")]
             Self::Device(sums) => {
-                for (sum, gradient) in sums.iter_mut().zip(gradients) {
-                    let Some(gradient) = gradient else { continue };
-                    let mut add = || -> candle_core::Result<()> {
-                        match (&*sum, gradient.dtype()) {
-                            (Some(sum), _) => return cuda::accumulate(sum, gradient),
-                            // Sums are added to in place, so they are no one else's.
-                            (None, DType::F32) => {
-                                *sum = Some(gradient.detach().force_contiguous()?)
-                            }
-                            (None, _) => *sum = Some(gradient.detach().to_dtype(DType::F32)?),
-                        }
-                        Ok(())
-                    };
-                    add().during(during)?;
-                }
+                let mut pairs = sums.iter_mut().zip(gradients);
+                pairs.try_for_each(|(sum, gradient)| add_device(sum, gradient.as_ref()))
             }
         }
-        Ok(())
+        .during(|| "accumulating gradients".to_owned())
     }
 
     /// The Euclidean norm over all parameters.
@@ -104,13 +74,40 @@ impl Gradients {
                 }
                 Ok(total.sqrt())
             }
-            #[cfg(feature = "cuda")]
             Self::Device(sums) => {
                 let sums: Vec<&Tensor> = sums.iter().flatten().collect();
                 cuda::norm_of_all(&sums).during(|| "computing the gradient norm".to_owned())
             }
         }
     }
+}
+
+fn add_host(sum: &mut [f32], gradient: Option<&Tensor>) -> candle_core::Result<()> {
+    let Some(gradient) = gradient else {
+        return Ok(());
+    };
+    with_values(gradient, |values| {
+        sum.par_chunks_mut(BLOCK)
+            .zip(values.par_chunks(BLOCK))
+            .for_each(|(sum, values)| {
+                for (a, b) in sum.iter_mut().zip(values) {
+                    *a += b;
+                }
+            });
+    })
+}
+
+fn add_device(sum: &mut Option<Tensor>, gradient: Option<&Tensor>) -> candle_core::Result<()> {
+    let Some(gradient) = gradient else {
+        return Ok(());
+    };
+    match (&*sum, gradient.dtype()) {
+        (Some(sum), _) => return cuda::accumulate(sum, gradient),
+        // Sums are added to in place, so they are no one else's.
+        (None, DType::F32) => *sum = Some(gradient.detach().force_contiguous()?),
+        (None, _) => *sum = Some(gradient.detach().to_dtype(DType::F32)?),
+    }
+    Ok(())
 }
 
 /// Lends the values of a tensor in main memory, as contiguous f32.

@@ -24,7 +24,8 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 use crate::error::{Context, Error, Result};
-use crate::model::{Decoder, kernels, logits, ops};
+use crate::model::ops::{self, kernels};
+use crate::model::{self, Decoder, cuda};
 
 /// Most bytes of f32 logits at once.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -89,10 +90,8 @@ pub struct HeadGradient {
 /// What turns hidden states into logits.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// (vocabulary, hidden size), without its graph.
-    pub weight: Tensor,
-    /// Logits z become c · tanh(z / c), for this c.
-    pub softcap: Option<f64>,
+    /// Matrix and soft cap, without their graph.
+    pub output: model::Head,
     /// Whether its own gradient is wanted.
     pub trained: bool,
 }
@@ -101,15 +100,17 @@ impl Head {
     /// The head of a model.
     pub fn of(decoder: &Decoder) -> Self {
         Self {
-            weight: decoder.head().detach(),
-            softcap: decoder.config().final_softcap,
+            output: model::Head {
+                weight: decoder.head().weight.detach(),
+                softcap: decoder.head().softcap,
+            },
             trained: decoder.trained().contains_key(decoder.config().head_name()),
         }
     }
 
     /// f32 logits (rows, vocabulary).
     fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        logits(hidden, &self.weight, self.softcap)
+        ops::logits(hidden, &self.output)
     }
 }
 
@@ -128,15 +129,14 @@ pub fn head_gradient(
     weights: Weights,
 ) -> Result<HeadGradient> {
     let during = || "computing the loss".to_owned();
-    let (hidden, weight) = (hidden.detach(), &head.weight);
+    let hidden = hidden.detach();
     let mut sums = Sums {
         entropy: rows.entropy,
         ..Sums::default()
     };
-    #[cfg(feature = "cuda")]
-    if hidden.device().is_cuda() {
+    if cuda::holds(&hidden) {
         let weights = Some((weights.clm, weights.fusion));
-        let found = rows.on_gpu(&hidden, weight, head.softcap, weights);
+        let found = cuda::head_loss(&hidden, &head.output, &rows.columns, weights);
         let found = found.during(during)?;
         sums.add(&sum_of(&found.losses));
         let (hidden, sum) = match found.gradients {
@@ -151,36 +151,16 @@ pub fn head_gradient(
     }
     let mut hidden_parts = Vec::new();
     let mut head_sum: Option<Tensor> = None;
-    for range in chunks(rows.len(), rows.vocabulary) {
-        let mut chunk = || -> candle_core::Result<()> {
-            let part = hidden.narrow(0, range.start, range.len())?;
-            let logits = head.logits(&part)?;
-            let slope = match head.softcap {
-                Some(cap) => Some(ops::softcap_slope(&logits, cap)?),
-                None => None,
-            };
-            let (gradient, chunk_sums) = logits_gradient(logits, rows, range.clone(), weights)?;
-            let gradient = match slope {
-                Some(slope) => (gradient * slope)?,
-                None => gradient,
-            };
-            sums.add(&chunk_sums);
-            hidden_parts.push(
-                gradient
-                    .to_dtype(weight.dtype())?
-                    .matmul(weight)?
-                    .to_dtype(hidden.dtype())?,
-            );
-            if head.trained {
-                let part = gradient.t()?.matmul(&part.to_dtype(DType::F32)?)?;
-                head_sum = Some(match head_sum.take() {
-                    Some(sum) => (sum + part)?,
-                    None => part,
-                });
-            }
-            Ok(())
+    for range in chunks(rows.len(), rows.columns.vocabulary) {
+        let part = hidden.narrow(0, range.start, range.len());
+        let part = part.and_then(|part| chunk_gradient(&part, head, rows, range, weights));
+        let part = part.during(during)?;
+        sums.add(&part.sums);
+        hidden_parts.push(part.hidden);
+        head_sum = match (head_sum.take(), part.head) {
+            (Some(sum), Some(part)) => Some((sum + part).during(during)?),
+            (sum, part) => sum.or(part),
         };
-        chunk().during(during)?;
     }
     let hidden = match hidden_parts.len() {
         0 => hidden.zeros_like().during(during)?,
@@ -194,11 +174,41 @@ pub fn head_gradient(
     })
 }
 
+/// [`head_gradient`] on the CPU, of the rows `range` alone.
+fn chunk_gradient(
+    hidden: &Tensor,
+    head: &Head,
+    rows: &Rows,
+    range: Range<usize>,
+    weights: Weights,
+) -> candle_core::Result<HeadGradient> {
+    let (weight, logits) = (&head.output.weight, head.logits(hidden)?);
+    let slope = match head.output.softcap {
+        Some(cap) => Some(ops::softcap_slope(&logits, cap)?),
+        None => None,
+    };
+    let (gradient, sums) = logits_gradient(logits, rows, range, weights)?;
+    let gradient = match slope {
+        Some(slope) => (gradient * slope)?,
+        None => gradient,
+    };
+    Ok(HeadGradient {
+        sums,
+        hidden: gradient
+            .to_dtype(weight.dtype())?
+            .matmul(weight)?
+            .to_dtype(hidden.dtype())?,
+        head: match head.trained {
+            true => Some(gradient.t()?.matmul(&hidden.to_dtype(DType::F32)?)?),
+            false => None,
+        },
+    })
+}
+
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].
 pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
-    #[cfg(feature = "cuda")]
-    if hidden.device().is_cuda() {
-        let found = rows.on_gpu(&hidden.detach(), &head.weight, head.softcap, None);
+    if cuda::holds(hidden) {
+        let found = cuda::head_loss(&hidden.detach(), &head.output, &rows.columns, None);
         let found = found.during(|| "computing the validation loss".to_owned())?;
         return Ok(sum_of(&found.losses).clm);
     }
@@ -207,7 +217,7 @@ pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
         clm: 0.0,
         fusion: 0.0,
     };
-    for range in chunks(rows.len(), rows.vocabulary) {
+    for range in chunks(rows.len(), rows.columns.vocabulary) {
         let mut chunk = || -> candle_core::Result<()> {
             let part = hidden.detach().narrow(0, range.start, range.len())?;
             let logits = head.logits(&part)?;
@@ -220,7 +230,6 @@ pub fn head_nll(hidden: &Tensor, head: &Head, rows: &Rows) -> Result<f64> {
 }
 
 /// Sums of the losses that a GPU finds for each row.
-#[cfg(feature = "cuda")]
 fn sum_of(losses: &[f64]) -> Sums {
     let of = |which: usize| losses.iter().skip(which).step_by(2).sum();
     Sums {
@@ -315,7 +324,7 @@ impl InplaceOp1 for Kernel<'_> {
         let Some((begin, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("the fusion loss needs contiguous logits")
         };
-        let vocabulary = self.rows.vocabulary;
+        let vocabulary = self.rows.columns.vocabulary;
         // Collected in row order and summed in it: the same for any number of threads.
         let losses: Vec<(f64, f64)> = values[begin..end]
             .par_chunks_mut(vocabulary)
@@ -337,8 +346,9 @@ impl Kernel<'_> {
     fn row(&self, logits: &mut [f32], row: usize) -> (f64, f64) {
         let rows = self.rows;
         let (ids, probs) = rows.entries(row);
-        let (label, rest) = (rows.labels[row] as usize, rows.rest[row]);
-        let (a, b) = match rows.targeted[row] {
+        let columns = &rows.columns;
+        let (label, rest) = (columns.labels[row] as usize, columns.rest[row]);
+        let (a, b) = match columns.targeted[row] {
             true => (self.weights.clm, self.weights.fusion),
             false => (self.weights.clm, 0.0),
         };
@@ -364,7 +374,7 @@ impl Kernel<'_> {
         for (id, p) in ids.iter().zip(probs) {
             logits[*id as usize] -= (b * f64::from(p - rest)) as f32;
         }
-        let fusion = match rows.targeted[row] {
+        let fusion = match columns.targeted[row] {
             true => mass * lse - expected,
             false => 0.0,
         };

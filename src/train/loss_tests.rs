@@ -103,10 +103,9 @@ fn reference(
     (loss, clm, fusion, entropy)
 }
 
-fn head_of(weight: Tensor) -> Head {
+fn head_of(weight: Tensor, softcap: Option<f64>) -> Head {
     Head {
-        weight,
-        softcap: None,
+        output: model::Head { weight, softcap },
         trained: true,
     }
 }
@@ -137,11 +136,7 @@ fn loss_and_gradients_match_an_f64_reference() {
         let weights = Weights::new(0.7, rows.len(), rows.targets());
         let found = head_gradient(
             &tensor(&hidden, n),
-            &Head {
-                weight: tensor(&head, VOCABULARY),
-                softcap,
-                trained: true,
-            },
+            &head_of(tensor(&head, VOCABULARY), softcap),
             &rows,
             weights,
         )
@@ -221,11 +216,7 @@ fn losses_of_a_narrow_head_match_an_f64_reference() {
             };
             let (hidden, x) = narrow(n, 0.3);
             let (weight, w) = narrow(VOCABULARY, 1.7);
-            let head = Head {
-                weight,
-                softcap,
-                trained: true,
-            };
+            let head = head_of(weight, softcap);
             let found = head_gradient(&hidden, &head, &rows, weights).unwrap();
             let (_, clm, fusion, _) = reference(&samples, &x, &w, softcap, Tail::Uniform, weights);
             assert_near("clm", found.sums.clm, clm, 1e-5);
@@ -266,7 +257,7 @@ fn by_tensors(
     weights: Weights,
 ) -> candle_core::Result<(Tensor, Sums)> {
     let (n, device) = (range.len(), logits.device());
-    let vocabulary = rows.vocabulary as f32;
+    let vocabulary = rows.columns.vocabulary as f32;
     let width = range
         .clone()
         .map(|row| rows.entries(row).0.len())
@@ -279,8 +270,8 @@ fn by_tensors(
     let (mut used, mut rest_of) = (vec![0f32; n], vec![0f32; n]);
     for (i, row) in range.clone().enumerate() {
         let (listed, p) = rows.entries(row);
-        let rest = rows.rest[row];
-        let b = if rows.targeted[row] {
+        let rest = rows.columns.rest[row];
+        let b = if rows.columns.targeted[row] {
             weights.fusion as f32
         } else {
             0.0
@@ -295,7 +286,7 @@ fn by_tensors(
         used[i] = b;
     }
     let column = |values: Vec<f32>| Tensor::from_vec(values, (n, 1), device);
-    let labels = Tensor::from_slice(&rows.labels[range.clone()], (n, 1), device)?;
+    let labels = Tensor::from_slice(&rows.columns.labels[range.clone()], (n, 1), device)?;
     let ids = Tensor::from_vec(ids, (n, width), device)?;
     let probs = Tensor::from_vec(probs, (n, width), device)?;
     let (mass, used) = (column(mass)?, column(used)?);
@@ -332,7 +323,7 @@ fn a_step_counts_the_same_however_it_is_divided() {
     let (hidden, head) = (numbers(n * WIDTH, 0.3), numbers(VOCABULARY * WIDTH, 1.7));
     let all = rows(&samples, Tail::Renormalise);
     let weights = Weights::new(0.9, all.len(), all.targets());
-    let head = head_of(tensor(&head, VOCABULARY));
+    let head = head_of(tensor(&head, VOCABULARY), None);
     let whole = head_gradient(&tensor(&hidden, n), &head, &all, weights).unwrap();
     for cut in 1..n {
         let parts = [(0, cut), (cut, n)].map(|(begin, end)| {
@@ -362,7 +353,10 @@ fn without_targets_it_is_the_plain_cross_entropy() {
     let mut rows = Rows::new(2);
     rows.push(0, 1, None, Tail::Renormalise).unwrap();
     let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
-    let head = head_of(Tensor::new(&[[0f32], [3f32.ln()]], &Device::Cpu).unwrap());
+    let head = head_of(
+        Tensor::new(&[[0f32], [3f32.ln()]], &Device::Cpu).unwrap(),
+        None,
+    );
     let weights = Weights::new(1.0, 1, 0);
     let found = head_gradient(&hidden, &head, &rows, weights).unwrap();
     assert_near("clm", found.sums.clm, (4.0f64 / 3.0).ln(), 1e-7);
@@ -390,11 +384,8 @@ fn a_soft_cap_by_hand() {
     let mut rows = Rows::new(2);
     rows.push(0, 1, None, Tail::Renormalise).unwrap();
     let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
-    let head = Head {
-        weight: Tensor::new(&[[0f32], [2.0]], &Device::Cpu).unwrap(),
-        softcap: Some(2.0),
-        trained: true,
-    };
+    let weight = Tensor::new(&[[0f32], [2.0]], &Device::Cpu).unwrap();
+    let head = head_of(weight, Some(2.0));
     let found = head_gradient(&hidden, &head, &rows, Weights::new(1.0, 1, 0)).unwrap();
     let t = 1f64.tanh();
     let other = 1.0 / (1.0 + (2.0 * t).exp());
@@ -418,7 +409,7 @@ fn logits_that_are_no_numbers_are_named() {
         let mut rows = Rows::new(2);
         rows.push(0, 1, None, Tail::Renormalise).unwrap();
         let hidden = Tensor::new(&[[1f32]], &Device::Cpu).unwrap();
-        let head = head_of(Tensor::new(&[[bad], [1.0]], &Device::Cpu).unwrap());
+        let head = head_of(Tensor::new(&[[bad], [1.0]], &Device::Cpu).unwrap(), None);
         let weights = Weights::new(1.0, 1, 0);
         let sums = head_gradient(&hidden, &head, &rows, weights).unwrap().sums;
         let error = check_finite(&sums, 6, &[17, 4]).unwrap_err().to_string();

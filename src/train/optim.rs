@@ -8,15 +8,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-#[cfg(any(feature = "cuda", test))]
-use candle_core::Device;
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use super::gradients::{BLOCK, Gradients, with_values};
 use crate::error::{Context, Error, Result};
-#[cfg(feature = "cuda")]
-use crate::model::cuda;
+use crate::model::cuda::{self, Step};
 
 /// Settings of the optimiser that stay the same throughout.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +56,6 @@ enum State {
         first: Vec<f32>,
         second: Vec<f32>,
     },
-    #[cfg(feature = "cuda")]
     Device {
         /// `None` where the parameter itself is f32.
         master: Option<Tensor>,
@@ -90,31 +86,9 @@ impl AdamW {
         groups: Vec<Group>,
         settings: Settings,
     ) -> Result<Self> {
-        let state = |var: &Var| -> candle_core::Result<State> {
-            let n = var.elem_count();
-            Ok(match var.device() {
-                #[cfg(feature = "cuda")]
-                device @ Device::Cuda(_) => State::Device {
-                    master: match var.dtype() {
-                        DType::F32 => None,
-                        _ => Some(var.as_detached_tensor().to_dtype(DType::F32)?),
-                    },
-                    first: Tensor::zeros(var.dims(), DType::F32, device)?,
-                    second: Tensor::zeros(var.dims(), DType::F32, device)?,
-                },
-                _ => State::Host {
-                    master: match var.dtype() {
-                        DType::F32 => None,
-                        _ => Some(with_values(var.as_tensor(), <[f32]>::to_vec)?),
-                    },
-                    first: vec![0.0; n],
-                    second: vec![0.0; n],
-                },
-            })
-        };
         let states = params
             .values()
-            .map(state)
+            .map(State::new)
             .collect::<candle_core::Result<_>>()
             .during(|| "preparing the optimiser".to_owned())?;
         Ok(Self {
@@ -143,110 +117,27 @@ impl AdamW {
         if !norm.is_finite() {
             return Ok(norm);
         }
-        let s = self.settings;
         self.steps += 1;
-        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
-        let rates = |group: Group| Rates {
-            scale: if s.clip > 0.0 && norm > s.clip {
-                s.clip / norm
-            } else {
-                1.0
-            },
-            beta1: s.beta1,
-            beta2: s.beta2,
-            eps: s.eps,
-            step: lr * group.lr_scale / correction(s.beta1),
-            second: 1.0 / correction(s.beta2),
-            keep: 1.0 - lr * group.lr_scale * group.weight_decay,
-        };
-        let update = |(i, var): (usize, &Var), state: &mut State| -> candle_core::Result<()> {
-            let Some(group) = self.groups.get(i) else {
-                candle_core::bail!("no group for parameter {i}")
+        for (i, (var, state)) in params.values().zip(&mut self.states).enumerate() {
+            let step = match self.groups.get(i) {
+                Some(group) => Ok(self.settings.step(self.steps, *group, norm, lr)),
+                None => Err(candle_core::Error::msg(format!(
+                    "no group for parameter {i}"
+                ))),
             };
-            let rates = rates(*group);
-            match (state, gradients) {
-                (
-                    State::Host {
-                        master,
-                        first,
-                        second,
-                    },
-                    Gradients::Host(all),
-                ) => {
-                    let Some(gradient) = all.get(i) else {
-                        candle_core::bail!("no gradient for parameter {i}")
-                    };
-                    match master {
-                        Some(master) => {
-                            rates.update(master, gradient, first, second);
-                            let new = Tensor::from_slice(master, var.dims(), var.device())?;
-                            var.set(&new.to_dtype(var.dtype())?)
-                        }
-                        None => var.as_tensor().inplace_op1(&Update {
-                            rates,
-                            gradient,
-                            moments: Mutex::new((first, second)),
-                        }),
-                    }
-                }
-                #[cfg(feature = "cuda")]
-                (
-                    State::Device {
-                        master,
-                        first,
-                        second,
-                    },
-                    Gradients::Device(all),
-                ) => {
-                    let Some(gradient) = all.get(i) else {
-                        candle_core::bail!("no gradient for parameter {i}")
-                    };
-                    let moments = [&*first, &*second];
-                    let (master, gradient) = (master.as_ref(), gradient.as_ref());
-                    cuda::adamw(var.as_tensor(), master, moments, gradient, rates.on_gpu())
-                }
-                #[cfg(feature = "cuda")]
-                _ => candle_core::bail!("gradients lie on another device"),
-            }
-        };
-        for (param, state) in params.values().enumerate().zip(&mut self.states) {
-            update(param, state).during(|| "updating the weights".to_owned())?;
+            step.and_then(|step| state.update(i, var, gradients, step))
+                .during(|| "updating the weights".to_owned())?;
         }
         Ok(norm)
     }
 
     /// The state of parameter number `index`, `var`, for a checkpoint.
     pub fn save(&self, index: usize, var: &Var) -> Result<Saved> {
-        let saved = || -> candle_core::Result<Saved> {
-            #[cfg(feature = "cuda")]
-            let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-            Ok(match self.states.get(index) {
-                Some(State::Host {
-                    master,
-                    first,
-                    second,
-                }) => Saved {
-                    weights: match master {
-                        Some(master) => master.clone(),
-                        None => with_values(var.as_tensor(), <[f32]>::to_vec)?,
-                    },
-                    first: first.clone(),
-                    second: second.clone(),
-                },
-                #[cfg(feature = "cuda")]
-                Some(State::Device {
-                    master,
-                    first,
-                    second,
-                }) => Saved {
-                    weights: flat(master.as_ref().unwrap_or(var.as_tensor()))?,
-                    first: flat(first)?,
-                    second: flat(second)?,
-                },
-                None => candle_core::bail!("no parameter number {index}"),
-            })
+        let saved = match self.states.get(index) {
+            Some(state) => state.save(var),
+            None => Err(no_parameter(index)),
         };
-        saved().during(|| "saving the optimiser".to_owned())
+        saved.during(|| "saving the optimiser".to_owned())
     }
 
     /// Takes over a saved state of parameter number `index`, and sets `var` to it.
@@ -259,39 +150,11 @@ impl AdamW {
                 format!("a parameter of {n} elements has {sizes:?} in the saved state"),
             ));
         }
-        let mut restore = || -> candle_core::Result<()> {
-            let tensor = |values: &[f32]| Tensor::from_slice(values, var.dims(), var.device());
-            let weights = tensor(&saved.weights)?;
-            var.set(&weights.to_dtype(var.dtype())?)?;
-            match self.states.get_mut(index) {
-                Some(State::Host {
-                    master,
-                    first,
-                    second,
-                }) => {
-                    first.copy_from_slice(&saved.first);
-                    second.copy_from_slice(&saved.second);
-                    if let Some(master) = master {
-                        master.copy_from_slice(&saved.weights);
-                    }
-                }
-                #[cfg(feature = "cuda")]
-                Some(State::Device {
-                    master,
-                    first,
-                    second,
-                }) => {
-                    if master.is_some() {
-                        *master = Some(weights);
-                    }
-                    *first = tensor(&saved.first)?;
-                    *second = tensor(&saved.second)?;
-                }
-                None => candle_core::bail!("no parameter number {index}"),
-            }
-            Ok(())
+        let restored = match self.states.get_mut(index) {
+            Some(state) => state.restore(var, &saved),
+            None => Err(no_parameter(index)),
         };
-        restore().during(|| "restoring the optimiser".to_owned())
+        restored.during(|| "restoring the optimiser".to_owned())
     }
 
     /// Sets the number of steps made, after all parameters were restored.
@@ -300,63 +163,185 @@ impl AdamW {
     }
 }
 
-/// The numbers of one step, for one parameter.
-#[derive(Clone, Copy)]
-struct Rates {
-    /// Factor on the gradient, from clipping.
-    scale: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    /// Learning rate over the first moment's bias correction.
-    step: f64,
-    /// One over the second moment's bias correction.
-    second: f64,
-    /// What weight decay leaves.
-    keep: f64,
+fn no_parameter(index: usize) -> candle_core::Error {
+    candle_core::Error::msg(format!("no parameter number {index}"))
 }
 
-impl Rates {
-    #[cfg(feature = "cuda")]
-    fn on_gpu(&self) -> cuda::Step {
-        cuda::Step {
-            scale: self.scale,
+impl Settings {
+    /// The numbers of step `steps` (from 1) for a parameter of `group`, with gradients of `norm`.
+    fn step(&self, steps: u64, group: Group, norm: f64, lr: f64) -> Step {
+        let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
+        let lr = lr * group.lr_scale;
+        Step {
+            scale: if self.clip > 0.0 && norm > self.clip {
+                self.clip / norm
+            } else {
+                1.0
+            },
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,
-            rate: self.step,
-            correction: self.second,
-            keep: self.keep,
+            rate: lr / correction(self.beta1),
+            correction: 1.0 / correction(self.beta2),
+            keep: 1.0 - lr * group.weight_decay,
+        }
+    }
+}
+
+impl State {
+    /// Zero moments at the present value of `var`.
+    fn new(var: &Var) -> candle_core::Result<Self> {
+        let is_master = var.dtype() == DType::F32;
+        if let device @ Device::Cuda(_) = var.device() {
+            let wide = || var.as_detached_tensor().to_dtype(DType::F32);
+            return Ok(Self::Device {
+                master: (!is_master).then(wide).transpose()?,
+                first: Tensor::zeros(var.dims(), DType::F32, device)?,
+                second: Tensor::zeros(var.dims(), DType::F32, device)?,
+            });
+        }
+        let wide = || with_values(var.as_tensor(), <[f32]>::to_vec);
+        Ok(Self::Host {
+            master: (!is_master).then(wide).transpose()?,
+            first: vec![0.0; var.elem_count()],
+            second: vec![0.0; var.elem_count()],
+        })
+    }
+
+    /// One step of parameter number `i`, `var`.
+    fn update(
+        &mut self,
+        i: usize,
+        var: &Var,
+        gradients: &Gradients,
+        step: Step,
+    ) -> candle_core::Result<()> {
+        let lacking = || candle_core::Error::msg(format!("no gradient for parameter {i}"));
+        match (self, gradients) {
+            (
+                Self::Host {
+                    master,
+                    first,
+                    second,
+                },
+                Gradients::Host(all),
+            ) => {
+                let gradient = all.get(i).ok_or_else(lacking)?;
+                match master {
+                    Some(master) => {
+                        update(&step, master, gradient, [first, second]);
+                        let new = Tensor::from_slice(master, var.dims(), var.device())?;
+                        var.set(&new.to_dtype(var.dtype())?)
+                    }
+                    None => var.as_tensor().inplace_op1(&Update {
+                        step,
+                        gradient,
+                        moments: Mutex::new([first, second]),
+                    }),
+                }
+            }
+            (
+                Self::Device {
+                    master,
+                    first,
+                    second,
+                },
+                Gradients::Device(all),
+            ) => {
+                let gradient = all.get(i).ok_or_else(lacking)?.as_ref();
+                let moments = [&*first, &*second];
+                cuda::adamw(var.as_tensor(), master.as_ref(), moments, gradient, step)
+            }
+            _ => candle_core::bail!("gradients lie on another device"),
         }
     }
 
-    fn update(&self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let (scale, eps, keep) = (self.scale as f32, self.eps as f32, self.keep as f32);
-        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
-        let (new1, new2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
-        let (step, correction) = (self.step as f32, self.second as f32);
-        weights
-            .par_chunks_mut(BLOCK)
-            .zip(gradient.par_chunks(BLOCK))
-            .zip(first.par_chunks_mut(BLOCK))
-            .zip(second.par_chunks_mut(BLOCK))
-            .for_each(|(((weights, gradient), first), second)| {
-                let moments = first.iter_mut().zip(second.iter_mut());
-                for ((w, g), (m, v)) in weights.iter_mut().zip(gradient).zip(moments) {
-                    let g = g * scale;
-                    *m = *m * beta1 + g * new1;
-                    *v = *v * beta2 + g * g * new2;
-                    *w = *w * keep - step * *m / ((*v * correction).sqrt() + eps);
-                }
-            });
+    fn save(&self, var: &Var) -> candle_core::Result<Saved> {
+        let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        Ok(match self {
+            Self::Host {
+                master,
+                first,
+                second,
+            } => Saved {
+                weights: match master {
+                    Some(master) => master.clone(),
+                    None => with_values(var.as_tensor(), <[f32]>::to_vec)?,
+                },
+                first: first.clone(),
+                second: second.clone(),
+            },
+            Self::Device {
+                master,
+                first,
+                second,
+            } => Saved {
+                weights: flat(master.as_ref().unwrap_or(var.as_tensor()))?,
+                first: flat(first)?,
+                second: flat(second)?,
+            },
+        })
     }
+
+    fn restore(&mut self, var: &Var, saved: &Saved) -> candle_core::Result<()> {
+        let tensor = |values: &[f32]| Tensor::from_slice(values, var.dims(), var.device());
+        let weights = tensor(&saved.weights)?;
+        var.set(&weights.to_dtype(var.dtype())?)?;
+        match self {
+            Self::Host {
+                master,
+                first,
+                second,
+            } => {
+                first.copy_from_slice(&saved.first);
+                second.copy_from_slice(&saved.second);
+                if let Some(master) = master {
+                    master.copy_from_slice(&saved.weights);
+                }
+            }
+            Self::Device {
+                master,
+                first,
+                second,
+            } => {
+                if master.is_some() {
+                    *master = Some(weights);
+                }
+                *first = tensor(&saved.first)?;
+                *second = tensor(&saved.second)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step of the f32 `weights` and their moments, in main memory.
+fn update(step: &Step, weights: &mut [f32], gradient: &[f32], [first, second]: [&mut Vec<f32>; 2]) {
+    let (scale, eps, keep) = (step.scale as f32, step.eps as f32, step.keep as f32);
+    let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
+    let (new1, new2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
+    let (rate, correction) = (step.rate as f32, step.correction as f32);
+    weights
+        .par_chunks_mut(BLOCK)
+        .zip(gradient.par_chunks(BLOCK))
+        .zip(first.par_chunks_mut(BLOCK))
+        .zip(second.par_chunks_mut(BLOCK))
+        .for_each(|(((weights, gradient), first), second)| {
+            let moments = first.iter_mut().zip(second.iter_mut());
+            for ((w, g), (m, v)) in weights.iter_mut().zip(gradient).zip(moments) {
+                let g = g * scale;
+                *m = *m * beta1 + g * new1;
+                *v = *v * beta2 + g * g * new2;
+                *w = *w * keep - rate * *m / ((*v * correction).sqrt() + eps);
+            }
+        });
 }
 
 /// Updates an f32 parameter in main memory in place.
 struct Update<'a> {
-    rates: Rates,
+    step: Step,
     gradient: &'a [f32],
-    moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    moments: Mutex<[&'a mut Vec<f32>; 2]>,
 }
 
 impl InplaceOp1 for Update<'_> {
@@ -373,9 +358,9 @@ impl InplaceOp1 for Update<'_> {
             .moments
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (first, second) = &mut *moments;
-        self.rates
-            .update(&mut values[begin..end], self.gradient, first, second);
+        let [first, second] = &mut *moments;
+        let weights = &mut values[begin..end];
+        update(&self.step, weights, self.gradient, [first, second]);
         Ok(())
     }
 }

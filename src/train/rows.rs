@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-#[cfg(feature = "cuda")]
-use crate::model::cuda;
+use crate::model::cuda::LossRows;
 use crate::units::TokenId;
 
 /// What becomes of the probability outside the listed ids of a target.
@@ -42,18 +41,10 @@ pub struct Target<'a> {
 pub struct Rows {
     /// Row of the flattened (batch · length) hidden states.
     pub index: Vec<u32>,
-    /// The true next token.
-    pub labels: Vec<TokenId>,
-    pub(super) targeted: Vec<bool>,
-    /// Where each row's entries begin; one more than rows.
-    offsets: Vec<usize>,
-    ids: Vec<TokenId>,
-    probs: Vec<f32>,
-    /// Probability of each id that is not listed.
-    pub(super) rest: Vec<f32>,
+    /// Labels and targets.
+    pub(super) columns: LossRows,
     /// Entropy of the targets, summed.
     pub(super) entropy: f64,
-    pub(super) vocabulary: usize,
 }
 
 impl Rows {
@@ -61,30 +52,36 @@ impl Rows {
     pub fn new(vocabulary: usize) -> Self {
         Self {
             index: Vec::new(),
-            labels: Vec::new(),
-            targeted: Vec::new(),
-            offsets: vec![0],
-            ids: Vec::new(),
-            probs: Vec::new(),
-            rest: Vec::new(),
+            columns: LossRows {
+                labels: Vec::new(),
+                targeted: Vec::new(),
+                offsets: vec![0],
+                ids: Vec::new(),
+                probs: Vec::new(),
+                rest: Vec::new(),
+                vocabulary,
+            },
             entropy: 0.0,
-            vocabulary,
         }
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.columns.labels.len()
     }
 
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.columns.labels.is_empty()
     }
 
     /// Number of rows that carry a target.
     pub fn targets(&self) -> usize {
-        self.targeted.iter().filter(|targeted| **targeted).count()
+        self.columns
+            .targeted
+            .iter()
+            .filter(|targeted| **targeted)
+            .count()
     }
 
     /// Adds hidden row `index` with its label and, if it has one, its target.
@@ -99,100 +96,99 @@ impl Rows {
         target: Option<Target<'_>>,
         tail: Tail,
     ) -> Result<(), String> {
-        let inside = |id: TokenId| (id as usize) < self.vocabulary;
-        if !inside(label) {
+        let vocabulary = self.columns.vocabulary;
+        if label as usize >= vocabulary {
             return Err(format!(
-                "token {label} is outside the model's {} rows",
-                self.vocabulary
+                "token {label} is outside the model's {vocabulary} rows"
             ));
         }
-        let mut rest = 0.0;
-        if let Some(target) = target {
-            if target.ids.len() != target.probs.len() {
-                return Err("`ids` and `probs` differ in length".to_owned());
+        let rest = match target {
+            Some(target) => {
+                check(target, vocabulary)?;
+                self.push_target(label, target, tail)?
             }
-            if let Some(id) = target.ids.iter().find(|id| !inside(**id)) {
-                return Err(format!(
-                    "target id {id} is outside the model's {} rows",
-                    self.vocabulary
-                ));
-            }
-            let all = target.probs.iter().chain(std::iter::once(&target.tail));
-            if let Some(bad) = all.clone().find(|p| !(0.0..=1.001).contains(*p)) {
-                return Err(format!("target probability {bad} is not in [0, 1]"));
-            }
-            let begin = self.ids.len();
-            let listed: f32 = target.probs.iter().sum();
-            self.ids.extend_from_slice(target.ids);
-            match tail {
-                Tail::Renormalise if listed > 0.0 => {
-                    self.probs.extend(target.probs.iter().map(|p| p / listed));
-                }
-                Tail::Renormalise => {
-                    self.ids.truncate(begin);
-                    return Err("target has no probability on its listed ids".to_owned());
-                }
-                Tail::Label => {
-                    self.probs.extend_from_slice(target.probs);
-                    match target.ids.iter().position(|id| *id == label) {
-                        Some(at) => self.probs[begin + at] += target.tail,
-                        None => {
-                            self.ids.push(label);
-                            self.probs.push(target.tail);
-                        }
-                    }
-                }
-                Tail::Uniform => {
-                    self.probs.extend_from_slice(target.probs);
-                    let unlisted = self.vocabulary.saturating_sub(target.ids.len());
-                    if unlisted > 0 {
-                        rest = target.tail / unlisted as f32;
-                        self.entropy -= f64::from(target.tail) * nonzero_ln(rest);
-                    }
-                }
-                Tail::Ignore => self.probs.extend_from_slice(target.probs),
-            }
-            let probs = &self.probs[begin..];
-            self.entropy -= probs
-                .iter()
-                .map(|p| f64::from(*p) * nonzero_ln(*p))
-                .sum::<f64>();
-        }
+            None => 0.0,
+        };
         self.index.push(index);
-        self.labels.push(label);
-        self.targeted.push(target.is_some());
-        self.offsets.push(self.ids.len());
-        self.rest.push(rest);
+        let columns = &mut self.columns;
+        columns.labels.push(label);
+        columns.targeted.push(target.is_some());
+        columns.offsets.push(columns.ids.len());
+        columns.rest.push(rest);
         Ok(())
     }
 
-    /// Losses of the rows on a GPU, and with `weights` their gradient at the head.
-    #[cfg(feature = "cuda")]
-    pub(super) fn on_gpu(
-        &self,
-        hidden: &candle_core::Tensor,
-        head: &candle_core::Tensor,
-        cap: Option<f64>,
-        weights: Option<(f64, f64)>,
-    ) -> candle_core::Result<cuda::HeadLoss> {
-        let offsets: Vec<u32> = self.offsets.iter().map(|offset| *offset as u32).collect();
-        let targeted: Vec<u8> = self.targeted.iter().map(|yes| u8::from(*yes)).collect();
-        let rows = cuda::LossRows {
-            labels: &self.labels,
-            offsets: &offsets,
-            ids: &self.ids,
-            probs: &self.probs,
-            rest: &self.rest,
-            targeted: &targeted,
-            vocabulary: self.vocabulary,
-        };
-        cuda::head_loss(hidden, head, &rows, cap, weights)
+    /// Adds the entries of a target; returns the probability of each id that is not listed.
+    fn push_target(
+        &mut self,
+        label: TokenId,
+        target: Target<'_>,
+        tail: Tail,
+    ) -> Result<f32, String> {
+        let LossRows {
+            ids,
+            probs,
+            vocabulary,
+            ..
+        } = &mut self.columns;
+        let mut rest = 0.0;
+        let begin = ids.len();
+        let listed: f32 = target.probs.iter().sum();
+        if tail == Tail::Renormalise && listed <= 0.0 {
+            return Err("target has no probability on its listed ids".to_owned());
+        }
+        ids.extend_from_slice(target.ids);
+        match tail {
+            Tail::Renormalise => probs.extend(target.probs.iter().map(|p| p / listed)),
+            Tail::Label => {
+                probs.extend_from_slice(target.probs);
+                match target.ids.iter().position(|id| *id == label) {
+                    Some(at) => probs[begin + at] += target.tail,
+                    None => {
+                        ids.push(label);
+                        probs.push(target.tail);
+                    }
+                }
+            }
+            Tail::Uniform => {
+                probs.extend_from_slice(target.probs);
+                let unlisted = vocabulary.saturating_sub(target.ids.len());
+                if unlisted > 0 {
+                    rest = target.tail / unlisted as f32;
+                    self.entropy -= f64::from(target.tail) * nonzero_ln(rest);
+                }
+            }
+            Tail::Ignore => probs.extend_from_slice(target.probs),
+        }
+        self.entropy -= probs[begin..]
+            .iter()
+            .map(|p| f64::from(*p) * nonzero_ln(*p))
+            .sum::<f64>();
+        Ok(rest)
     }
 
     /// The listed ids of a row and their probabilities.
     pub(super) fn entries(&self, row: usize) -> (&[TokenId], &[f32]) {
-        let range = self.offsets[row]..self.offsets[row + 1];
-        (&self.ids[range.clone()], &self.probs[range])
+        let columns = &self.columns;
+        let range = columns.offsets[row]..columns.offsets[row + 1];
+        (&columns.ids[range.clone()], &columns.probs[range])
+    }
+}
+
+/// Refuses a target that does not fit the vocabulary, or is no distribution.
+fn check(target: Target<'_>, vocabulary: usize) -> Result<(), String> {
+    if target.ids.len() != target.probs.len() {
+        return Err("`ids` and `probs` differ in length".to_owned());
+    }
+    if let Some(id) = target.ids.iter().find(|id| **id as usize >= vocabulary) {
+        return Err(format!(
+            "target id {id} is outside the model's {vocabulary} rows"
+        ));
+    }
+    let mut all = target.probs.iter().chain(std::iter::once(&target.tail));
+    match all.find(|p| !(0.0..=1.001).contains(*p)) {
+        Some(bad) => Err(format!("target probability {bad} is not in [0, 1]")),
+        None => Ok(()),
     }
 }
 

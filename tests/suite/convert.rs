@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use fuselm::model::{Architecture, Config, Decoder, LoadOptions, Mode, Rope, RopeScaling};
+use fuselm::model::{Config, Decoder, LoadOptions, Mode, Rope, RopeScaling};
 use fuselm::vocab::Vocabulary;
 
 /// Everything in a GGUF file.
@@ -109,12 +109,12 @@ pub fn quantised(tensor: &Tensor, dtype: GgmlDType) -> QTensor {
 /// `decoder` as a GGUF file with matrices in `dtype` and the tokens of `vocabulary`.
 pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabulary>) -> Gguf {
     let config = decoder.config();
-    let family = match config.architecture {
-        Architecture::Qwen2 => "qwen2",
-        Architecture::Qwen3 => "qwen3",
-        Architecture::Gemma => "gemma",
-        Architecture::Gemma2 => "gemma2",
-        Architecture::Phi3 => "phi3",
+    let family = match config.architecture.name() {
+        "Qwen2ForCausalLM" => "qwen2",
+        "Qwen3ForCausalLM" => "qwen3",
+        "GemmaForCausalLM" => "gemma",
+        "Gemma2ForCausalLM" => "gemma2",
+        "Phi3ForCausalLM" => "phi3",
         _ => "llama",
     };
     let mut tensors = BTreeMap::new();

@@ -1,32 +1,20 @@
-//! Everything that runs on NVIDIA GPUs (feature `cuda`).
+//! The door to NVIDIA GPUs: the one place that knows whether the program was built for them
+//! (feature `cuda`).
 //!
-//! What candle has no kernel for, or one that reads its arguments several times, is a kernel of
-//! ours (`kernels/*.cu`, compiled to PTX by `build.rs`): norms, gated activations, rotation,
-//! attention's softmax, the best next tokens, the training loss, AdamW. The rest is candle's.
-//!
-//! | file | holds |
-//! |---|---|
-//! | `device` | opening a device; its memory |
-//! | `memory`, `launch`, `blas` | views of device memory, kernel launches, matrix products |
-//! | `ops`, `attention`, `vocabulary`, `optim` | one function for each kernel |
-//!
-//! Kernels take f32, bf16 and f16 and compute in f32. A device has one stream, so that work is
-//! done in the order in which it was asked for, whatever thread asks; memory is freed in that
-//! order too. Nothing waits for the device but what reads results back.
+//! Both sides have the same functions: `enabled` runs our kernels, `disabled` says that nothing lies
+//! on a GPU, so that its other functions are never reached. Callers ask [`holds`] and need not know
+//! which side they have.
 
-mod attention;
-mod blas;
-mod device;
-mod launch;
-mod memory;
-mod ops;
-mod optim;
-mod vocabulary;
+mod types;
 
-pub(crate) use attention::attention;
-pub(crate) use device::{memory, open};
-pub(crate) use ops::{
-    Gate, Norm, embed, gated, linear, norm, rotate_heads, scatter_rows, spread_rows, take_rows,
-};
-pub(crate) use optim::{Step, accumulate, adamw, norm_of_all};
-pub(crate) use vocabulary::{HeadLoss, LossRows, head_loss, next_tokens};
+#[cfg(not(feature = "cuda"))]
+mod disabled;
+#[cfg(feature = "cuda")]
+mod enabled;
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) use disabled::*;
+#[cfg(feature = "cuda")]
+pub(crate) use enabled::*;
+pub use types::DeviceMemory;
+pub(crate) use types::{LossRows, Step};

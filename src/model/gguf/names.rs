@@ -1,6 +1,6 @@
 //! Which tensor of a GGUF file a parameter is, and what llama.cpp's converter has done to it.
 
-use super::Config;
+use crate::model::config::Config;
 
 /// A parameter as it lies in the file.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::Config;
+use crate::model::Config;
+use crate::model::families::{FAMILIES, Family};
 use std::path::Path;
 
 /// A `config.json` of a tiny model with `changes` applied.
@@ -22,36 +23,11 @@ pub(crate) fn tiny(changes: Value) -> Map<String, Value> {
 
 /// For each family, the changes to a Llama's `config.json` that make one of it.
 pub(crate) fn families() -> Vec<(&'static str, Value)> {
-    vec![
-        ("llama", json!({})),
-        (
-            "mistral",
-            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 3}),
-        ),
-        (
-            "mixtral",
-            json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
-                "num_experts_per_tok": 2}),
-        ),
-        ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
-        ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
-        (
-            "gemma",
-            json!({"architectures": ["GemmaForCausalLM"], "hidden_act": "gelu"}),
-        ),
-        ("gemma2", gemma2()),
-        (
-            "phi3",
-            json!({"architectures": ["Phi3ForCausalLM"], "sliding_window": 4}),
-        ),
-        (
-            "internlm2",
-            json!({"architectures": ["InternLM2ForCausalLM"], "bias": false,
-                "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"},
-                "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
-        ),
-        ("mpt", mpt(json!({}))),
-    ]
+    let sample = |family: &&Family| {
+        let sample = serde_json::from_str(family.sample).unwrap();
+        (family.model_type, sample)
+    };
+    FAMILIES.iter().map(sample).collect()
 }
 
 /// All families, and settings that they may have.
@@ -92,16 +68,10 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
     all.map(read).collect()
 }
 
-fn gemma2() -> Value {
-    json!({"architectures": ["Gemma2ForCausalLM"], "hidden_activation": "gelu_pytorch_tanh",
-        "sliding_window": 3, "query_pre_attn_scalar": 9, "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 4.0})
-}
-
 /// Changes to [`tiny`] that make an MPT of it, with `changes` of their own.
 pub(super) fn mpt(changes: Value) -> Value {
-    let mut config = json!({"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4,
-        "n_layers": 2, "expansion_ratio": 2, "max_seq_len": 32});
+    let all = families().into_iter();
+    let (_, mut config) = all.last().unwrap();
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }

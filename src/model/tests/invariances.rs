@@ -96,7 +96,12 @@ fn next_token_equals_a_full_softmax() {
     let logits = decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
     for (vocab, k) in [(17, 0), (17, 1), (17, 5), (17, 17), (17, 40), (19, 3)] {
         let mut rows = 0;
-        next_token(&decoder, &hidden, &targets, vocab, k, |row, next| {
+        let wanted = Wanted {
+            targets: &targets,
+            vocab_len: vocab,
+            listed: Listed::Best(k),
+        };
+        next_token(decoder.head(), &hidden, &wanted, |row, next| {
             assert_eq!(row, rows);
             rows += 1;
             let exps: Vec<f64> = logits[row][..vocab]
@@ -127,7 +132,12 @@ fn next_token_equals_a_full_softmax() {
     let head = decoder.params()["lm_head.weight"].clone();
     let bad = (head.as_detached_tensor() / 0.0).unwrap();
     head.set(&bad).unwrap();
-    let error = next_token(&decoder, &hidden, &targets, 17, 2, |_, _| Ok(())).unwrap_err();
+    let wanted = Wanted {
+        targets: &targets,
+        vocab_len: 17,
+        listed: Listed::Best(2),
+    };
+    let error = next_token(decoder.head(), &hidden, &wanted, |_, _| Ok(())).unwrap_err();
     assert!(
         error
             .to_string()
@@ -196,7 +206,7 @@ fn log_probabilities_of_a_half_precision_head_are_not_rounded() {
         };
         let decoder = Decoder::random(config.clone(), &options, 7).unwrap();
         let scaled = |like: &Tensor, scale: f64| (direction(like, 5) * scale).unwrap();
-        let head = scaled(decoder.head(), 3.0).to_dtype(dtype).unwrap();
+        let head = scaled(&decoder.head().weight, 3.0).to_dtype(dtype).unwrap();
         decoder.params()["lm_head.weight"].set(&head).unwrap();
         let hidden = Tensor::zeros((6, config.hidden_size), DType::F64, &Device::Cpu).unwrap();
         let hidden = scaled(&hidden, 3.0).to_dtype(dtype).unwrap();
@@ -204,7 +214,12 @@ fn log_probabilities_of_a_half_precision_head_are_not_rounded() {
         let logits = wide(&hidden).matmul(&wide(&head).t().unwrap()).unwrap();
         let logits: Vec<Vec<f64>> = logits.to_vec2().unwrap();
         let targets = [0, 3, 5, 7, 11, 13];
-        next_token(&decoder, &hidden, &targets, 19, 4, |row, next| {
+        let wanted = Wanted {
+            targets: &targets,
+            vocab_len: 19,
+            listed: Listed::Best(4),
+        };
+        next_token(decoder.head(), &hidden, &wanted, |row, next| {
             let capped = |z: &f64| cap.map_or(*z, |cap| cap * (z / cap).tanh());
             let z: Vec<f64> = logits[row].iter().map(capped).collect();
             let sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Var;
 
+use super::families::families;
 use super::*;
 
 /// InternLM2's joined matrices from Llama's: the same logits.
@@ -157,4 +158,87 @@ fn norms_around_one_start_at_one() {
         config.tensors().iter().find(norm).unwrap().init,
         Init::Zeros
     );
+}
+
+/// The parameters of the first layer, spelt out as published checkpoints have them.
+#[test]
+fn families_name_their_parameters() {
+    let attention = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj";
+    let mlp = "mlp.gate_proj mlp.up_proj mlp.down_proj";
+    let norms = "input_layernorm post_attention_layernorm";
+    let outer = "model.embed_tokens model.norm lm_head";
+    let tied = "model.embed_tokens model.norm";
+    let expert = |number: usize| {
+        ["w1", "w3", "w2"].map(|part| format!("block_sparse_moe.experts.{number}.{part}"))
+    };
+    let experts = [0, 1, 2, 3].map(expert).concat().join(" ");
+    let biased = "self_attn.q_proj self_attn.q_proj.bias self_attn.k_proj self_attn.k_proj.bias \
+                  self_attn.v_proj self_attn.v_proj.bias self_attn.o_proj";
+    let llama = format!("{attention} {mlp} {norms}");
+    let expected = [
+        ("llama", outer, llama.clone()),
+        ("mistral", outer, llama.clone()),
+        (
+            "mixtral",
+            outer,
+            format!("{attention} block_sparse_moe.gate {experts} {norms}"),
+        ),
+        ("qwen2", outer, format!("{biased} {mlp} {norms}")),
+        (
+            "qwen3",
+            outer,
+            format!("{llama} self_attn.q_norm self_attn.k_norm"),
+        ),
+        ("gemma", tied, llama),
+        (
+            "gemma2",
+            tied,
+            format!(
+                "{attention} {mlp} input_layernorm pre_feedforward_layernorm \
+                 post_attention_layernorm post_feedforward_layernorm"
+            ),
+        ),
+        (
+            "phi3",
+            outer,
+            format!("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj {norms}"),
+        ),
+        (
+            "internlm2",
+            "model.tok_embeddings model.norm output",
+            "attention.wqkv attention.wo feed_forward.w1 feed_forward.w3 feed_forward.w2 \
+             attention_norm ffn_norm"
+                .to_owned(),
+        ),
+        (
+            "mpt",
+            "transformer.wte transformer.norm_f",
+            "attn.Wqkv attn.out_proj ffn.up_proj ffn.down_proj norm_1 norm_2".to_owned(),
+        ),
+    ];
+    for (family, changes) in families() {
+        let Some((_, outer, layer)) = expected.iter().find(|(name, ..)| *name == family) else {
+            continue;
+        };
+        let config = Config::from_json(tiny(changes), Path::new("config.json")).unwrap();
+        let prefix = match family {
+            "mpt" => "transformer.blocks.0.",
+            _ => "model.layers.0.",
+        };
+        let names = |specs: Vec<TensorSpec>, prefix: &str| {
+            let short = |spec: &TensorSpec| {
+                let name = spec.name.strip_prefix(prefix).unwrap();
+                name.strip_suffix(".weight").unwrap_or(name).to_owned()
+            };
+            specs.iter().map(short).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(config.outer_tensors(), ""), *outer, "{family}");
+        assert_eq!(names(config.layer_tensors(0), prefix), *layer, "{family}");
+        let scaled = if family.starts_with("gemma") {
+            12f64.sqrt()
+        } else {
+            1.0
+        };
+        assert_eq!(config.embedding_scale, scaled, "{family}");
+    }
 }

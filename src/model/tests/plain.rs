@@ -1,12 +1,13 @@
 //! The decoder from elementary differentiable operations only, in the parameters' dtype.
 //!
 //! Joined matrices are cut into one for each projection, so that all families run the same steps.
+//! Names are those of the family; `layouts` spells them out.
 
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::super::{Activation, Architecture, Config, NormKind};
+use crate::model::config::{Activation, Config, FeedForwardNames, Names, NormKind, QkvNames};
 
 type Params = BTreeMap<String, Tensor>;
 
@@ -16,28 +17,20 @@ pub(super) fn logits(c: &Config, params: &Params, ids: &Tensor) -> Tensor {
     let mut x = params[c.embedding_name()]
         .index_select(&ids.flatten_all().unwrap(), 0)
         .unwrap();
-    if matches!(c.architecture, Architecture::Gemma | Architecture::Gemma2) {
-        x = (x * (c.hidden_size as f64).sqrt()).unwrap();
-    }
+    x = (x * c.embedding_scale).unwrap();
     for index in 0..c.num_hidden_layers {
         let layer = Layer {
             c,
             params,
-            prefix: match c.architecture {
-                Architecture::Mpt => format!("transformer.blocks.{index}."),
-                _ => format!("model.layers.{index}."),
-            },
+            names: c.names(),
+            prefix: format!("{}{index}.", c.names().layers),
         };
         let y = layer.attention(&layer.norm(&x, 0), (batch, len), c.windows[index]);
-        x = (x + layer.after(y, "post_attention_layernorm")).unwrap();
+        x = (x + layer.after(y, c.names().attention_norm)).unwrap();
         let y = layer.feed_forward(&layer.norm(&x, 1));
-        x = (x + layer.after(y, "post_feedforward_layernorm")).unwrap();
+        x = (x + layer.after(y, c.names().feed_forward_norm)).unwrap();
     }
-    let last = match c.architecture {
-        Architecture::Mpt => "transformer.norm_f.weight",
-        _ => "model.norm.weight",
-    };
-    let x = norm(c, &x, &params[last]);
+    let x = norm(c, &x, &params[c.names().final_norm]);
     cap(matmul(&x, &params[c.head_name()]), c.final_softcap)
 }
 
@@ -77,6 +70,7 @@ fn norm(c: &Config, x: &Tensor, weight: &Tensor) -> Tensor {
 struct Layer<'a> {
     c: &'a Config,
     params: &'a Params,
+    names: &'a Names,
     prefix: String,
 }
 
@@ -92,20 +86,15 @@ impl Layer<'_> {
 
     /// The norm before the attention (0) or the feed-forward block (1).
     fn norm(&self, x: &Tensor, place: usize) -> Tensor {
-        let names = match self.c.architecture {
-            Architecture::Mpt => ["norm_1", "norm_2"],
-            Architecture::InternLm2 => ["attention_norm", "ffn_norm"],
-            Architecture::Gemma2 => ["input_layernorm", "pre_feedforward_layernorm"],
-            _ => ["input_layernorm", "post_attention_layernorm"],
-        };
+        let names = [self.names.input_norm, self.names.middle_norm];
         norm(self.c, x, self.get(names[place]))
     }
 
     /// What Gemma 2 does to the output of a block.
-    fn after(&self, y: Tensor, name: &str) -> Tensor {
-        match self.c.architecture {
-            Architecture::Gemma2 => norm(self.c, &y, self.get(name)),
-            _ => y,
+    fn after(&self, y: Tensor, name: Option<&str>) -> Tensor {
+        match name {
+            Some(name) => norm(self.c, &y, self.get(name)),
+            None => y,
         }
     }
 
@@ -145,14 +134,12 @@ impl Layer<'_> {
                 _ => found.reshape((groups * count * d, columns)).unwrap(),
             }
         };
-        match c.architecture {
-            Architecture::Mpt => joined("attn.Wqkv", &rows),
-            Architecture::Phi3 => joined("self_attn.qkv_proj", &rows),
-            Architecture::InternLm2 => joined("attention.wqkv", &by_group),
-            _ => ["q", "k", "v"].map(|part| {
-                let name = format!("self_attn.{part}_proj");
+        match self.names.qkv {
+            QkvNames::Joined(name) => joined(name, &rows),
+            QkvNames::Grouped(name) => joined(name, &by_group),
+            QkvNames::Separate(names) => names.map(|name| {
                 let bias = self.find(&format!("{name}.bias"));
-                (self.get(&name).clone(), bias.cloned())
+                (self.get(name).clone(), bias.cloned())
             }),
         }
     }
@@ -171,7 +158,7 @@ impl Layer<'_> {
             y.reshape((batch, len, count, d)).unwrap()
         };
         let turn = |y: Tensor| y.transpose(1, 2).unwrap().contiguous().unwrap();
-        let head_norm = |y: Tensor, name: &str| match self.find(name) {
+        let head_norm = |y: Tensor, name: &str| match self.find(&format!("{name}.weight")) {
             Some(weight) => rms_norm(&y, weight, c.norm_eps),
             None => y,
         };
@@ -182,8 +169,8 @@ impl Layer<'_> {
             y.reshape((batch, heads, len, d)).unwrap()
         };
         let [q, k, v] = self.qkv();
-        let q = head_norm(split(&q, heads), "self_attn.q_norm.weight");
-        let k = head_norm(split(&k, groups), "self_attn.k_norm.weight");
+        let q = head_norm(split(&q, heads), self.names.head_norms[0]);
+        let k = head_norm(split(&k, groups), self.names.head_norms[1]);
         let q = rotate(c, &turn(q));
         let k = repeat(rotate(c, &turn(k)));
         let v = repeat(turn(split(&v, groups)));
@@ -193,30 +180,30 @@ impl Layer<'_> {
         let mixed = candle_nn::ops::softmax(&scores.unwrap(), D::Minus1).unwrap();
         let mixed = turn(mixed.matmul(&v).unwrap());
         let mixed = mixed.reshape((batch * len, heads * d)).unwrap();
-        let name = match c.architecture {
-            Architecture::Mpt => "attn.out_proj",
-            Architecture::InternLm2 => "attention.wo",
-            _ => "self_attn.o_proj",
-        };
-        self.linear(&mixed, name)
+        self.linear(&mixed, self.names.output)
     }
 
     fn feed_forward(&self, x: &Tensor) -> Tensor {
         let c = self.c;
-        match c.architecture {
-            Architecture::Mpt => {
-                let y = activate(c, &self.linear(x, "ffn.up_proj"));
-                self.linear(&y, "ffn.down_proj")
+        match self.names.feed_forward {
+            FeedForwardNames::Plain([up, down]) => {
+                let y = activate(c, &self.linear(x, up));
+                self.linear(&y, down)
             }
-            Architecture::Phi3 => {
-                let both = self.get("mlp.gate_up_proj").chunk(2, 0).unwrap();
+            FeedForwardNames::Joined([gate_up, down]) => {
+                let both = self.get(gate_up).chunk(2, 0).unwrap();
                 let gate = activate(c, &matmul(x, &both[0]));
                 let inner = (gate * matmul(x, &both[1])).unwrap();
-                self.linear(&inner, "mlp.down_proj")
+                self.linear(&inner, down)
             }
-            Architecture::InternLm2 => self.gated(x, ["w1", "w3", "w2"], "feed_forward."),
-            Architecture::Mixtral => self.mixture(x),
-            _ => self.gated(x, ["gate_proj", "up_proj", "down_proj"], "mlp."),
+            FeedForwardNames::Gated(names) => self.gated(x, names, ""),
+            FeedForwardNames::Experts {
+                router,
+                experts,
+                gated,
+            } => self.mixture(x, router, |expert| {
+                self.gated(x, gated, &format!("{experts}{expert}."))
+            }),
         }
     }
 
@@ -228,9 +215,9 @@ impl Layer<'_> {
 
     /// All experts for all tokens, with weight 0 for those not chosen: softmax over all, the
     /// largest kept and divided by their sum.
-    fn mixture(&self, x: &Tensor) -> Tensor {
+    fn mixture(&self, x: &Tensor, router: &str, expert: impl Fn(usize) -> Tensor) -> Tensor {
         let experts = self.c.experts.unwrap();
-        let logits = self.linear(x, "block_sparse_moe.gate");
+        let logits = self.linear(x, router);
         let all = candle_nn::ops::softmax(&logits, D::Minus1).unwrap();
         let wide = all.detach().to_dtype(DType::F64).unwrap();
         let chosen = wide.to_vec2::<f64>().unwrap().into_iter().flat_map(|row| {
@@ -244,11 +231,9 @@ impl Layer<'_> {
         let sum = kept.sum_keepdim(1).unwrap();
         let weights = kept.broadcast_div(&sum).unwrap();
         let mut y = x.zeros_like().unwrap();
-        for expert in 0..experts.count {
-            let prefix = format!("block_sparse_moe.experts.{expert}.");
-            let part = self.gated(x, ["w1", "w3", "w2"], &prefix);
-            let weight = weights.narrow(1, expert, 1).unwrap();
-            y = (y + part.broadcast_mul(&weight).unwrap()).unwrap();
+        for index in 0..experts.count {
+            let weight = weights.narrow(1, index, 1).unwrap();
+            y = (y + expert(index).broadcast_mul(&weight).unwrap()).unwrap();
         }
         y
     }

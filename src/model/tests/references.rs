@@ -66,7 +66,12 @@ fn trained_models_agree_with_their_references() {
         }
         let rows = hidden.narrow(0, 0, tokens.len() - 1).unwrap();
         let nll = numbers("per_token_nll");
-        next_token(&decoder, &rows, &tokens[1..], vocab, 0, |row, next| {
+        let wanted = Wanted {
+            targets: &tokens[1..],
+            vocab_len: vocab,
+            listed: Listed::Best(0),
+        };
+        next_token(decoder.head(), &rows, &wanted, |row, next| {
             let difference = f64::from(next.target_logprob) + nll[row];
             assert!(
                 difference.abs() < 1e-4,

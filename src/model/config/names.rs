@@ -1,0 +1,80 @@
+//! How a checkpoint names and lays out its parameters.
+//!
+//! Parameters are kept exactly as a checkpoint has them (joined projections stay joined), so that
+//! what is saved has the layout that was loaded. The list of parameters and the assembly of layers
+//! both follow these names.
+
+/// A family of decoders: `architectures[0]` of `config.json`.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    pub(crate) class: &'static str,
+    pub(crate) names: &'static Names,
+}
+
+impl Architecture {
+    /// The class name in `architectures`.
+    pub fn name(self) -> &'static str {
+        self.class
+    }
+}
+
+/// Names of one convention; those of a layer follow `layers`, its number and a dot, and lack the
+/// final `.weight` or `.bias`.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// The token embedding.
+    pub embedding: &'static str,
+    /// The norm before the head.
+    pub final_norm: &'static str,
+    /// The head, where it is not the embedding.
+    pub head: &'static str,
+    /// What is before the number of a layer.
+    pub layers: &'static str,
+    /// Queries, keys and values.
+    pub qkv: QkvNames,
+    /// The norms of queries and keys, where the configuration has them.
+    pub head_norms: [&'static str; 2],
+    /// The attention's output projection.
+    pub output: &'static str,
+    /// The feed-forward block.
+    pub feed_forward: FeedForwardNames,
+    /// The norm before the attention.
+    pub input_norm: &'static str,
+    /// The norm of what the attention adds.
+    pub attention_norm: Option<&'static str>,
+    /// The norm before the feed-forward block.
+    pub middle_norm: &'static str,
+    /// The norm of what the feed-forward block adds.
+    pub feed_forward_norm: Option<&'static str>,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Debug)]
+pub(crate) enum QkvNames {
+    /// Three matrices: queries, keys, values.
+    Separate([&'static str; 3]),
+    /// One matrix whose rows are all queries, then all keys, then all values.
+    Joined(&'static str),
+    /// One matrix whose rows are, for each key/value head, its queries, its key, its value.
+    Grouped(&'static str),
+}
+
+/// The feed-forward block.
+#[derive(Debug)]
+pub(crate) enum FeedForwardNames {
+    /// act(gate) · up, then down.
+    Gated([&'static str; 3]),
+    /// The same with gate and up in one matrix, gate first; then down.
+    Joined([&'static str; 2]),
+    /// act(up), then down.
+    Plain([&'static str; 2]),
+    /// A router, and numbered gated blocks of their own.
+    Experts {
+        /// The router.
+        router: &'static str,
+        /// What is before the number of an expert.
+        experts: &'static str,
+        /// Gate, up and down of an expert.
+        gated: [&'static str; 3],
+    },
+}

@@ -1,0 +1,33 @@
+//! Llama 1, 2 and 3, and everything published in that shape.
+
+use super::family::{AttentionBias, Family, LLAMA_LIKE, LlamaLike, Reading};
+use crate::model::config::{FeedForwardNames, Names, QkvNames};
+
+/// The names of most checkpoints.
+pub(super) const NAMES: Names = Names {
+    embedding: "model.embed_tokens.weight",
+    final_norm: "model.norm.weight",
+    head: "lm_head.weight",
+    layers: "model.layers.",
+    qkv: QkvNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+    output: "self_attn.o_proj",
+    feed_forward: FeedForwardNames::Gated(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]),
+    input_norm: "input_layernorm",
+    attention_norm: None,
+    middle_norm: "post_attention_layernorm",
+    feed_forward_norm: None,
+};
+
+pub(super) const LLAMA: Family = Family {
+    classes: &["LlamaForCausalLM"],
+    model_type: "llama",
+    names: &NAMES,
+    reading: Reading::LlamaLike(LlamaLike {
+        attention_bias: AttentionBias::Field("attention_bias", false),
+        mlp_bias: Some("mlp_bias"),
+        ..LLAMA_LIKE
+    }),
+    #[cfg(test)]
+    sample: "{}",
+};

@@ -1,0 +1,57 @@
+//! Mistral: Llama with an optional sliding window. Mixtral: Mistral with several feed-forward
+//! blocks, of which a router chooses for each token.
+
+use super::family::{Family, LLAMA_LIKE, LlamaLike, Reading, Windows};
+use super::fields::Fields;
+use super::llama;
+use crate::error::Result;
+use crate::model::config::{Config, Experts, FeedForwardNames, Names};
+
+pub(super) const MISTRAL: Family = Family {
+    classes: &["MistralForCausalLM"],
+    model_type: "mistral",
+    names: &llama::NAMES,
+    reading: Reading::LlamaLike(LlamaLike {
+        windows: Windows::Everywhere,
+        ..LLAMA_LIKE
+    }),
+    #[cfg(test)]
+    sample: r#"{"architectures": ["MistralForCausalLM"], "sliding_window": 3}"#,
+};
+
+pub(super) const MIXTRAL: Family = Family {
+    classes: &["MixtralForCausalLM"],
+    model_type: "mixtral",
+    names: &Names {
+        feed_forward: FeedForwardNames::Experts {
+            router: "block_sparse_moe.gate",
+            experts: "block_sparse_moe.experts.",
+            gated: ["w1", "w3", "w2"],
+        },
+        ..llama::NAMES
+    },
+    reading: Reading::LlamaLike(LlamaLike {
+        norm_eps: 1e-5,
+        rope_theta: 1e6,
+        windows: Windows::Everywhere,
+        more: experts,
+        ..LLAMA_LIKE
+    }),
+    #[cfg(test)]
+    sample: r#"{"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+        "num_experts_per_tok": 2}"#,
+};
+
+fn experts(fields: &Fields<'_>, config: &mut Config) -> Result<()> {
+    let count = fields.optional_size("num_local_experts")?.unwrap_or(8);
+    if count > 4096 {
+        return Err(fields.wrong("num_local_experts", "at most 4096"));
+    }
+    let per_token = fields.optional_size("num_experts_per_tok")?.unwrap_or(2);
+    if per_token > count {
+        let expected = format!("at most the {count} experts");
+        return Err(fields.wrong("num_experts_per_tok", expected));
+    }
+    config.experts = Some(Experts { count, per_token });
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! MPT: ALiBi instead of rotated heads, layer norms, a plain feed-forward block.
+
+use serde_json::{Map, json};
+
+use super::family::{Family, Reading};
+use super::fields::Fields;
+use super::llama;
+use crate::error::Result;
+use crate::model::config::{
+    Activation, Architecture, Config, FeedForwardNames, Names, NormKind, QkvNames,
+};
+
+pub(super) const MPT: Family = Family {
+    classes: &["MptForCausalLM", "MPTForCausalLM"],
+    model_type: "mpt",
+    names: &Names {
+        embedding: "transformer.wte.weight",
+        final_norm: "transformer.norm_f.weight",
+        layers: "transformer.blocks.",
+        qkv: QkvNames::Joined("attn.Wqkv"),
+        output: "attn.out_proj",
+        feed_forward: FeedForwardNames::Plain(["ffn.up_proj", "ffn.down_proj"]),
+        input_norm: "norm_1",
+        middle_norm: "norm_2",
+        ..llama::NAMES
+    },
+    reading: Reading::Own(read),
+    #[cfg(test)]
+    sample: r#"{"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4, "n_layers": 2,
+        "expansion_ratio": 2, "max_seq_len": 32}"#,
+};
+
+fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
+    let hidden_size = fields.size("d_model")?;
+    let heads = fields.size("n_heads")?;
+    let layers = fields.layers("n_layers")?;
+    let head_dim = fields.share("n_heads", hidden_size)?;
+    let attention = Map::new();
+    let attention = match fields.object("attn_config")? {
+        Some(attention) => attention,
+        None => Fields::new(fields.path(), &attention),
+    };
+    check_implemented(fields, &attention)?;
+    Ok(Config {
+        architecture,
+        vocab_size: fields.size("vocab_size")?,
+        hidden_size,
+        intermediate_size: hidden_size
+            .saturating_mul(fields.optional_size("expansion_ratio")?.unwrap_or(4)),
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim,
+        max_position_embeddings: fields.size("max_seq_len")?,
+        norm: NormKind::Layer,
+        norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
+        rope: None,
+        alibi_bias_max: Some(attention.number("alibi_bias_max", 8.0)?),
+        tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        qkv_clip: attention.optional_number("clip_qkv")?,
+        attention_scale: attention.number("softmax_scale", 1.0 / (head_dim as f64).sqrt())?,
+        attention_softcap: None,
+        final_softcap: None,
+        embedding_scale: 1.0,
+        activation: Activation::Gelu,
+        experts: None,
+        windows: vec![None; layers],
+        initializer_range: fields.number("initializer_range", 0.02)?,
+        bos_token_id: fields.ids("bos_token_id")?.first().copied(),
+        eos_token_ids: fields.ids("eos_token_id")?,
+        raw: Map::new(),
+    })
+}
+
+/// Refuses settings of what is not implemented.
+fn check_implemented(fields: &Fields<'_>, attention: &Fields<'_>) -> Result<()> {
+    let kinds = "other kinds of attention are not implemented";
+    attention.only("attn_type", &json!("multihead_attention"), kinds)?;
+    attention.only(
+        "alibi",
+        &json!(true),
+        "learned positions are not implemented",
+    )?;
+    attention.only(
+        "qk_ln",
+        &json!(false),
+        "norms of queries and keys are not implemented",
+    )?;
+    attention.only(
+        "prefix_lm",
+        &json!(false),
+        "tokens must not see those after them",
+    )?;
+    fields.only("no_bias", &json!(true), "biases are not implemented")?;
+    let norms = json!("low_precision_layernorm");
+    if fields.get("norm_type") != Some(&json!("layernorm")) {
+        fields.only(
+            "norm_type",
+            &norms,
+            "or layernorm; other norms are not implemented",
+        )?;
+    }
+    if fields.has("logit_scale") {
+        return Err(fields.wrong("logit_scale", "null (scaled logits are not implemented)"));
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Qwen 1.5, 2 and 2.5: Llama with biases on queries, keys and values. Qwen 3: Llama with
+//! normalised queries and keys.
+
+use super::family::{AttentionBias, Family, LLAMA_LIKE, LlamaLike, Reading, Windows};
+use super::llama;
+
+pub(super) const QWEN2: Family = Family {
+    classes: &["Qwen2ForCausalLM"],
+    model_type: "qwen2",
+    names: &llama::NAMES,
+    reading: Reading::LlamaLike(LlamaLike {
+        attention_bias: AttentionBias::Qkv,
+        windows: Windows::WhereAsked,
+        ..LLAMA_LIKE
+    }),
+    #[cfg(test)]
+    sample: r#"{"architectures": ["Qwen2ForCausalLM"]}"#,
+};
+
+pub(super) const QWEN3: Family = Family {
+    classes: &["Qwen3ForCausalLM"],
+    model_type: "qwen3",
+    names: &llama::NAMES,
+    reading: Reading::LlamaLike(LlamaLike {
+        head_dim: Some(128),
+        qk_norm: true,
+        attention_bias: AttentionBias::Field("attention_bias", false),
+        windows: Windows::WhereAsked,
+        ..LLAMA_LIKE
+    }),
+    #[cfg(test)]
+    sample: r#"{"architectures": ["Qwen3ForCausalLM"]}"#,
+};

@@ -1,0 +1,43 @@
+//! What turns tokens into the input of the first layer.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Context, Result};
+use crate::model::config::Config;
+use crate::model::ops;
+
+/// The table of embeddings and their scale.
+pub(crate) struct Embedder {
+    /// (vocabulary, hidden).
+    table: Tensor,
+    /// Factor on embeddings, rounded to their type.
+    scale: f64,
+}
+
+impl Embedder {
+    /// An embedder with the scale of `config` and a row of `table` for each id.
+    pub fn new(config: &Config, table: Tensor) -> Result<Self> {
+        let scale = Tensor::new(config.embedding_scale, &Device::Cpu).and_then(|scale| {
+            let rounded = scale.to_dtype(table.dtype())?;
+            rounded.to_dtype(DType::F64)?.to_scalar()
+        });
+        Ok(Self {
+            scale: scale.during(|| "rounding the embeddings' scale".to_owned())?,
+            table,
+        })
+    }
+
+    /// Embeddings of `ids` (batch, len) u32: (batch, len, hidden).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let embed = || {
+            let (batch, len) = ids.dims2()?;
+            let x = ops::embed(&self.table, &ids.flatten_all()?)?;
+            let x = x.reshape((batch, len, self.table.dim(1)?))?;
+            match self.scale {
+                1.0 => Ok(x),
+                scale => x * scale,
+            }
+        };
+        embed().during(|| "looking up token embeddings".to_owned())
+    }
+}

@@ -1,0 +1,47 @@
+//! A linear projection.
+
+use candle_core::{Result, Tensor};
+
+use crate::model::attach::attach1;
+use crate::model::lora::Adapter;
+use crate::model::ops;
+
+/// y = x Wᵀ + b, with what an adapter adds.
+pub(crate) struct Linear {
+    /// (out, in).
+    pub weight: Tensor,
+    /// (out).
+    pub bias: Option<Tensor>,
+    /// Weight and bias are not trained where there is one.
+    pub adapter: Option<Adapter>,
+}
+
+impl Linear {
+    /// (rows, in) to (rows, out).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(adapter) = &self.adapter {
+            return adapter.forward(x, &self.weight, self.bias.as_ref());
+        }
+        let trained = |tensor: &Tensor| tensor.track_op();
+        if x.track_op() && !trained(&self.weight) && !self.bias.as_ref().is_some_and(trained) {
+            return self.frozen(x);
+        }
+        let y = ops::linear(x, &self.weight)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    /// Passes a gradient to `x` alone: candle's product would compute and keep that of the
+    /// weight too.
+    fn frozen(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.detach().matmul(&self.weight.t()?)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        let weight = self.weight.clone();
+        attach1(x, &y, move |_, _, grad| grad.matmul(&weight))
+    }
+}

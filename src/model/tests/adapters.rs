@@ -267,7 +267,7 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
     }
     let cut = &good_weights[..good_weights.len() - 8];
     std::fs::write(written.join("adapter_model.safetensors"), cut).unwrap();
-    assert!(problem().contains("not a complete safetensors file"));
+    assert!(problem().contains("damaged or incomplete"));
 
     let missing = |targets: &[&str]| {
         let adapters = Adapters::random(&config, lora(targets), 1, &Device::Cpu);

@@ -8,7 +8,7 @@ use candle_core::quantized::GgmlDType;
 use fuselm::checkpoint::Checkpoint;
 use fuselm::lora::ModelPath;
 use fuselm::model::{Decoder, Mode};
-
+use fuselm::vocab::Tokenizer;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 
@@ -229,7 +229,9 @@ fn an_adapter_of_a_gguf_file_is_that_of_its_model() {
     let workshop = Workshop::new();
     let base = workshop.path("models/pivot");
     let decoder = Decoder::load(&base, &options(Mode::Inference)).unwrap();
-    convert(&decoder, GgmlDType::F32, None).write(&workshop.path("pivot.gguf"));
+    let tokenizer = Tokenizer::load(&base).unwrap();
+    let gguf = convert(&decoder, GgmlDType::F32, Some(tokenizer.vocabulary()));
+    gguf.write(&workshop.path("pivot.gguf"));
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         let _ = fs::copy(base.join(file), workshop.path(file));
     }

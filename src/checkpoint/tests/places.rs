@@ -174,3 +174,43 @@ fn a_link_is_replaced_and_what_it_leads_to_is_kept() {
     }
     assert!(elsewhere.path().join("x").exists());
 }
+
+#[test]
+fn of_two_at_once_one_is_there_whole_and_the_other_is_told() {
+    let mut refused = 0;
+    for round in 0..80 {
+        let f = Fixture::new();
+        let force = round % 2 == 1;
+        if round % 4 == 1 {
+            let target = Target::look(&f.out, false).unwrap();
+            target.begin("test").unwrap().fill(write).unwrap();
+        }
+        let publish = |text: &str| {
+            let target = Target::look(&f.out, force)?;
+            if target.is_taken() && !force {
+                return Err(crate::error::Error::usage("not empty"));
+            }
+            target.begin("test")?.fill(|dir| {
+                for file in 0..20 {
+                    fs::write(dir.join(format!("{file}")), text).unwrap();
+                }
+                Ok(FolderRecord::default())
+            })
+        };
+        let results = std::thread::scope(|scope| {
+            ["one", "two"]
+                .map(|text| scope.spawn(move || publish(text)))
+                .map(|thread| thread.join().unwrap())
+        });
+        for error in results.iter().filter_map(|result| result.as_ref().err()) {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            refused += 1;
+        }
+        assert!(results.iter().any(Result::is_ok), "{results:?}");
+        let names = f.holds();
+        assert_eq!((names.len(), names[0].as_str()), (22, "out"), "{names:?}");
+        let text = |file: u32| fs::read_to_string(f.out.join(format!("{file}"))).unwrap();
+        assert!((1..20).all(|file| text(file) == text(0)));
+    }
+    assert!(refused > 20, "{refused}");
+}

@@ -10,13 +10,15 @@
 //!                      { provenance: { kind, format, tool, identity, vocabulary, model,
 //!                                      options, inputs },
 //!                        part: { index, first_sample, samples, last } }
+//!                      footer key `fuselm.rows`: digest of the rows
 //! _part-00000.json     the part's length, digest, and the digest of its footer
 //! ```
 //!
 //! The *identity* of an artifact is the digest of everything that determines its rows: its
-//! kind, format version, options, and the identities or digests of its inputs. Equal
-//! identities mean equal rows, so a stage whose output has the identity that it would write
-//! has nothing to do. Threads, devices and paths are not part of it.
+//! kind, format version, options, and the contents of its inputs. Equal identities mean equal rows,
+//! so a stage whose output has the identity that it would write has nothing to do. Threads, devices
+//! and paths are not part of it. Its *content* is the digest of the rows themselves, whatever they
+//! were made from: what is made from equal rows is equal.
 //!
 //! Everything is plain Parquet with names that explain themselves; [`Kind::stored_schema`] is
 //! the specification, column by column. Logarithms are natural throughout.

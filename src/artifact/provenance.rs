@@ -60,6 +60,9 @@ pub(super) struct Footer {
 
 impl Footer {
     pub(super) const KEY: &'static str = "fuselm";
+    /// Key of the digest of what is before the footer, which depends on the rows alone. Parts from
+    /// before it was kept have none.
+    pub(super) const ROWS: &'static str = "fuselm.rows";
 }
 
 impl Provenance {

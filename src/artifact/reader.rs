@@ -210,7 +210,7 @@ pub struct Part {
     footer: Footer,
     rows: u64,
     bytes: u64,
-    /// Of a part that has a seal with one.
+    /// Digest of its rows, if its footer has it.
     rows_digest: Option<String>,
     metadata: ArrowReaderMetadata,
 }
@@ -222,8 +222,7 @@ impl Part {
     /// [`Error::Damaged`] if length or footer are not those that were written; a part of another
     /// kind or format.
     pub fn open(path: &Path, kind: Kind) -> Result<Self> {
-        let seal = Seal::read(path)?;
-        match &seal {
+        match Seal::read(path)? {
             Some(seal) => seal.check(path)?,
             None => seal::say_unsealed(path),
         }
@@ -236,16 +235,18 @@ impl Part {
                     .remedy(seal::REMEDY)
             })?;
         let key_values = metadata.metadata().file_metadata().key_value_metadata();
-        let footer = key_values
-            .and_then(|pairs| pairs.iter().find(|pair| pair.key == Footer::KEY))
-            .and_then(|pair| pair.value.as_deref())
-            .ok_or_else(|| {
-                Error::file(
-                    path,
-                    "its footer has no key `fuselm`, so this program did not write it",
-                )
-                .remedy("use `fuselm import` for distributions made elsewhere")
-            })?;
+        let value = |key: &str| {
+            let pair = key_values?.iter().find(|pair| pair.key == key)?;
+            pair.value.as_deref()
+        };
+        let rows_digest = value(Footer::ROWS).map(str::to_owned);
+        let footer = value(Footer::KEY).ok_or_else(|| {
+            Error::file(
+                path,
+                "its footer has no key `fuselm`, so this program did not write it",
+            )
+            .remedy("use `fuselm import` for distributions made elsewhere")
+        })?;
         let footer: Footer = serde_json::from_str(footer)
             .map_err(|e| Error::damaged(path, format!("footer key `fuselm` is damaged: {e}")))?;
         let found = &footer.provenance;
@@ -289,7 +290,7 @@ impl Part {
             footer,
             rows,
             bytes,
-            rows_digest: seal.and_then(|seal| seal.rows().map(str::to_owned)),
+            rows_digest,
             metadata,
         })
     }

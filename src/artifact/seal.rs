@@ -1,16 +1,12 @@
 //! What was written of a part, in a small file beside it: `_part-00000.json`.
 //!
 //! ```text
-//! { "bytes": 81234, "digest": "…", "footer": "…", "rows": "…" }    length; digests of all bytes, of
-//!                                                                  the footer, of what is before it
+//! { "bytes": 81234, "digest": "…", "footer": "…" }    length, digest of all bytes, of the footer
 //! ```
 //!
 //! Length and footer are compared whenever a part is opened, the digest of all bytes by
 //! `fuselm check` and `fuselm run --verify`. The name begins with `_`, so that pyarrow, Spark and
 //! others that read whole folders pass the file over; patterns for `*.parquet` do not match it.
-//!
-//! The footer has what the part was made from. What is before it depends on the rows alone, so that
-//! parts with the same rows are known by `rows`, whatever they were made from.
 //!
 //! The file gets its name just before its part does: a part that a killed program has finished is
 //! never without it. One without is from a version that wrote none.
@@ -39,18 +35,13 @@ pub(super) struct Seal {
     bytes: u64,
     digest: String,
     footer: String,
-    /// Parts from before this was kept have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rows: Option<String>,
 }
 
 impl Seal {
-    /// The seal of a part whose bytes lie in `file` for now; `rows` is the digest of those before
-    /// the footer.
-    pub fn new(record: FileRecord, rows: String, file: &Path) -> Result<Self> {
+    /// The seal of a part whose bytes lie in `file` for now.
+    pub fn new(record: FileRecord, file: &Path) -> Result<Self> {
         let opened = File::open(file).at(file)?;
         Ok(Self {
-            rows: Some(rows),
             footer: footer(opened, record.bytes, file)?,
             bytes: record.bytes,
             digest: record.digest,
@@ -99,11 +90,6 @@ impl Seal {
                 Error::damaged(part, "its footer is not the one that was written").remedy(REMEDY),
             ),
         }
-    }
-
-    /// Digest of the rows.
-    pub fn rows(&self) -> Option<&str> {
-        self.rows.as_deref()
     }
 
     /// What the part should hold.

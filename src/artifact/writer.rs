@@ -231,10 +231,12 @@ impl PartWriter {
         writer.flush().map_err(storage_full).at(&path)?;
         writer.sync().at(&path)?;
         let rows = writer.inner().record().digest;
+        let rows = KeyValue::new(Footer::ROWS.to_owned(), rows);
+        writer.append_key_value_metadata(rows);
         // Not `into_inner`: it makes a text of an I/O error.
         writer.finish().map_err(storage_full).at(&path)?;
         let written = writer.inner();
-        let seal = Seal::new(written.record(), rows, pending.path())?;
+        let seal = Seal::new(written.record(), pending.path())?;
         stale.remove()?;
         seal.write(&path)?;
         pending.commit(written.inner())

@@ -274,6 +274,7 @@ fn long_samples_are_split_by_the_pivot_alone() {
         texts[chats + 1].starts_with("<|im_start|>user\nsecond"),
         "{texts:?}"
     );
+    case.tokenise();
     let tokens = Artifact::open(&case.at("tokens"), Kind::Tokens).unwrap();
     for sample in read_part(&tokens.parts()[0]).unwrap() {
         assert!(sample.ids.len() <= 60);

@@ -12,7 +12,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::embedded;
 use crate::error::{Context, Error, Result, did_you_mean};
 
 /// The folder of `sql/` that a file lies in.
@@ -162,6 +161,10 @@ fn parse_param(line: &str) -> Option<Param> {
     })
 }
 
+/// The files of `sql/` as parts of the program (`build.rs` lists them): group, file name without
+/// `.sql`, text.
+const FILES: &[(Group, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/sql.rs"));
+
 /// The files of `sql/` that a session uses.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
@@ -175,7 +178,7 @@ impl Catalogue {
     /// # Errors
     /// If `sql_dir` cannot be read, has none of these folders, or a file has no header.
     pub fn load(sql_dir: Option<&Path>) -> Result<Self> {
-        let mut scripts = embedded::FILES
+        let mut scripts = FILES
             .iter()
             .map(|(group, file, sql)| Script::parse(*group, file, sql, file))
             .collect::<Result<Vec<_>>>()?;

@@ -8,7 +8,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `embedded`, `catalogue` | the files of `sql/`, their headers, replacements from a folder |
+//! | `catalogue` | the files of `sql/`, their headers, replacements from a folder |
 //! | `session` | tables and views of a run, statements and parameters |
 //! | `division` | `/` between whole numbers |
 //! | `permit` | which statements are run: those that only read |
@@ -26,7 +26,6 @@ mod catalogue;
 mod check;
 mod complete;
 mod division;
-mod embedded;
 mod files;
 mod format;
 mod inspect;

@@ -554,8 +554,21 @@ fn every_input_reaches_the_steps_that_read_it_and_no_other() {
                         .for_each(|token| token["rstrip"] = json!(true));
                 })
             }),
-            // All samples are looked at again: they must fit every model.
-            everything(&["corpus vocab atlas", "eval atlas"]),
+            [
+                of(
+                    "atlas",
+                    &[
+                        "corpus vocab",
+                        "corpus tokens",
+                        "score",
+                        "align",
+                        "map",
+                        "eval",
+                    ],
+                ),
+                chain("atlas"),
+            ]
+            .concat(),
         ),
         (
             "the chat template of the pivot",
@@ -569,7 +582,7 @@ fn every_input_reaches_the_steps_that_read_it_and_no_other() {
                     json["chat_template"] = template.into();
                 })
             }),
-            everything(&["corpus vocab pivot", "eval pivot"]),
+            everything(&["eval pivot"]),
         ),
         (
             "a file that checkpoints take over",

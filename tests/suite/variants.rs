@@ -262,7 +262,7 @@ fn distributions_that_do_not_belong_are_refused() {
         assert!(!workshop.path("other/topk/teacher=atlas").exists());
     };
     let words = ["topk/teacher=atlas", "other tokens", "max_tokens"];
-    refused("max_tokens: 256", "max_tokens: 200", 1, &words);
+    refused("max_tokens: 256", "max_tokens: 64", 1, &words);
     let words = ["topk/teacher=atlas", "models/market", "tokenizer"];
     refused("from: run", "from: run, name: market", 1, &words[2..]);
     refused(

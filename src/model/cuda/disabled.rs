@@ -18,7 +18,7 @@ pub(crate) fn open(ordinal: usize) -> crate::error::Result<Device> {
     Err(Error::usage(format!(
         "device `cuda:{ordinal}` is not available: this program was built without CUDA"
     ))
-    .remedy("use `--device cpu`, or build with `--features cuda` (README, Build for CUDA)"))
+    .remedy("use `--device cpu`, or build with `--features cuda` (docs/cuda.md)"))
 }
 
 /// Functions that no tensor reaches.

@@ -3,29 +3,9 @@ use std::path::Path;
 
 use super::*;
 use crate::artifact::Kind;
-use crate::query::embedded;
 
 fn sql_folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sql")
-}
-
-#[test]
-fn every_file_is_embedded() {
-    let mut found = Vec::new();
-    for group in Group::ALL {
-        for entry in fs::read_dir(sql_folder().join(group.folder())).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            found.push((group, name, fs::read_to_string(&path).unwrap()));
-        }
-    }
-    found.sort();
-    let mut embedded: Vec<_> = embedded::FILES
-        .iter()
-        .map(|(group, name, sql)| (*group, (*name).to_owned(), (*sql).to_owned()))
-        .collect();
-    embedded.sort();
-    assert_eq!(found, embedded);
 }
 
 #[test]

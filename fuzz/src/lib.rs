@@ -10,6 +10,13 @@ pub mod tensors;
 #[path = "../../src/units.rs"]
 pub mod units;
 
+#[path = "../../src/lora"]
+pub mod lora {
+    mod split;
+
+    pub use split::split;
+}
+
 #[path = "../../src/merge"]
 pub mod merge {
     mod arithmetic;

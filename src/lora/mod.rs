@@ -10,7 +10,7 @@
 //! | `low_rank` | W + s · B A, and DoRA's rows |
 //! | `adapter` | a folder that is open for reading, checked against a model |
 //! | `apply` | the tensors of the model with it |
-//! | `path` | `BASE+ADAPTER`, which is a model wherever one is named |
+//! | `split`, `path` | `BASE+ADAPTER`, which is a model wherever one is named |
 //! | `write` | a folder that is written |
 //! | `extract`, `svd` | the difference of two models as an adapter |
 //!
@@ -24,6 +24,7 @@ mod extract;
 mod low_rank;
 mod names;
 mod path;
+mod split;
 mod svd;
 mod write;
 
@@ -32,5 +33,6 @@ pub use config::{LoraConfig, Pattern};
 pub use extract::{ExtractOptions, Extracted, extract};
 pub use low_rank::Update;
 pub use names::{Module, halves, names_module};
-pub use path::{ModelPath, locate, split};
+pub use path::{ModelPath, locate};
+pub use split::split;
 pub use write::AdapterWriter;

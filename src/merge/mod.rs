@@ -9,11 +9,11 @@
 //! | `arithmetic` | the numbers of one tensor: walks in fixed blocks, sums, selections |
 //! | [`methods`] | the table of methods: each with its parameters and its kernel |
 //! | `config` | what the user wrote: mergekit's YAML, read strictly |
-//! | `inputs`, `adapter`, `low_rank` | the models' tensors, with scales and adapters applied |
+//! | `inputs` | the models' tensors, with scales and adapters applied |
 //! | `vocabulary` | the output's tokens, and the rows of embeddings placed by token |
 //! | `plan` | every tensor of the output, checked before a byte is written; `fingerprint` |
 //! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output` |
-//! | `single`, `stats`, `extract` | one tensor from anywhere; `merge_stats`; LoRA from a difference |
+//! | `single`, `stats`, `stage` | one tensor from anywhere; `merge_stats`; the stage |
 //!
 //! Each part imports only those above it. [`run()`] writes into a folder beside the output that is
 //! renamed at the end. To add a method, see [`methods`].

@@ -16,8 +16,8 @@ mod variants;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -33,6 +33,7 @@ pub use step::{Status, Step};
 pub use crate::artifact::StageRecord as Record;
 use crate::artifact::{Kind, RunDir};
 use crate::error::{Context, Error, Result};
+use crate::files::Lock;
 use crate::progress::{check_interrupt, note, warn};
 use crate::query::RunFiles;
 use crate::stage::Item;
@@ -172,18 +173,12 @@ fn check_tasks(run: &Run<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Holds a run folder until the file is dropped; two runs would remove each other's files.
-fn lock(stages: &Path) -> Result<File> {
-    let path = stages.join("lock");
-    let file = File::create(&path).at(&path)?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::file(&path, "another process works on this run")
-                .remedy("wait for it, or choose another folder with `--run-dir`"))
-        }
-        // File systems without locks: go on without.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
+/// Holds a run folder; two runs would remove each other's files.
+fn lock(run: &RunDir) -> Result<Lock> {
+    let stages = run.stages();
+    fs::create_dir_all(&stages).at(&stages)?;
+    let lock = Lock::take(stages.join("lock"), run.root(), "run");
+    lock.map_err(|error| error.remedy("wait for it, or choose another folder with `--run-dir`"))
 }
 
 impl<'a> Plan<'a> {
@@ -333,9 +328,8 @@ impl<'a> Plan<'a> {
         }
         let mut locks = Vec::new();
         for sub in &self.runs {
-            let stages = sub.run.dir.stages();
+            locks.push(lock(&sub.run.dir)?);
             Owner::of(&self.recipe().path, &sub.run.dir).write()?;
-            locks.push(lock(&stages)?);
         }
         let started = Instant::now();
         let mut summary = RunSummary::default();

@@ -41,9 +41,7 @@ impl<'a> Owner<'a> {
 
     /// Writes it down.
     pub fn write(&self) -> Result<()> {
-        let stages = self.run.stages();
-        fs::create_dir_all(&stages).at(&stages)?;
-        let path = stages.join(OWNER);
+        let path = self.run.stages().join(OWNER);
         let written = Written {
             recipe: self.recipe.clone(),
             from_run: Some(way(&canonical(self.run.root()), &self.recipe)),
@@ -138,6 +136,7 @@ mod tests {
         fs::write(&first, "").unwrap();
         let run = RunDir::new(project.join("runs/x"));
         Owner::of(&first, &run).check().unwrap();
+        fs::create_dir_all(run.stages()).unwrap();
         Owner::of(&first, &run).write().unwrap();
         fs::write(&second, "").unwrap();
         let error = Owner::of(&second, &run).check().unwrap_err();

@@ -1,7 +1,8 @@
 //! The table of merge methods: names, papers, parameters, kernels. Validation, `--help` and the
 //! table in the documentation are all made from it.
 //!
-//! Names and meanings are mergekit's, so that its configurations work unchanged.
+//! Names and meanings are mergekit's, so that its configurations work unchanged; what mergekit
+//! lacks is named among the additions in `docs/merging.md`, with its paper.
 //!
 //! **To add a method**, write one file and register it here in two lines (its `mod` and its row
 //! of [`METHODS`]). The file holds
@@ -12,7 +13,8 @@
 //!    fields, a vector for what each model has;
 //! 3. its kernel: `impl Kernel` for that struct (or for what the row's `kernel` makes of it), with
 //!    `check` for combinations of values that cannot be used;
-//! 4. unit tests of its arithmetic. The tests of merges run every row of the table.
+//! 4. unit tests of its arithmetic, where it is more than a line; the tests of merges
+//!    (`merge/tests`) run every row of the table, and compare with float64 and with mergekit.
 //!
 //! `linear.rs` is a small example. Parameters are looked up and typed when a merge is planned,
 //! tensor by tensor: kernels know no names. What several methods share is in `arithmetic`, and in

@@ -7,8 +7,8 @@
 //! ([`LlamaLike`](family::LlamaLike)) and [`Names`](super::config::Names); `gemma` one with a
 //! function for what the table cannot say; `mpt` one whose file has fields of its own. The row's
 //! `sample` makes a tiny model of it, on which the tests of all families run: gradients, caches,
-//! saving and loading, and the logits against a plain version in f64. Nothing else knows families by
-//! their names. (GGUF files name their architectures and tensors otherwise, and have tables of
+//! saving and loading, and the logits against a plain version in f64. In the program nothing else knows
+//! families by their names. (GGUF files name their architectures and tensors otherwise, and have tables of
 //! their own.)
 
 mod family;

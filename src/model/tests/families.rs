@@ -71,7 +71,8 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
 /// Changes to [`tiny`] that make an MPT of it, with `changes` of their own.
 pub(super) fn mpt(changes: Value) -> Value {
     let all = families().into_iter();
-    let (_, mut config) = all.last().unwrap();
+    let mut all = all.filter(|(name, _)| *name == "mpt");
+    let (_, mut config) = all.next().unwrap();
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }

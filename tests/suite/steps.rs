@@ -101,7 +101,7 @@ fn cases() -> Vec<Case> {
             all(&[dated, &all(&READ)]),
             Differ,
         ),
-        ("corpus.fields", "", "{ignore: [id]}", all(&READ), Equal),
+        ("corpus.fields", "", "{prompt: question}", all(&READ), Equal),
         ("corpus.bad_records", "", "skip", all(&READ), Equal),
         (
             "corpus.special_tokens",

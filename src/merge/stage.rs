@@ -29,7 +29,7 @@ impl Merge {
     /// What will be done; everything is checked.
     ///
     /// # Errors
-    /// Those of [`plan`].
+    /// Those of [`plan()`].
     pub fn plan(&self, existing: Existing) -> Result<Plan> {
         let options = MergeOptions {
             force: existing == Existing::Replace,

@@ -243,6 +243,61 @@ fn distributions_of_another_run_are_used() {
 }
 
 #[test]
+fn variants_with_equal_results_share_what_follows() {
+    let workshop = Workshop::new();
+    // No list is so long: the same targets by another option.
+    with(
+        &workshop,
+        "variants: [ { name: cut, set: { fuse.top_k: 500 } } ]\n",
+    );
+    let run = workshop.fuselm("run recipe.yml").exits(0);
+    assert_eq!(steps(&run, "fuse").len(), 6, "{}", run.stderr);
+    assert_eq!(steps(&run, "train").len(), 4, "{}", run.stderr);
+    assert_eq!(steps(&run, "merge").len(), 1, "{}", run.stderr);
+    let weights = "checkpoints/merged/model.safetensors";
+    let variant = workshop.path("run/variants/cut");
+    same_file(&workshop.path("run").join(weights), &variant.join(weights));
+    workshop.fuselm("check run/variants/cut").exits(0);
+    let again = workshop.fuselm("run recipe.yml").exits(0);
+    assert_eq!(done(&again), 0, "{}", again.stderr);
+
+    workshop.edit("recipe.yml", "fuse.top_k: 500", "fuse.top_k: 2");
+    let other = workshop.fuselm("run recipe.yml").exits(0);
+    assert_eq!(steps(&other, "fuse").len(), 3, "{}", other.stderr);
+    assert_eq!(steps(&other, "train").len(), 3, "{}", other.stderr);
+    assert_ne!(
+        fs::read(workshop.path("run").join(weights)).unwrap(),
+        fs::read(variant.join(weights)).unwrap()
+    );
+}
+
+#[test]
+fn a_run_goes_on_after_its_recipe_was_renamed_and_the_project_moved() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    fs::copy(workshop.path("recipe.yml"), workshop.path("other.yml")).unwrap();
+    workshop
+        .fuselm("run other.yml")
+        .exits(2)
+        .says(&["the run of another recipe", "recipe.yml"]);
+    fs::remove_file(workshop.path("recipe.yml")).unwrap();
+    let renamed = workshop.fuselm("run other.yml").exits(0);
+    assert_eq!(done(&renamed), 0, "{}", renamed.stderr);
+
+    fs::create_dir(workshop.path("moved")).unwrap();
+    for name in ["other.yml", "models", "chat.jsonl", "valid.jsonl", "run"] {
+        let to = workshop.path("moved").join(name);
+        fs::rename(workshop.path(name), to).unwrap();
+    }
+    // The artifact `models` says where they lie.
+    let moved = workshop
+        .fuselm("run moved/other.yml --run-dir moved/run")
+        .exits(0);
+    assert_eq!(done(&moved), 1, "{}", moved.stderr);
+    assert_eq!(steps(&moved, "models").len(), 1, "{}", moved.stderr);
+}
+
+#[test]
 fn distributions_that_do_not_belong_are_refused() {
     let workshop = Workshop::new();
     workshop.fuselm("run recipe.yml --only corpus").exits(0);

@@ -32,7 +32,7 @@ pub use write_vocab::WriteVocab;
 
 use serde_json::Value;
 
-use crate::artifact::{Artifact, Existing, Kind, PartInfo, Writer};
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
 use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
@@ -126,9 +126,12 @@ impl Corpus<'_> {
         for model in &self.models {
             model.check()?;
         }
+        let samples = stage::provenance(self, Kind::Samples)?;
+        // They are written at once: what the samples hold is not known yet, but what it depends on.
+        let transcripts = Provenance::new(Kind::Transcripts).input("samples", samples.identity());
         let writers = Writers {
-            samples: stage::writer(self, Kind::Samples, &self.samples, existing)?,
-            transcripts: stage::writer(self, Kind::Transcripts, &self.transcripts, existing)?,
+            samples: Writer::create(&self.samples, samples, existing)?,
+            transcripts: Writer::create(&self.transcripts, transcripts, existing)?,
         };
         if writers.all().iter().all(|writer| writer.is_complete()) {
             let artifact = Artifact::open(&self.samples, Kind::Samples)?;

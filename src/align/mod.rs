@@ -273,7 +273,8 @@ impl Stage for Align {
         let summary = self.perform(existing)?;
         if summary.unmatched > 0 {
             warn(format!(
-                "{} messages of the pivot's transcripts are not in the source's",
+                "{}: {} messages of the pivot's transcripts are not in the source's",
+                self.out.display(),
                 Count(summary.unmatched)
             ));
         }

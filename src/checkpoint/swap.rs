@@ -95,6 +95,8 @@ impl Seen {
 pub struct Target {
     out: PathBuf,
     seen: Seen,
+    /// What was there before a process ended between two renames.
+    older: Option<PathBuf>,
     force: bool,
 }
 
@@ -113,17 +115,28 @@ impl Target {
         let mut target = Self {
             out: out.to_path_buf(),
             seen: Seen::of(&absolute)?,
+            older: None,
             force,
         };
         if let Seen::Other = target.seen {
             let problem = format!("the output `{}` is a file", out.display());
             return Err(Error::usage(problem).remedy("give the path of a folder"));
         }
+        if is_mount_point(&absolute) {
+            let problem = format!("the output `{}` is a mount point", out.display());
+            return Err(Error::usage(problem).remedy("give the path of a folder in it"));
+        }
         let older = target.beside("old");
         if matches!(target.seen, Seen::Nothing) && older.is_dir() {
             target.seen = Seen::of(&older)?;
+            target.older = Some(older);
         }
         Ok(target)
+    }
+
+    /// The folder that is in the place, for messages.
+    pub fn taken(&self) -> &Path {
+        self.older.as_deref().unwrap_or(&self.out)
     }
 
     /// The place.
@@ -211,29 +224,42 @@ impl Place<'_> {
         let dir = self.target.beside("partial");
         remove(&dir)?;
         fs::create_dir(&dir).at(&dir)?;
-        let written = write(&dir)
+        let number = || fs::metadata(&dir).ok().and_then(|m| Stamp::of(&m).file());
+        let ours = number();
+        let done = write(&dir)
             .and_then(|record| record.write(&dir, &[]))
-            .and_then(|()| self.target.check());
-        if let Err(error) = written {
-            // The first failure is the one to report.
+            .and_then(|()| self.publish(&dir, &[]));
+        // The first failure is the one to report; what was in the place may be here now.
+        if done.is_err() && number() == ours {
             let _ = remove(&dir);
-            return Err(error);
         }
-        self.publish(&dir, &[])
+        done
     }
 
     /// Gives the finished folder `dir`, which lies beside the place, its place. The files `passing`
-    /// are removed from it.
+    /// are removed from it; after an error they are there again.
     ///
     /// # Errors
     /// What lies in the place is not what was planned for: it is kept. Failed renames.
     pub fn publish(self, dir: &Path, passing: &[&str]) -> Result<()> {
         let out = std::path::absolute(&self.target.out).at(&self.target.out)?;
         self.target.check()?;
+        let mut passed = Vec::with_capacity(passing.len());
         for name in passing {
             let path = dir.join(name);
+            passed.push((fs::read(&path).at(&path)?, path.clone()));
             fs::remove_file(&path).at(&path)?;
         }
+        let placed = self.put(dir, out);
+        if placed.is_err() {
+            for (bytes, path) in passed {
+                let _ = fs::write(path, bytes);
+            }
+        }
+        placed
+    }
+
+    fn put(&self, dir: &Path, out: PathBuf) -> Result<()> {
         // An empty folder is replaced by this, any other is not.
         let Err(refused) = fs::rename(dir, &out) else {
             return Ok(());
@@ -279,6 +305,20 @@ fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn exchange(_: &Path, _: &Path) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Whether another file system begins at a folder, which cannot be renamed then.
+#[cfg(unix)]
+fn is_mount_point(dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| path.symlink_metadata().ok().map(|meta| meta.dev());
+    let parent = dir.parent().and_then(device);
+    device(dir).is_some_and(|own| parent.is_some_and(|parent| parent != own))
+}
+
+#[cfg(not(unix))]
+fn is_mount_point(_: &Path) -> bool {
+    false
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -103,9 +103,11 @@ pub fn run(command: &Command) -> Result<()> {
         options: command.options.clone(),
     };
     perform(&project, teacher, command.force.existing())?;
-    note(
-        "`fuselm sql --name projection_quality` has the samples apart where the source is the \
-         better model",
-    );
+    if project.pivot_topk.is_some() {
+        note(
+            "`fuselm sql --name projection_quality` has the samples apart where the source is the \
+             better model",
+        );
+    }
     Ok(())
 }

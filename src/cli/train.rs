@@ -108,5 +108,6 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         device: model::device(&global.device)?,
         options: command.options.clone(),
     };
-    perform(&train, &name, command.force.existing())
+    let subject = format!("{}", train.out.display());
+    perform(&train, &subject, command.force.existing())
 }

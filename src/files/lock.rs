@@ -25,13 +25,18 @@ impl Lock {
     /// Another process (or thread) holds it, which the message names; the file cannot be made.
     pub fn take(path: PathBuf, what: &Path, command: &str) -> Result<Self> {
         loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .at(&path)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            // A link would have us write to another file, a pipe would have us wait.
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::custom_flags(
+                &mut options,
+                libc::O_NOFOLLOW | libc::O_NONBLOCK,
+            );
+            let mut file = options.open(&path).at(&path)?;
+            if !file.metadata().at(&path)?.is_file() {
+                return Err(Error::file(&path, "a lock is wanted here, this is no file"));
+            }
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Err(held(&mut file, what)),
                 Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -102,6 +107,17 @@ mod tests {
         );
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("lock"), dir.path().join("victim"));
+        fs::write(&victim, "text").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(Lock::take(path, Path::new("out"), "merge").is_err());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "text");
     }
 
     #[test]

@@ -198,11 +198,7 @@ impl Stage for Fuse {
     }
 
     fn changing(&self, _: Kind) -> Value {
-        let mut used = self.options.changing();
-        // The column `winner` has their names.
-        let names: Vec<&str> = self.members.iter().map(|m| m.name.as_str()).collect();
-        used["members"] = serde_json::json!(names);
-        used
+        self.options.changing()
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

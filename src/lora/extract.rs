@@ -69,6 +69,12 @@ pub fn extract(
     let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
     let target = check_output(&[base, tuned], out)?;
     let modules = modules(&a, &b, &options.targets)?;
+    let most = modules.iter().map(|m| m.rows.min(m.columns)).max();
+    if most.is_some_and(|most| options.rank > most) {
+        let problem = format!("`rank` is {}, no matrix has so many", options.rank);
+        let most = most.unwrap_or_default();
+        return Err(Error::usage(problem).remedy(format!("use at most {most}")));
+    }
     let place = target.begin("extract-lora")?;
     let rank = options.rank;
     let config = LoraConfig::new(rank, rank as f64, last_parts(&modules));
@@ -110,7 +116,8 @@ fn check_output(inputs: &[&Path], out: &Path) -> Result<Target> {
     }
     let target = Target::look(out, false)?;
     if target.is_taken() {
-        let problem = format!("the output folder `{}` is not empty", out.display());
+        let taken = target.taken().display();
+        let problem = format!("the output folder `{taken}` is not empty");
         return Err(Error::usage(problem).remedy("choose another one"));
     }
     Ok(target)

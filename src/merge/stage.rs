@@ -43,12 +43,14 @@ impl Merge {
     /// # Errors
     /// Those of [`run()`] and of writing the statistics.
     pub fn perform(&self, plan: &Plan, existing: Existing) -> Result<String> {
+        let stats = self.stats.as_ref();
+        let stats = stats.map(|dir| stage::writer(self, Kind::MergeStats, dir, existing));
+        let stats = stats.transpose()?;
         let summary = run(plan)?;
         for warning in &summary.warnings {
             warn(warning);
         }
-        if let Some(dir) = &self.stats {
-            let writer = stage::writer(self, Kind::MergeStats, dir, existing)?;
+        if let Some(writer) = stats {
             write_stats(&summary.stats, writer)?;
         }
         Ok(format!(

@@ -308,8 +308,11 @@ impl Stage for Project<'_> {
             )
             .input("token_map", Item::artifact(Kind::TokenMap, &self.token_map))
             .input("pivot_tokens", tokens(&self.pivot_tokens))
-            .also(tokens(&self.source_tokens))
-            .also(Item::artifact(Kind::Transcripts, &self.transcripts))
+            .input("source_tokens", tokens(&self.source_tokens))
+            .input(
+                "transcripts",
+                Item::artifact(Kind::Transcripts, &self.transcripts),
+            )
             .maybe("pivot_topk", own.map(|dir| Item::artifact(Kind::Topk, dir))))
     }
 

@@ -329,7 +329,10 @@ impl<'a> Plan<'a> {
         let mut locks = Vec::new();
         for sub in &self.runs {
             locks.push(lock(&sub.run.dir)?);
-            Owner::of(&self.recipe().path, &sub.run.dir).write()?;
+            let owner = Owner::of(&self.recipe().path, &sub.run.dir);
+            // Another recipe may have come before us since the plan was made.
+            owner.check()?;
+            owner.write()?;
         }
         let started = Instant::now();
         let mut summary = RunSummary::default();
@@ -394,10 +397,11 @@ impl<'a> Plan<'a> {
     /// same; whatever its own inputs were made from.
     fn take_over(&self, at: usize, step: &Step<'_>) -> Result<bool> {
         let stages = self.runs[at].run.dir.stages();
+        let fingerprint = step.fingerprint()?;
         for other in &self.runs[..at] {
-            let same = other.steps.iter().filter(|o| o.name() == step.name());
-            for theirs in same {
-                let dir = other.run.dir.stages();
+            let dir = other.run.dir.stages();
+            let same = |theirs: &&Step<'_>| theirs.recorded_fingerprint(&dir) == fingerprint;
+            for theirs in other.steps.iter().filter(same) {
                 let taken = step.take_over(theirs, &dir, &stages, &other.title())?;
                 if taken.is_some() {
                     return Ok(true);

@@ -56,7 +56,7 @@ impl<'a> Owner<'a> {
         let path = self.run.stages().join(OWNER);
         let remedy = "choose another folder with `--run-dir`";
         let Ok(text) = fs::read_to_string(&path) else {
-            return match is_empty(root)? {
+            return match holds_nothing(self.run)? {
                 true => Ok(()),
                 false => Err(
                     Error::usage(format!("`{}` is not empty and no run", root.display()))
@@ -92,12 +92,16 @@ impl<'a> Owner<'a> {
     }
 }
 
-fn is_empty(dir: &Path) -> Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(Error::io(dir, error)),
-    }
+/// Whether there is nothing in the folder of a run, but for the lock of one that was just begun.
+fn holds_nothing(run: &RunDir) -> Result<bool> {
+    let only = |dir: &Path, name: &str| -> Result<bool> {
+        match fs::read_dir(dir) {
+            Ok(entries) => Ok(entries.flatten().all(|entry| entry.file_name() == name)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(Error::io(dir, error)),
+        }
+    };
+    Ok(only(run.root(), "stages")? && only(&run.stages(), "lock")?)
 }
 
 /// The place of a file or folder, if it is there.

@@ -112,6 +112,11 @@ impl<'a> Step<'a> {
         Ok(true)
     }
 
+    /// The fingerprint with which it last ran.
+    pub fn recorded_fingerprint(&self, stages: &Path) -> Option<String> {
+        self.recorded(stages).map(|record| record.fingerprint)
+    }
+
     fn recorded(&self, stages: &Path) -> Option<Record> {
         let text = fs::read_to_string(self.record_path(stages)).ok()?;
         serde_json::from_str(&text).ok()

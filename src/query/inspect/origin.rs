@@ -28,7 +28,8 @@ struct Seen {
     run: usize,
     path: PathBuf,
     provenance: Provenance,
-    content: String,
+    /// What it holds, and what it was made from: inputs are known by one of them.
+    names: [String; 2],
 }
 
 /// Finds an artifact (its folder or one of its parts) among the runs beside its own; nothing if
@@ -53,7 +54,7 @@ pub(super) fn of(path: &Path, provenance: &Provenance) -> Origin {
         .flat_map(|(at, run)| look(at, run))
         .collect();
     let is_own = |other: &&Seen| path == other.path || path.starts_with(&other.path);
-    let Some(content) = seen.iter().find(is_own).map(|own| own.content.as_str()) else {
+    let Some(names) = seen.iter().find(is_own).map(|own| &own.names) else {
         return origin;
     };
     for other in &seen {
@@ -61,17 +62,17 @@ pub(super) fn of(path: &Path, provenance: &Provenance) -> Origin {
             .provenance
             .inputs
             .values()
-            .any(|input| input == content)
+            .any(|input| names.contains(input))
         {
             origin.used_by.push(relative(&other.path));
         }
-        if other.content == content && !is_own(&other) {
+        if other.names[0] == names[0] && !is_own(&other) {
             origin.copies.push(relative(&other.path));
         }
     }
     let here = seen.iter().filter(|other| runs[other.run] == own);
     for (name, digest) in &provenance.inputs {
-        if let Some(input) = here.clone().find(|other| other.content == *digest) {
+        if let Some(input) = here.clone().find(|other| other.names.contains(digest)) {
             origin.inputs.insert(name.clone(), relative(&input.path));
         }
     }
@@ -80,11 +81,11 @@ pub(super) fn of(path: &Path, provenance: &Provenance) -> Origin {
     }
     for (at, run) in runs.iter().enumerate() {
         let theirs = || seen.iter().filter(|other| other.run == at);
-        if theirs().any(|other| other.content == content) {
+        if theirs().any(|other| other.names[0] == names[0]) {
             continue;
         }
         let needed = origin.inputs.keys().map(|name| &provenance.inputs[name]);
-        let mut needed = needed.map(|digest| theirs().any(|other| other.content == *digest));
+        let mut needed = needed.map(|digest| theirs().any(|other| other.names.contains(digest)));
         if run != own && needed.all(|found| found) {
             origin.usable_by.push(relative(run));
         }
@@ -142,7 +143,7 @@ fn look(run: usize, dir: &Path) -> Vec<Seen> {
                     run,
                     path,
                     provenance: artifact.provenance().clone(),
-                    content: artifact.content(),
+                    names: [artifact.content(), artifact.identity().to_owned()],
                 });
             }
         }

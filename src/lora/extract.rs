@@ -18,6 +18,9 @@ use crate::files::existing_ancestor;
 use crate::progress::Bar;
 use crate::tensors::layer;
 
+/// The largest rank that is taken for one; more than a matrix has is filled up with zeros.
+const MOST_RANK: usize = 1 << 16;
+
 /// How an adapter is extracted.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExtractOptions {
@@ -63,18 +66,13 @@ pub fn extract(
     out: &Path,
     options: &ExtractOptions,
 ) -> Result<Vec<Extracted>> {
-    if options.rank == 0 {
-        return Err(Error::usage("`rank` must be at least 1"));
+    if !(1..=MOST_RANK).contains(&options.rank) {
+        let problem = format!("`rank` is {}, expected 1 to {MOST_RANK}", options.rank);
+        return Err(Error::usage(problem));
     }
     let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
     let target = check_output(&[base, tuned], out)?;
     let modules = modules(&a, &b, &options.targets)?;
-    let most = modules.iter().map(|m| m.rows.min(m.columns)).max();
-    if most.is_some_and(|most| options.rank > most) {
-        let problem = format!("`rank` is {}, no matrix has so many", options.rank);
-        let most = most.unwrap_or_default();
-        return Err(Error::usage(problem).remedy(format!("use at most {most}")));
-    }
     let place = target.begin("extract-lora")?;
     let rank = options.rank;
     let config = LoraConfig::new(rank, rank as f64, last_parts(&modules));

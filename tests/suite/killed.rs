@@ -150,8 +150,8 @@ fn two_runs_do_not_share_a_folder() {
     wait_for(&workshop.path("run/topk/teacher=pivot"), &mut first);
     workshop
         .fuselm("run recipe.yml")
-        .exits(1)
-        .says(&["another process works on this run", "--run-dir"]);
+        .exits(2)
+        .says(&["another process is writing", "fuselm run", "--run-dir"]);
     assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
     workshop
         .fuselm("run recipe.yml")

@@ -148,10 +148,11 @@ fn two_runs_do_not_share_a_folder() {
     let workshop = long_run();
     let mut first = workshop.command("run recipe.yml").spawn().unwrap();
     wait_for(&workshop.path("run/topk/teacher=pivot"), &mut first);
-    workshop
-        .fuselm("run recipe.yml")
-        .exits(2)
-        .says(&["another process is writing", "fuselm run", "--run-dir"]);
+    workshop.fuselm("run recipe.yml").exits(2).says(&[
+        "another process is writing",
+        "fuselm run",
+        "--run-dir",
+    ]);
     assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
     workshop
         .fuselm("run recipe.yml")

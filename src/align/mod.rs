@@ -224,11 +224,9 @@ impl Align {
     /// # Errors
     /// They are not there, or not whole.
     pub fn share_transcripts(&self) -> Result<bool> {
-        let made_from = |dir: &Path| -> Result<Option<String>> {
-            let tokens = Artifact::open(dir, Kind::Tokens)?;
-            Ok(tokens.provenance().inputs.get("transcripts").cloned())
-        };
-        Ok(made_from(&self.pivot_tokens)? == made_from(&self.source_tokens)?)
+        let open = |dir: &Path| Artifact::open(dir, Kind::Tokens);
+        let (pivot, source) = (open(&self.pivot_tokens)?, open(&self.source_tokens)?);
+        Ok(made_from(&pivot) == made_from(&source))
     }
 }
 
@@ -324,7 +322,7 @@ impl Opened {
                 transcripts_of(&pivot, ours)?,
                 transcripts_of(&source, theirs)?,
             )),
-            None if stage.share_transcripts()? => None,
+            None if made_from(&pivot) == made_from(&source) => None,
             None => {
                 return Err(Error::file(
                     source.dir(),
@@ -403,12 +401,16 @@ impl Opened {
     }
 }
 
+/// The transcripts that `tokens` say to be made from.
+fn made_from(tokens: &Artifact) -> Option<&String> {
+    tokens.provenance().inputs.get("transcripts")
+}
+
 /// Opens the transcripts that `tokens` were made from.
 fn transcripts_of(tokens: &Artifact, dir: &Path) -> Result<Artifact> {
     let transcripts = Artifact::open(dir, Kind::Transcripts)?;
     transcripts.check_same_samples(tokens)?;
-    let expected = tokens.provenance().inputs.get("transcripts");
-    if expected.is_some_and(|expected| *expected == transcripts.content()) {
+    if made_from(tokens).is_some_and(|expected| *expected == transcripts.content()) {
         return Ok(transcripts);
     }
     Err(Error::file(

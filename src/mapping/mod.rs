@@ -155,7 +155,7 @@ impl Map<'_> {
         let alignment = match self.counted() {
             Some(dir) => {
                 let alignment = Artifact::open(dir, Kind::Alignment)?;
-                check_vocabularies(&alignment, &self.vocabularies)?;
+                self.vocabularies.check(&alignment)?;
                 Some(alignment)
             }
             None if self.options.method.counts() => {
@@ -219,23 +219,6 @@ impl Stage for Map<'_> {
             ),
         })
     }
-}
-
-fn check_vocabularies(alignment: &Artifact, vocabularies: &Vocabularies<'_>) -> Result<()> {
-    alignment.check_vocabulary(&vocabularies.pivot.digest)?;
-    let found = alignment.provenance().inputs.get("source_vocabulary");
-    if found == Some(&vocabularies.source.digest) {
-        return Ok(());
-    }
-    Err(Error::file(
-        alignment.dir(),
-        format!(
-            "it aligns the source vocabulary `{}`, expected `{}`",
-            found.map_or("unknown", String::as_str),
-            vocabularies.source.digest
-        ),
-    )
-    .remedy("it was made with another tokenizer; run `align` again with this one"))
 }
 
 /// Fails if a counted pair has an id beyond its vocabulary.

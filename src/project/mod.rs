@@ -358,7 +358,7 @@ impl<'a> Opened<'a> {
         let alignment = Artifact::open(&stage.alignment, Kind::Alignment)?;
         let map = Artifact::open(&stage.token_map, Kind::TokenMap)?;
         for artifact in [&alignment, &map] {
-            check_pair(artifact, vocabularies)?;
+            vocabularies.check(artifact)?;
         }
         let pivot_topk = match (&stage.pivot_topk, stage.options.short) {
             (Some(dir), _) => Some(Artifact::open(dir, Kind::Topk)?),
@@ -558,24 +558,6 @@ fn check_made_from(artifact: &Artifact, input: &str, from: &Artifact, stage: &st
         ))),
         _ => Ok(()),
     }
-}
-
-/// Fails unless an alignment or map is between these two vocabularies.
-fn check_pair(artifact: &Artifact, vocabularies: &Vocabularies<'_>) -> Result<()> {
-    artifact.check_vocabulary(&vocabularies.pivot.digest)?;
-    let found = artifact.provenance().inputs.get("source_vocabulary");
-    if found == Some(&vocabularies.source.digest) {
-        return Ok(());
-    }
-    Err(Error::file(
-        artifact.dir(),
-        format!(
-            "it belongs to the source vocabulary `{}`, expected `{}`",
-            found.map_or("unknown", String::as_str),
-            vocabularies.source.digest
-        ),
-    )
-    .remedy("it was made with another tokenizer; run that stage again with this one"))
 }
 
 /// Index of a projection in the order of [`Projection::ALL`].

@@ -1,6 +1,8 @@
 //! The vocabularies of a source and a pivot.
 
 use super::{Tokenizer, Vocabulary};
+use crate::artifact::Artifact;
+use crate::error::{Error, Result};
 use crate::units::TokenId;
 
 /// How a tokenizer starts some bytes in mid-text ([`Tokenizer::first_token`]).
@@ -24,5 +26,26 @@ impl<'a> Vocabularies<'a> {
             pivot: pivot.vocabulary(),
             first_token: Box::new(|bytes| pivot.first_token(bytes)),
         }
+    }
+
+    /// Fails unless an alignment or map is between these two.
+    ///
+    /// # Errors
+    /// It was made with another tokenizer.
+    pub fn check(&self, artifact: &Artifact) -> Result<()> {
+        artifact.check_vocabulary(&self.pivot.digest)?;
+        let found = artifact.provenance().inputs.get("source_vocabulary");
+        if found == Some(&self.source.digest) {
+            return Ok(());
+        }
+        Err(Error::file(
+            artifact.dir(),
+            format!(
+                "it belongs to the source vocabulary `{}`, expected `{}`",
+                found.map_or("unknown", String::as_str),
+                self.source.digest
+            ),
+        )
+        .remedy("it was made with another tokenizer; run that stage again with this one"))
     }
 }

@@ -57,6 +57,22 @@ pub fn warn(message: impl AsRef<str>) {
     line(&format!("warning: {}", message.as_ref()));
 }
 
+/// Writes a warning to stderr, unless it was written before.
+pub fn warn_once(message: impl AsRef<str>) {
+    static WRITTEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let message = message.as_ref();
+    let is_new = WRITTEN.lock().is_ok_and(|mut written| {
+        let is_new = !written.iter().any(|known| known == message);
+        if is_new {
+            written.push(message.to_owned());
+        }
+        is_new
+    });
+    if is_new {
+        warn(message);
+    }
+}
+
 fn line(message: &str) {
     BARS.suspend(|| {
         // A closed stderr must not stop the work.

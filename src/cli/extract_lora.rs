@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fuselm::error::Result;
-use fuselm::lora::{ExtractOptions, extract};
+use fuselm::lora::{ExtractOptions, Form, extract};
 use fuselm::progress::note;
 
 use super::print;
@@ -12,7 +12,7 @@ use super::print;
 /// Write the difference of two checkpoints as a LoRA adapter.
 ///
 /// The adapter is in PEFT's layout. For each module the share of the difference is printed that
-/// the adapter misses.
+/// the adapter misses; what it does not hold at all counts as missed.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  fuselm extract-lora models/base models/tuned adapter --rank 64"
@@ -39,7 +39,15 @@ pub fn run(command: &Command) -> Result<()> {
     let mut text = String::from("missed  norm of the difference  module\n");
     for module in &modules {
         let missed = 100.0 * module.error;
-        text += &format!("{missed:5.1}%  {:22.4}  {}\n", module.norm, module.module);
+        let form = match module.form {
+            Form::LowRank => "",
+            Form::Whole => " (whole)",
+            Form::Missing => " (not in the adapter)",
+        };
+        text += &format!(
+            "{missed:5.1}%  {:22.4}  {}{form}\n",
+            module.norm, module.module
+        );
     }
     print(&text)?;
     let squares = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
@@ -55,10 +63,19 @@ pub fn run(command: &Command) -> Result<()> {
     } else {
         0.0
     };
+    let count = |form| modules.iter().filter(|module| module.form == form).count();
+    let (whole, missing) = (count(Form::Whole), count(Form::Missing));
+    let mut more = String::new();
+    if whole > 0 {
+        more += &format!(", {whole} tensors whole");
+    }
+    if missing > 0 {
+        more += &format!(", {missing} that differ are not in it");
+    }
     note(format!(
-        "{}: {} modules, {share:.1} % of the difference missed",
+        "{}: {} modules{more}, {share:.1} % of the difference missed",
         out_dir.display(),
-        modules.len()
+        count(Form::LowRank)
     ));
     Ok(())
 }

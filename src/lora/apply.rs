@@ -4,8 +4,9 @@
 //! `use_rslora`; an embedding's is W + s · (B A)ᵀ. It is computed in `f32` and not rounded to the
 //! dtype of W.
 
-use super::adapter::{Adapter, name_of};
+use super::adapter::Adapter;
 use super::low_rank::{LowRank, Update};
+use super::parts::Kind;
 use crate::checkpoint::ADAPTER_WEIGHTS as WEIGHTS;
 use crate::error::{Error, Result};
 use crate::tensors::Elements;
@@ -16,36 +17,62 @@ impl Adapter {
         self.replaced.get(name).map(String::as_str)
     }
 
+    /// The shape of the tensor `name`, if it is not the model's.
+    pub fn shape_of(&self, name: &str) -> Option<&[usize]> {
+        self.rows()?;
+        self.whole(name).map(|stored| self.shape(stored))
+    }
+
     /// The update of the tensor `name`, which is `weight` without it, if the adapter has one.
     /// Memory: 4 bytes for each element of A and B.
     ///
     /// # Errors
     ///
-    /// None that [`Adapter::open`] did not have.
+    /// A weight that a training cannot have begun with; else none that [`Adapter::open`] did not
+    /// have.
     pub fn update(&self, name: &str, weight: &dyn Elements) -> Result<Option<Update>> {
-        let Some(module) = self.modules.get(name) else {
+        if let Some(rows) = self.tokens.get(name) {
+            let lines = self.checkpoint.tensor(&rows.tensor)?;
+            let columns = lines.shape[1];
+            return Ok(Some(Update::rows(columns, &rows.ids, lines.to_f32())));
+        }
+        let Some(parts) = self.modules.get(name) else {
             return Ok(None);
         };
-        let (Some(a), Some(b)) = (&module.a, &module.b) else {
-            return Ok(None);
+        let half = |half: &Option<String>| match half {
+            Some(name) => Ok(self.checkpoint.tensor(name)?.to_f32()),
+            None => Ok(vec![1.0]),
         };
-        let (a, b) = (self.checkpoint.tensor(a)?, self.checkpoint.tensor(b)?);
-        let rank = a.shape[0];
-        let scale = self.config.scale(name_of(name), rank) as f32;
-        let product = LowRank::new(scale, rank, a.to_f32(), b.to_f32(), self.flips(module));
-        let update = Update::of(product);
-        Ok(Some(match &module.magnitude {
+        let (a, b) = (half(&parts.a)?, half(&parts.b)?);
+        let (scale, rank) = (parts.scale as f32, parts.rank);
+        let flips = parts.kind.flips();
+        let product = match parts.kind {
+            // A row of numbers: the factor is A, as a column of one.
+            Kind::Bias => LowRank::new(scale, 1, b, a, false),
+            Kind::Experts(count) => LowRank::experts(scale, rank, count, [a, b], false),
+            Kind::TransposedExperts(count) => LowRank::experts(scale, rank, count, [a, b], true),
+            Kind::Linear | Kind::Transposed | Kind::Embedding => {
+                LowRank::new(scale, rank, a, b, flips)
+            }
+        };
+        let mut update = Update::of(product);
+        if let Some(removed) = self.begun(name, parts, weight)? {
+            update = update.and(removed);
+        }
+        Ok(Some(match &parts.magnitude {
             None => update,
             Some(lengths) => {
                 let lengths = self.checkpoint.tensor(lengths)?.to_f32();
-                update.with_lengths(weight, &lengths)
+                update.with_lengths(weight, &lengths, flips)
             }
         }))
     }
 
     /// Whether the tensor `name` is another one with the adapter.
     pub fn changes(&self, name: &str) -> bool {
-        self.modules.contains_key(name) || self.replaced.contains_key(name)
+        self.modules.contains_key(name)
+            || self.replaced.contains_key(name)
+            || self.tokens.contains_key(name)
     }
 
     /// The tensor `name` with the adapter; `read` reads the model's own.
@@ -116,9 +143,28 @@ impl Adapter {
             return Ok(values);
         };
         let (place, value) = (place(at), values[at]);
+        if let Some(error) = self.blame(name) {
+            return Err(error);
+        }
         let problem = format!("tensor `{name}` with this adapter: number {place} is {value}");
         Err(Error::file(&self.dir.join(WEIGHTS), problem)
-            .remedy("the adapter or the model is damaged; copy them again"))
+            .remedy("the model is damaged, or does not belong to the adapter; copy it again"))
+    }
+
+    /// An error about a number that is infinite or NaN in what the adapter has for the tensor
+    /// `name`, if there is one.
+    pub fn blame(&self, name: &str) -> Option<Error> {
+        let parts = self.modules.get(name).into_iter();
+        let parts = parts.flat_map(|parts| parts.tensors());
+        let tokens = self.tokens.get(name).map(|rows| rows.tensor.as_str());
+        let mut all = parts.chain(self.whole(name)).chain(tokens);
+        all.find_map(|stored| {
+            let values = self.checkpoint.tensor(stored).ok()?.to_f32();
+            let at = values.iter().position(|value| !value.is_finite())?;
+            let problem = format!("tensor `{stored}`: number {at} is {}", values[at]);
+            let error = Error::file(&self.dir.join(WEIGHTS), problem);
+            Some(error.remedy("the adapter is damaged, or its training went wrong; copy it again"))
+        })
     }
 }
 
@@ -128,6 +174,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{CheckpointWriter, Layout};
+    use crate::lora::Base;
     use crate::tensors::{Dtype, TensorSpec};
 
     const NAME: &str = "embed.weight";
@@ -136,7 +183,9 @@ mod tests {
     /// Opens an adapter of a model with one matrix of 5 x 3, from the ends of tensors' names.
     fn adapter(tensors: &[(&str, &[usize])], scale: f32) -> Result<Adapter> {
         let dir = tempfile::tempdir().unwrap();
-        let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 2});
+        let dora = tensors.iter().any(|(end, _)| end.contains("magnitude"));
+        let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_dora": dora,
+            "target_modules": ["embed"]});
         std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
         let specs = tensors.iter().map(|(end, shape)| TensorSpec {
             name: format!("base_model.model.embed{end}"),
@@ -151,7 +200,8 @@ mod tests {
             writer.write(at, 0, &bytes).unwrap();
         }
         writer.finish(dir.path()).unwrap();
-        Adapter::open(dir.path(), &|name| (name == NAME).then_some(&SHAPE[..]))
+        let base = [(NAME.to_owned(), SHAPE.to_vec())];
+        Adapter::open(dir.path(), &Base::new(base, &json!({}), None))
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The difference of two checkpoints as a LoRA adapter.
 //!
-//! Each adapted matrix gets the best approximation of low rank to its difference (`svd`).
+//! Each adapted matrix gets the best approximation of low rank to its difference (`svd`). What else
+//! differs is stored whole, under names that PEFT reads, or counted as missed.
 //!
 //! Memory: for a matrix of m × n and rank r, 8 · (m + n) · (r + 8) numbers of 4 bytes. The
 //! matrices themselves are read piece by piece, six times.
@@ -8,15 +9,16 @@
 use std::path::Path;
 
 use super::config::LoraConfig;
-use super::low_rank::LowRank;
-use super::names::{Module, names_module};
-use super::svd::{Difference, decompose};
+use super::difference::{Difference, Held, Pair};
+use super::low_rank::{LowRank, flip};
+use super::names::{embedding_halves, halves};
+use super::svd::{Change, decompose};
 use super::write::AdapterWriter;
-use crate::checkpoint::{Checkpoint, Target};
+use crate::checkpoint::Target;
 use crate::error::{Error, Result};
 use crate::files::existing_ancestor;
-use crate::progress::Bar;
-use crate::tensors::layer;
+use crate::progress::{Bar, warn};
+use crate::tensors::{Dtype, TensorSpec};
 
 /// The largest rank that is taken for one; more than a matrix has is filled up with zeros.
 const MOST_RANK: usize = 1 << 16;
@@ -27,7 +29,8 @@ pub struct ExtractOptions {
     /// Rank of the adapter.
     #[arg(long, default_value_t = ExtractOptions::default().rank)]
     pub rank: usize,
-    /// Names of the modules to adapt, as PEFT has them (default: every matrix of the layers).
+    /// Names of the modules to adapt, as PEFT has them; nothing else is written (default: every
+    /// matrix of the layers; embedding, head, norms and biases that differ are stored whole).
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub targets: Vec<String>,
 }
@@ -41,16 +44,29 @@ impl Default for ExtractOptions {
     }
 }
 
-/// What became of one module.
+/// What became of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extracted {
-    /// The module: the name of its weight without `.weight`.
+    /// The module: the name of its weight without `.weight`; of another tensor its name.
     pub module: String,
     /// Norm of what the adapter misses, as a share of the norm of the difference (0 where there
     /// is no difference).
     pub error: f64,
     /// L2 norm of the difference.
     pub norm: f64,
+    /// How the adapter holds the difference.
+    pub form: Form,
+}
+
+/// How an adapter holds the difference of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As A and B.
+    LowRank,
+    /// The tuned model's tensor itself.
+    Whole,
+    /// Not at all.
+    Missing,
 }
 
 /// Writes the difference of the checkpoints `tuned` and `base` as an adapter into the folder
@@ -70,32 +86,35 @@ pub fn extract(
         let problem = format!("`rank` is {}, expected 1 to {MOST_RANK}", options.rank);
         return Err(Error::usage(problem));
     }
-    let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
+    let pair = Pair::open(base, tuned)?;
     let target = check_output(&[base, tuned], out)?;
-    let modules = modules(&a, &b, &options.targets)?;
+    let differences = pair.differences(&options.targets)?;
+    let mut adapted = differences
+        .iter()
+        .filter(|difference| difference.is_adapted());
+    if adapted.next().is_none() {
+        return Err(Error::file(base, "there is no matrix in a layer")
+            .remedy("name the modules with `--targets`"));
+    }
+    let extras = pair.extras();
+    if let Some(first) = extras.first() {
+        warn(format!(
+            "{} has {} tensors that the base model lacks, and which are left out (`{first}`)",
+            tuned.display(),
+            extras.len()
+        ));
+    }
     let place = target.begin("extract-lora")?;
-    let rank = options.rank;
-    let config = LoraConfig::new(rank, rank as f64, last_parts(&modules));
+    let config = settings(&pair, &differences, options.rank);
     let mut report = Vec::new();
     place.fill(|out| {
-        let writer = AdapterWriter::create(out, &modules, &config, base)?;
-        let bar = Bar::new("extracting", modules.len() as u64, "modules");
-        for (at, module) in modules.iter().enumerate() {
-            let weight = format!("{}.weight", module.name);
-            let difference = Difference {
-                base: a.tensor(&weight)?,
-                tuned: b.tensor(&weight)?,
-                rows: module.rows,
-                columns: module.columns,
-            };
-            let (right, left) = decompose(&difference, rank)?;
-            writer.write(at, [&right, &left])?;
-            let (missed, norm) = difference.missed(&LowRank::new(1.0, rank, right, left, false))?;
-            report.push(Extracted {
-                module: module.name.clone(),
-                error: if norm > 0.0 { missed / norm } else { 0.0 },
-                norm,
-            });
+        let specs = differences.iter().map(|d| specs(&pair, d, options.rank));
+        let specs = specs.collect::<Result<Vec<_>>>()?;
+        let writer = AdapterWriter::of(out, specs.into_iter().flatten(), &config, base)?;
+        let bar = Bar::new("extracting", differences.len() as u64, "tensors");
+        let mut at = 0;
+        for difference in &differences {
+            at += write(&pair, difference, (&writer, at), &config, &mut report)?;
             bar.advance(1);
         }
         writer.finish()
@@ -121,68 +140,136 @@ fn check_output(inputs: &[&Path], out: &Path) -> Result<Target> {
     Ok(target)
 }
 
-/// The last parts of the modules' names, each once.
-fn last_parts(modules: &[Module]) -> Vec<String> {
-    let mut targets: Vec<String> = modules.iter().map(|m| m.last_part().to_owned()).collect();
-    targets.sort_unstable();
-    targets.dedup();
-    targets
+/// What PEFT is told.
+fn settings(pair: &Pair, differences: &[Difference], rank: usize) -> LoraConfig {
+    let names = |test: &dyn Fn(&Difference) -> bool, name: &dyn Fn(&Difference) -> String| {
+        let mut names: Vec<String> = differences.iter().filter(|d| test(d)).map(name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    };
+    let last = |d: &Difference| d.module.rsplit('.').next().unwrap_or_default().to_owned();
+    let mut targets = names(&|d| d.is_adapted(), &last);
+    let whole = names(&|d| !d.is_adapted() && d.parameter == "weight", &last);
+    if targets.iter().any(|name| whole.contains(name)) {
+        // The last part of a name does not tell them apart.
+        targets = names(&|d| d.is_adapted(), &|d| d.module.clone());
+    }
+    let mut forms = differences.iter().map(|difference| difference.held);
+    let looks_up = |held| {
+        matches!(
+            held,
+            Held::Adapted {
+                embedding: true,
+                ..
+            }
+        )
+    };
+    let transposed = |held| {
+        let adapted = Held::Adapted {
+            flipped: true,
+            embedding: false,
+        };
+        held == adapted
+    };
+    LoraConfig {
+        saved: names(&|d| d.held == Held::Saved, &|d| d.module.clone()),
+        keeps_tied: pair.is_tied() && forms.clone().any(looks_up),
+        transposed: forms.clone().any(transposed),
+        biases: forms.any(|held| held == Held::Below),
+        ..LoraConfig::new(rank, rank as f64, targets)
+    }
 }
 
-/// The modules to adapt.
-fn modules(base: &Checkpoint, tuned: &Checkpoint, targets: &[String]) -> Result<Vec<Module>> {
-    let mut found = Vec::new();
-    let mut used = vec![false; targets.len()];
-    for tensor in base.tensors() {
-        let Some(module) = tensor.name.strip_suffix(".weight") else {
-            continue;
-        };
-        let &[rows, columns] = tensor.shape.as_slice() else {
-            continue;
-        };
-        let is_target = |target: &String| names_module(target, module);
-        let wanted = match targets.iter().position(is_target) {
-            Some(at) => {
-                used[at] = true;
-                true
-            }
-            None => targets.is_empty() && layer(&tensor.name).is_some(),
-        };
-        if !wanted || rows == 0 || columns == 0 || !tensor.dtype.is_float() {
-            continue;
+/// The adapter's tensors for a difference.
+fn specs(pair: &Pair, difference: &Difference, rank: usize) -> Result<Vec<TensorSpec>> {
+    let Difference {
+        tensor,
+        module,
+        parameter,
+        ..
+    } = difference;
+    let [base, tuned] = pair.views(tensor)?;
+    let whole = |name: String| {
+        vec![TensorSpec {
+            name,
+            dtype: tuned.dtype,
+            shape: tuned.shape.to_vec(),
+        }]
+    };
+    Ok(match difference.held {
+        Held::Missed => Vec::new(),
+        Held::Saved | Held::Plain => whole(format!("{module}.{parameter}")),
+        Held::Below => whole(format!("{module}.base_layer.{parameter}")),
+        Held::Adapted { flipped, embedding } => {
+            let [a, b] = match embedding {
+                true => embedding_halves(module),
+                false => halves(module),
+            };
+            let (inner, outer) = match flipped {
+                true => (base.shape[0], base.shape[1]),
+                false => (base.shape[1], base.shape[0]),
+            };
+            let shapes = [(a, [rank, inner]), (b, [outer, rank])];
+            let specs = shapes.map(|(name, shape)| TensorSpec {
+                name,
+                dtype: Dtype::F32,
+                shape: shape.to_vec(),
+            });
+            specs.to_vec()
         }
-        let other = tuned.tensor(&tensor.name)?;
-        for (checkpoint, dtype) in [(base, tensor.dtype), (tuned, other.dtype)] {
-            if dtype.is_f8() {
-                let problem = format!("tensor `{}` has 8-bit numbers", tensor.name);
-                return Err(Error::file(checkpoint.dir(), problem).remedy(
-                    "write the model in bfloat16 first: `fuselm merge` with `passthrough`",
-                ));
-            }
+    })
+}
+
+/// Writes a difference from tensor `at` of the adapter on; returns the number of its tensors.
+fn write(
+    pair: &Pair,
+    difference: &Difference,
+    (writer, at): (&AdapterWriter, usize),
+    config: &LoraConfig,
+    report: &mut Vec<Extracted>,
+) -> Result<usize> {
+    let [base, tuned] = pair.views(&difference.tensor)?;
+    let columns = base.shape.last().copied().unwrap_or(1);
+    let change = Change {
+        base,
+        tuned,
+        rows: base.shape.iter().product::<usize>() / columns.max(1),
+        columns,
+    };
+    let named = |form, (missed, norm): (f64, f64)| Extracted {
+        module: match difference.parameter.as_str() {
+            "weight" => difference.module.clone(),
+            parameter => format!("{}.{parameter}", difference.module),
+        },
+        error: if norm > 0.0 { missed / norm } else { 0.0 },
+        norm,
+        form,
+    };
+    let nothing = || LowRank::new(1.0, 1, vec![0.0; columns], vec![0.0; change.rows], false);
+    let Held::Adapted { flipped, .. } = difference.held else {
+        let (_, norm) = change.missed(&nothing())?;
+        let (form, missed, count) = match difference.held {
+            Held::Missed => (Form::Missing, norm, 0),
+            _ => (Form::Whole, 0.0, 1),
+        };
+        if count > 0 {
+            writer.bytes(at, tuned.bytes)?;
         }
-        if other.shape != tensor.shape || !other.dtype.is_float() {
-            return Err(Error::input(
-                tuned.dir().display(),
-                format!(
-                    "tensor `{}` is {} {:?}, the base model has {} {:?}",
-                    tensor.name, other.dtype, other.shape, tensor.dtype, tensor.shape
-                ),
-            )
-            .remedy("give two checkpoints of one architecture"));
-        }
-        found.push(Module {
-            name: module.to_owned(),
-            rows,
-            columns,
-        });
-    }
-    if let Some(at) = used.iter().position(|used| !used) {
-        let problem = format!("no matrix of the model is named `{}`", targets[at]);
-        return Err(Error::usage(problem).remedy("give names like `q_proj`"));
-    }
-    if found.is_empty() {
-        return Err(Error::file(base.dir(), "there is no matrix in a layer")
-            .remedy("name the modules with `--targets`"));
-    }
-    Ok(found)
+        report.push(named(form, (missed, norm)));
+        return Ok(count);
+    };
+    let rank = config.rank;
+    let (right, left) = decompose(&change, rank)?;
+    let bytes =
+        |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let (a, b) = match flipped {
+        true => (flip(&left, rank), flip(&right, columns)),
+        false => (right.clone(), left.clone()),
+    };
+    writer.bytes(at, &bytes(&a))?;
+    writer.bytes(at + 1, &bytes(&b))?;
+    let missed = change.missed(&LowRank::new(1.0, rank, right, left, false))?;
+    report.push(named(Form::LowRank, missed));
+    Ok(2)
 }

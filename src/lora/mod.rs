@@ -5,32 +5,47 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config` | `adapter_config.json`: what it says, read and written |
+//! | `settings` | every key of `adapter_config.json`, and what becomes of it |
+//! | `read`, `targets`, `expression` | what the settings say: ranks, strengths, which modules |
+//! | `config`, `write` | a folder that is written |
 //! | `names` | the names of tensors, and which modules a name stands for |
+//! | `base` | what is known of the model that an adapter is for |
 //! | `low_rank` | W + s · B A, and DoRA's rows |
-//! | `adapter` | a folder that is open for reading, checked against a model |
-//! | `apply` | the tensors of the model with it |
+//! | `adapter` | a folder that is open for reading |
+//! | `sort`, `parameters`, `parts`, `check` | what its tensors are to the model, and whether they fit |
+//! | `apply`, `begin` | the tensors of the model with it |
 //! | `split`, `path` | `BASE+ADAPTER`, which is a model wherever one is named |
-//! | `write` | a folder that is written |
-//! | `extract`, `svd` | the difference of two models as an adapter |
+//! | `extract`, `difference`, `svd` | the difference of two models as an adapter |
 //!
 //! Merging and predicting read a model's tensors through an [`Adapter`]; training keeps A and B
 //! apart (`model::lora`) and writes them with an [`AdapterWriter`].
 
 mod adapter;
 mod apply;
+mod base;
+mod begin;
+mod check;
 mod config;
+mod difference;
+mod expression;
 mod extract;
 mod low_rank;
 mod names;
+mod parameters;
+mod parts;
 mod path;
+mod read;
+mod settings;
+mod sort;
 mod split;
 mod svd;
+mod targets;
 mod write;
 
-pub use adapter::{Adapter, ShapeOf};
-pub use config::{LoraConfig, Pattern};
-pub use extract::{ExtractOptions, Extracted, extract};
+pub use adapter::Adapter;
+pub use base::Base;
+pub use config::LoraConfig;
+pub use extract::{ExtractOptions, Extracted, Form, extract};
 pub use low_rank::Update;
 pub use names::{Module, halves, names_module};
 pub use path::{ModelPath, locate};

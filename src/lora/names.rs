@@ -10,37 +10,77 @@ pub(super) enum Part {
     A,
     /// out × rank.
     B,
+    /// Of an embedding: rank × rows.
+    EmbeddingA,
+    /// Of an embedding: columns × rank.
+    EmbeddingB,
+    /// Added to the bias (`lora_bias`).
+    Bias,
     /// The lengths of the rows of the adapted weight: DoRA.
     Magnitude,
-    /// A tensor in the place of the model's own weight.
-    Whole,
+    /// The module's own parameter of this name, below the adapter.
+    Below(&'static str),
+    /// In place of the module's parameter of this name: `modules_to_save`, spelt out.
+    Saved(&'static str),
+    /// What a saved module was before; nothing reads it.
+    Before,
+    /// Rows of some tokens: `trainable_token_indices`.
+    Tokens,
 }
 
-/// How the name of a tensor ends, what that makes it, and whether the module is an embedding.
-const PARTS: [(&str, Part, bool); 9] = [
-    (".lora_A.weight", Part::A, false),
-    (".lora_B.weight", Part::B, false),
-    (".lora_A.default.weight", Part::A, false),
-    (".lora_B.default.weight", Part::B, false),
-    (".lora_embedding_A", Part::A, true),
-    (".lora_embedding_B", Part::B, true),
-    (".lora_magnitude_vector", Part::Magnitude, false),
-    (".lora_magnitude_vector.weight", Part::Magnitude, false),
-    (".base_layer.weight", Part::Whole, false),
+/// How the name of a tensor ends, and what that makes it.
+const PARTS: [(&str, Part); 26] = [
+    (".lora_A.weight", Part::A),
+    (".lora_B.weight", Part::B),
+    (".lora_A.default.weight", Part::A),
+    (".lora_B.default.weight", Part::B),
+    (".lora_embedding_A", Part::EmbeddingA),
+    (".lora_embedding_B", Part::EmbeddingB),
+    (".lora_embedding_A.default", Part::EmbeddingA),
+    (".lora_embedding_B.default", Part::EmbeddingB),
+    (".lora_B.bias", Part::Bias),
+    (".lora_B.default.bias", Part::Bias),
+    (".lora_magnitude_vector", Part::Magnitude),
+    (".lora_magnitude_vector.default", Part::Magnitude),
+    (".lora_magnitude_vector.weight", Part::Magnitude),
+    (".lora_magnitude_vector.default.weight", Part::Magnitude),
+    (".token_adapter.trainable_tokens_delta", Part::Tokens),
+    (
+        ".token_adapter.trainable_tokens_delta.default",
+        Part::Tokens,
+    ),
+    (".token_adapter.base_layer.weight", Part::Below("weight")),
+    (".base_layer.weight", Part::Below("weight")),
+    (".base_layer.bias", Part::Below("bias")),
+    (".modules_to_save.weight", Part::Saved("weight")),
+    (".modules_to_save.bias", Part::Saved("bias")),
+    (".modules_to_save.default.weight", Part::Saved("weight")),
+    (".modules_to_save.default.bias", Part::Saved("bias")),
+    (".original_module.weight", Part::Before),
+    (".original_module.bias", Part::Before),
+    (".token_adapter.trainable_tokens_original", Part::Before),
 ];
 
-/// The module that a tensor (its name without the prefix) belongs to, what it is there, and
-/// whether the module is an embedding.
-pub(super) fn part(name: &str) -> Option<(&str, Part, bool)> {
-    PARTS.iter().find_map(|(end, part, embedding)| {
-        let module = name.strip_suffix(end)?;
-        Some((module, *part, *embedding))
-    })
+/// The module that a tensor (its name without the prefix) belongs to, and what it is there.
+pub(super) fn part(name: &str) -> Option<(&str, Part)> {
+    PARTS
+        .iter()
+        .find_map(|(end, part)| Some((name.strip_suffix(end)?, *part)))
 }
 
 /// The names of A and B of a module, without the prefix.
 pub fn halves(module: &str) -> [String; 2] {
     [PARTS[0].0, PARTS[1].0].map(|end| format!("{module}{end}"))
+}
+
+/// The names of A and B of a module that is an embedding, without the prefix.
+pub(super) fn embedding_halves(module: &str) -> [String; 2] {
+    [PARTS[4].0, PARTS[5].0].map(|end| format!("{module}{end}"))
+}
+
+/// The name of a module's weight.
+pub(super) fn weight_of(module: &str) -> String {
+    format!("{module}.weight")
 }
 
 /// Whether `target` stands for `module`: it is its name, or the last parts of it.

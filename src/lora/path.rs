@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::adapter::{Adapter, ShapeOf};
+use super::adapter::Adapter;
+use super::base::Base;
 use super::split::split;
 use crate::checkpoint::{CONFIG, adapter_digest, is_gguf, locate as locate_base, model_digest};
 use crate::error::{Error, Result};
@@ -39,12 +40,12 @@ impl ModelPath {
         base && self.adapter.as_ref().is_none_or(|dir| dir.is_dir())
     }
 
-    /// Opens the adapter, if there is one, for a base that has tensors of these shapes.
+    /// Opens the adapter, if there is one, for the model `base`.
     ///
     /// # Errors
     /// Those of [`Adapter::open`].
-    pub fn open_adapter(&self, shape_of: &ShapeOf<'_>) -> Result<Option<Adapter>> {
-        let open = |dir: &PathBuf| Adapter::open(dir, shape_of);
+    pub fn open_adapter(&self, base: &Base) -> Result<Option<Adapter>> {
+        let open = |dir: &PathBuf| Adapter::open(dir, base);
         self.adapter.as_ref().map(open).transpose()
     }
 

@@ -19,14 +19,14 @@ const ITERATIONS: usize = 2;
 const STRIPE: usize = 256;
 
 /// tuned − base, `rows` × `columns`.
-pub(super) struct Difference<'a> {
+pub(super) struct Change<'a> {
     pub base: View<'a>,
     pub tuned: View<'a>,
     pub rows: usize,
     pub columns: usize,
 }
 
-impl Difference<'_> {
+impl Change<'_> {
     fn read(&self, start: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
         scratch.resize(out.len(), 0.0);
         self.tuned.read(start, out);
@@ -105,7 +105,7 @@ impl Difference<'_> {
 
 /// A (`rank` × columns) and B (rows × `rank`) with B A close to the difference; both carry the
 /// square roots of the singular values. Terms beyond the smaller side of the matrix are zero.
-pub(super) fn decompose(difference: &Difference<'_>, rank: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+pub(super) fn decompose(difference: &Change<'_>, rank: usize) -> Result<(Vec<f32>, Vec<f32>)> {
     let (rows, columns) = (difference.rows, difference.columns);
     let width = (rank + EXTRA).min(rows).min(columns);
     let mut x = random(columns * width);
@@ -274,7 +274,7 @@ mod tests {
             shape: &shape,
             bytes,
         };
-        let difference = Difference {
+        let difference = Change {
             base: view(&zeros),
             tuned: view(&bytes),
             rows,
@@ -289,7 +289,7 @@ mod tests {
                 "{rank} {missed} {norm}"
             );
         }
-        let none = Difference {
+        let none = Change {
             base: view(&bytes),
             tuned: view(&bytes),
             rows,

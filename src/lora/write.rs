@@ -8,7 +8,7 @@ use crate::checkpoint::{ADAPTER_WEIGHTS, CheckpointWriter, FolderRecord, Layout}
 use crate::error::Result;
 use crate::tensors::{Dtype, TensorSpec};
 
-/// An adapter's folder that is being written: A and B of each module, in f32.
+/// An adapter's folder that is being written.
 pub struct AdapterWriter {
     dir: PathBuf,
     writer: CheckpointWriter,
@@ -16,7 +16,7 @@ pub struct AdapterWriter {
 
 impl AdapterWriter {
     /// Begins the adapter of `modules`, all of the rank of `config`, in the folder `dir`, which
-    /// exists; `base` is where PEFT finds the model.
+    /// exists; `base` is where PEFT finds the model. A and B are written in f32.
     ///
     /// # Errors
     /// Failed writes.
@@ -31,10 +31,27 @@ impl AdapterWriter {
             let [a, b] = halves(&module.name);
             let shapes = [(a, [rank, module.columns]), (b, [module.rows, rank])];
             shapes.map(|(name, shape)| TensorSpec {
-                name: format!("{PREFIX}{name}"),
+                name,
                 dtype: Dtype::F32,
                 shape: shape.to_vec(),
             })
+        });
+        Self::of(dir, specs, config, base)
+    }
+
+    /// Begins the adapter of these tensors, whose names have no prefix.
+    ///
+    /// # Errors
+    /// Failed writes.
+    pub(super) fn of(
+        dir: &Path,
+        specs: impl Iterator<Item = TensorSpec>,
+        config: &LoraConfig,
+        base: &Path,
+    ) -> Result<Self> {
+        let specs = specs.map(|spec| TensorSpec {
+            name: format!("{PREFIX}{}", spec.name),
+            ..spec
         });
         let layout = Layout::single(specs.collect(), ADAPTER_WEIGHTS)?;
         config.write(dir, base)?;
@@ -51,9 +68,17 @@ impl AdapterWriter {
     pub fn write(&self, module: usize, halves: [&[f32]; 2]) -> Result<()> {
         for (half, values) in halves.into_iter().enumerate() {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            self.writer.write(2 * module + half, 0, &bytes)?;
+            self.bytes(2 * module + half, &bytes)?;
         }
         Ok(())
+    }
+
+    /// Writes a tensor, by its number.
+    ///
+    /// # Errors
+    /// Failed writes.
+    pub(super) fn bytes(&self, tensor: usize, bytes: &[u8]) -> Result<()> {
+        self.writer.write(tensor, 0, bytes)
     }
 
     /// Returns what was written, for the record of the folder.

@@ -8,8 +8,10 @@ use serde_json::Value;
 use super::config::MergeConfig;
 use crate::checkpoint::{Checkpoint, read_config};
 use crate::error::{Error, Result};
-use crate::lora::{Adapter, Update};
-use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer};
+use crate::lora::{Adapter, Base, Update};
+use crate::tensors::{
+    Dtype, Elements, Quantisation, ScaleMap, Scales, Stored, TensorInfo, View, layer,
+};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -98,6 +100,9 @@ pub(super) struct Model {
     pub adapter: Option<Adapter>,
     /// The scales of 8-bit weights.
     pub scales: ScaleMap,
+    /// The tensor that is the head, of a model that has none of its own and yet another one than
+    /// its embedding with an adapter.
+    head: Option<&'static str>,
 }
 
 impl Model {
@@ -105,22 +110,103 @@ impl Model {
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
         let checkpoint = Checkpoint::open(&dir)?;
-        let shape = |name: &str| Some(checkpoint.info(name)?.shape.as_slice());
-        let adapter = adapter
-            .map(|adapter| Adapter::open(&adapter, &shape))
-            .transpose()?;
         let (config, path) = read_config(&dir)?;
         let quantisation = Quantisation::of(&config, &path)?;
         let tensors: Vec<_> = checkpoint.tensors().map(Stored::from).collect();
         let scales = ScaleMap::new(&dir, &tensors, quantisation.as_ref())?;
-        Ok(Self {
+        let mut model = Self {
             name: name.to_owned(),
             dir,
             checkpoint,
             config: Value::Object(config),
-            adapter,
+            adapter: None,
             scales,
-        })
+            head: None,
+        };
+        if let Some(dir) = adapter {
+            model.adapter = Some(Adapter::open(&dir, &model.base())?);
+        }
+        if let Some(rows) = model.adapter.as_ref().and_then(Adapter::rows) {
+            model.set("vocab_size", rows.into());
+        }
+        Ok(model)
+    }
+
+    /// What an adapter has to know.
+    fn base(&self) -> Base {
+        let tensors = self.checkpoint.tensors();
+        let shapes = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
+        let tied = self.embedding().filter(|_| self.ties_embeddings());
+        Base::new(
+            shapes,
+            &self.config,
+            tied.map(|embedding| [embedding, HEAD]),
+        )
+    }
+
+    /// Sets a field of `config.json` where it is, or where the others are.
+    fn set(&mut self, field: &str, value: Value) {
+        let nested = self
+            .config
+            .get("text_config")
+            .and_then(|text| text.get(field));
+        let place = match nested.is_some() {
+            true => self.config.get_mut("text_config"),
+            false => Some(&mut self.config),
+        };
+        if let Some(map) = place.and_then(Value::as_object_mut) {
+            map.insert(field.to_owned(), value);
+        }
+    }
+
+    /// Whether the adapter makes two tensors of a head that is the embedding.
+    pub fn unties(&self) -> bool {
+        self.adapter.as_ref().is_some_and(Adapter::unties)
+    }
+
+    /// Gives the model a head of its own, if it is the embedding.
+    pub fn untie(&mut self) {
+        if self.ties_embeddings() {
+            self.head = self.embedding();
+            self.set("tie_word_embeddings", false.into());
+        }
+    }
+
+    /// The name under which a tensor is stored.
+    fn stored<'a>(&self, name: &'a str) -> &'a str {
+        match self.head {
+            Some(embedding) if name == HEAD && self.checkpoint.info(HEAD).is_none() => embedding,
+            _ => name,
+        }
+    }
+
+    /// The header of a tensor that the model has.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.checkpoint.info(self.stored(name))
+    }
+
+    /// The dtype of a tensor that the model has.
+    ///
+    /// # Errors
+    /// There is no such tensor.
+    pub fn dtype(&self, name: &str) -> Result<Dtype> {
+        Ok(self.checkpoint.tensor(self.stored(name))?.dtype)
+    }
+
+    /// The shape of a tensor that the model has.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let adapted = self
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.shape_of(name));
+        adapted.or_else(|| Some(self.info(name)?.shape.as_slice()))
+    }
+
+    /// The names of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        let stored = self.checkpoint.tensors().map(|tensor| tensor.name.as_str());
+        let head = self.head.filter(|_| self.checkpoint.info(HEAD).is_none());
+        stored.chain(head.map(|_| HEAD))
     }
 
     /// The scales of a tensor, if it has any.
@@ -146,14 +232,14 @@ impl Model {
             let replaced = adapter.whole(name)?;
             Some((&adapter.checkpoint, replaced))
         });
-        let (checkpoint, stored) = whole.unwrap_or((&self.checkpoint, name));
+        let (checkpoint, stored) = whole.unwrap_or((&self.checkpoint, self.stored(name)));
         let mut input = Input {
             checkpoint,
             name: stored,
             view: checkpoint.tensor(stored)?,
             scales: match whole {
                 Some(_) => None,
-                None => self.scales(name)?,
+                None => self.scales(stored)?,
             },
             update: None,
         };
@@ -179,9 +265,15 @@ impl Model {
         Ok(None)
     }
 
+    /// An error about a number that is infinite or NaN in what the adapter has for a tensor.
+    pub fn blame_adapter(&self, name: &str) -> Option<Error> {
+        self.adapter.as_ref()?.blame(name)
+    }
+
     /// The file that a tensor is read from.
     pub fn file_of(&self, name: &str) -> &Path {
-        self.checkpoint.file_of(name).unwrap_or(&self.dir)
+        let file = self.checkpoint.file_of(self.stored(name));
+        file.unwrap_or(&self.dir)
     }
 
     /// The files that the model is read from.
@@ -195,6 +287,7 @@ impl Model {
 
     /// Tells the system what becomes of a tensor's pages. Has no effect on results.
     pub fn advise(&self, name: &str, pages: Pages) {
+        let name = self.stored(name);
         let Some(info) = self.checkpoint.info(name) else {
             return;
         };
@@ -206,9 +299,21 @@ impl Model {
         }
     }
 
+    /// Whether the head is the embedding: as configured, or because there is no other.
     pub fn ties_embeddings(&self) -> bool {
-        self.config.get("tie_word_embeddings") == Some(&Value::Bool(true))
-            && self.checkpoint.info(EMBEDDING).is_some()
+        let text = || self.config.get("text_config")?.get("tie_word_embeddings");
+        let says = self.config.get("tie_word_embeddings").or_else(text);
+        let ties = match says.and_then(Value::as_bool) {
+            Some(ties) => ties,
+            None => self.checkpoint.info(HEAD).is_none(),
+        };
+        ties && self.embedding().is_some()
+    }
+
+    /// The tensor that looks tokens up.
+    fn embedding(&self) -> Option<&'static str> {
+        let mut known = EMBEDDINGS.into_iter();
+        known.find(|name| self.checkpoint.info(name).is_some())
     }
 
     /// The number of layers: as configured, else one more than the highest in a name.
@@ -228,10 +333,13 @@ impl Model {
 
     /// The name under which the model has `name`: an untied head may be tied here.
     pub fn find(&self, name: &str) -> Option<String> {
-        if self.checkpoint.info(name).is_some() {
+        if self.info(name).is_some() {
             return Some(name.to_owned());
         }
-        (name == HEAD && self.ties_embeddings()).then(|| EMBEDDING.to_owned())
+        let embedding = self
+            .embedding()
+            .filter(|_| name == HEAD && self.ties_embeddings());
+        embedding.map(str::to_owned)
     }
 
     /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, the
@@ -244,4 +352,15 @@ impl Model {
 }
 
 pub(super) const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// What embeddings are called.
+const EMBEDDINGS: [&str; 8] = [
+    "model.embed_tokens.weight",
+    "embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "model.tok_embeddings.weight",
+    "shared.weight",
+];

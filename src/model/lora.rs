@@ -156,7 +156,7 @@ impl Adapters {
         Some(Adapter {
             a: tensor(&a)?,
             b: tensor(&b)?,
-            scale: self.lora.scale(module, self.lora.rank),
+            scale: self.lora.scale(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+use serde_json::Value;
 
 use super::config::{Config, Rope, TensorSpec};
 use super::gguf::Gguf;
@@ -12,7 +13,7 @@ use super::options::LoadOptions;
 use super::weights::Weights;
 use crate::checkpoint::is_gguf;
 use crate::error::{Context, Error, Result};
-use crate::lora::{Adapter, ModelPath};
+use crate::lora::{Adapter, Base, ModelPath};
 
 /// All bytes of a tensor.
 const WHOLE: Range<usize> = 0..usize::MAX;
@@ -24,7 +25,10 @@ enum Files {
 
 /// An open checkpoint: memory-mapped, and checked against its configuration.
 pub(crate) struct Source {
+    /// With the adapter.
     config: Config,
+    /// Of the files.
+    stored: Config,
     files: Files,
     adapter: Option<Adapter>,
 }
@@ -47,9 +51,17 @@ impl Source {
             let weights = Weights::open(path, &config)?;
             (config, Files::Safetensors(weights))
         };
+        let adapter = open_adapter(&model, &config)?;
+        let mut adapted = config.clone();
+        if let Some(adapter) = &adapter {
+            // Where one tensor was both, the adapter has made two of it.
+            adapted.tie_word_embeddings &= !adapter.unties();
+            adapted.vocab_size = adapter.rows().unwrap_or(config.vocab_size);
+        }
         Ok(Self {
-            adapter: open_adapter(&model, &config)?,
-            config,
+            adapter,
+            config: adapted,
+            stored: config,
             files,
         })
     }
@@ -127,13 +139,23 @@ impl Source {
             .during(|| format!("loading tensor `{name}`"))
     }
 
+    /// What the files have for a parameter: the embedding for a head that is tied to it.
+    fn spec_of(&self, spec: &TensorSpec) -> TensorSpec {
+        let is_tied = self.stored.tie_word_embeddings && spec.name == self.stored.names().head;
+        match is_tied || spec.name == self.stored.embedding_name() {
+            true => self.stored.embedding_tensor(),
+            false => spec.clone(),
+        }
+    }
+
     /// A parameter as it is stored, or some of its rows; what must be decoded is decoded to `dtype`.
     fn stored(&self, spec: &TensorSpec, rows: Option<&[u32]>, dtype: DType) -> Result<Tensor> {
+        let spec = &self.spec_of(spec);
         match (&self.files, rows) {
             (Files::Safetensors(weights), rows) => weights.read(&spec.name, &spec.shape, rows),
-            (Files::Gguf(gguf), None) => gguf.read(&self.config, spec, dtype),
+            (Files::Gguf(gguf), None) => gguf.read(&self.stored, spec, dtype),
             (Files::Gguf(gguf), Some(rows)) => {
-                let values = gguf.read_rows(&self.config, spec, rows)?;
+                let values = gguf.read_rows(&self.stored, spec, rows)?;
                 let shape = (rows.len(), values.len() / rows.len().max(1));
                 Tensor::from_vec(values, shape, &Device::Cpu)
                     .during(|| format!("reading rows of tensor `{}`", spec.name))
@@ -193,9 +215,10 @@ impl Source {
     /// Asks the system to read parameters ahead. Has no effect on results.
     pub fn read_ahead(&self, specs: &[TensorSpec]) {
         for spec in specs {
+            let name = &self.spec_of(spec).name;
             match &self.files {
-                Files::Safetensors(weights) => weights.checkpoint().read_ahead(&spec.name, WHOLE),
-                Files::Gguf(gguf) => gguf.read_ahead(&self.config, &spec.name),
+                Files::Safetensors(weights) => weights.checkpoint().read_ahead(name, WHOLE),
+                Files::Gguf(gguf) => gguf.read_ahead(&self.stored, name),
             }
         }
     }
@@ -204,11 +227,10 @@ impl Source {
     /// Has no effect on results.
     pub fn release(&self, specs: &[TensorSpec]) {
         for spec in specs {
+            let name = &self.spec_of(spec).name;
             match &self.files {
-                Files::Safetensors(weights) => {
-                    weights.checkpoint().release(&spec.name, WHOLE, false)
-                }
-                Files::Gguf(gguf) => gguf.release(&self.config, &spec.name),
+                Files::Safetensors(weights) => weights.checkpoint().release(name, WHOLE, false),
+                Files::Gguf(gguf) => gguf.release(&self.stored, name),
             }
         }
     }
@@ -216,12 +238,15 @@ impl Source {
 
 /// The adapter of `model`, checked against the parameters of `config`.
 pub(crate) fn open_adapter(model: &ModelPath, config: &Config) -> Result<Option<Adapter>> {
-    let specs = config.tensors();
-    let shapes: HashMap<&str, &[usize]> = specs
-        .iter()
-        .map(|spec| (spec.name.as_str(), spec.shape.as_slice()))
-        .collect();
-    model.open_adapter(&|name| shapes.get(name).copied())
+    let specs = config.tensors().into_iter();
+    let names = config.names();
+    let tied = [names.embedding, names.head];
+    let base = Base::new(
+        specs.map(|spec| (spec.name, spec.shape)),
+        &Value::Object(config.raw.clone()),
+        config.tie_word_embeddings.then_some(tied),
+    );
+    model.open_adapter(&base)
 }
 
 /// The elements of a tensor as f32, on the CPU.

@@ -64,7 +64,8 @@ fn kinds(base: &Path) -> Vec<(&'static str, Value, Shapes)> {
             .map(|(half, shape)| (format!("model.embed_tokens.lora_embedding_{half}"), shape))
     };
     let settings = |more: Value| {
-        let mut config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 3, "bias": "none"});
+        let mut config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 3, "bias": "none",
+            "target_modules": ["0.self_attn.q_proj", "1.mlp.down_proj", "embed_tokens"]});
         for (field, value) in more.as_object().unwrap() {
             config[field] = value.clone();
         }
@@ -78,11 +79,12 @@ fn kinds(base: &Path) -> Vec<(&'static str, Value, Shapes)> {
     let rows = |module: &str| vec![shape(&format!("{module}.weight"))[0]];
     let lengths = [q, down].map(|m| (format!("{m}.lora_magnitude_vector"), rows(m)));
     let patterns = json!({"rank_pattern": {"1.mlp.down_proj": 5}, "alpha_pattern": {"q_proj": 7}});
+    // A head that is the embedding has its shape.
     let whole = ["model.norm.weight", "lm_head.weight"];
-    let whole = whole
-        .into_iter()
-        .filter(|name| checkpoint.info(name).is_some());
-    let whole: Vec<_> = whole.map(|name| (name.to_owned(), shape(name))).collect();
+    let whole = whole.map(|name| match checkpoint.info(name) {
+        Some(info) => (name.to_owned(), info.shape.clone()),
+        None => (name.to_owned(), shape("model.embed_tokens.weight")),
+    });
     vec![
         ("plain", settings(json!({})), both()),
         ("rslora", settings(json!({"use_rslora": true})), both()),
@@ -98,7 +100,7 @@ fn kinds(base: &Path) -> Vec<(&'static str, Value, Shapes)> {
         ),
         (
             "saved",
-            settings(json!({"modules_to_save": ["norm", "lm_head"]})),
+            settings(json!({"modules_to_save": ["model.norm", "lm_head"]})),
             [&both()[..], &whole].concat(),
         ),
         (
@@ -146,7 +148,10 @@ fn a_model_with_an_adapter_has_the_weights_of_its_merged_folder() {
             let mut changed = 0;
             for (name, var) in merged.params() {
                 let numbers = |decoder: &Decoder| -> Vec<f32> {
-                    let var = &decoder.params()[name];
+                    let params = decoder.params();
+                    let var = params
+                        .get(name)
+                        .unwrap_or_else(|| &params["model.embed_tokens.weight"]);
                     var.flatten_all().unwrap().to_vec1().unwrap()
                 };
                 assert!(

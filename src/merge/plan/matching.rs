@@ -84,15 +84,14 @@ impl Matcher<'_> {
     /// The tensors before (or after) the layers.
     fn outside(&mut self, stack: &Stack<'_>, before: bool) -> Result<()> {
         let reference = &self.models[stack.reference];
-        for tensor in reference.checkpoint.tensors() {
-            let name = &tensor.name;
+        for name in reference.tensors() {
             if layer(name).is_none() && is_before_layers(name) == before && !reference.ignores(name)
             {
                 let place = Place {
                     layer: None,
                     depth: 0.0,
                 };
-                self.push(stack, name.clone(), &place)?;
+                self.push(stack, name.to_owned(), &place)?;
             }
         }
         Ok(())
@@ -156,14 +155,16 @@ impl Matcher<'_> {
             .collect::<Result<Vec<_>>>()?;
         // The reference is the base or, without one, the first model.
         let (number, tensor) = base.as_ref().unwrap_or(&models[0]);
-        let reference = self.models[*number].checkpoint.tensor(tensor)?;
+        let reference = &self.models[*number];
+        let shape = reference.shape(tensor).unwrap_or_default().to_vec();
+        let dtype = reference.dtype(tensor)?;
         let inputs = || base.iter().chain(&models);
-        self.same_kind(inputs(), *number, reference.dtype)?;
-        let copy = !reference.dtype.is_float();
+        self.same_kind(inputs(), *number, dtype)?;
+        let copy = !dtype.is_float();
         // What has 8 bits because it was quantised is not quantised again.
-        let own = match reference.dtype.is_f8() {
+        let own = match dtype.is_f8() {
             true => Dtype::BF16,
-            false => reference.dtype,
+            false => dtype,
         };
         let stored = self.config.output_dtype().unwrap_or(own);
         let names = models.iter();
@@ -178,8 +179,8 @@ impl Matcher<'_> {
         };
         Ok(TensorPlan {
             kernel: lookup.kernel()?,
-            shape: reference.shape.to_vec(),
-            dtype: if copy { reference.dtype } else { stored },
+            shape,
+            dtype: if copy { dtype } else { stored },
             compute_dtype: self.config.dtype.unwrap_or(own),
             copy,
             base,
@@ -225,15 +226,12 @@ impl Matcher<'_> {
     ) -> Result<()> {
         for (number, tensor) in inputs {
             let model = &self.models[*number];
-            let view = model.checkpoint.tensor(tensor)?;
-            if view.dtype.is_float() != dtype.is_float() {
+            let found = model.dtype(tensor)?;
+            if found.is_float() != dtype.is_float() {
                 let expected = &self.models[expected].name;
                 return Err(Error::input(
                     model.dir.display(),
-                    format!(
-                        "tensor `{tensor}` is {}, model `{expected}` has {dtype}",
-                        view.dtype
-                    ),
+                    format!("tensor `{tensor}` is {found}, model `{expected}` has {dtype}"),
                 ));
             }
         }
@@ -319,8 +317,7 @@ fn no_extras(models: &[Model], stacks: &[Stack<'_>], tensors: &[TensorPlan]) -> 
         if !stacks.iter().any(|stack| stack.has(number)) {
             continue;
         }
-        for tensor in model.checkpoint.tensors() {
-            let name = tensor.name.as_str();
+        for name in model.tensors() {
             if !used.contains(&(number, name)) && !model.ignores(name) {
                 return Err(Error::input(
                     model.dir.display(),

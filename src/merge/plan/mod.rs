@@ -70,11 +70,15 @@ pub struct Plan {
 /// an input or contains one.
 pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<Plan> {
     options.validate()?;
-    let models = config
+    let mut models = config
         .models()
         .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
+    if models.iter().any(Model::unties) {
+        // One of them has a head that is not the embedding; then all of them get one.
+        models.iter_mut().for_each(Model::untie);
+    }
     let target = check_output(&models, out, options.force)?;
     let vocabulary = prepare(config, &models, reference(config, &models)?)?;
     let (vocabulary, tokenizer, about) = match vocabulary {

@@ -22,12 +22,7 @@ pub(super) fn place_rows(
 ) -> Result<()> {
     let inputs: Vec<(usize, &[usize])> = tensor
         .inputs()
-        .filter_map(|(number, name)| {
-            Some((
-                *number,
-                models[*number].checkpoint.info(name)?.shape.as_slice(),
-            ))
-        })
+        .filter_map(|(number, name)| Some((*number, models[*number].shape(name)?)))
         .collect();
     let rows: Vec<usize> = inputs
         .iter()
@@ -78,11 +73,7 @@ pub(super) fn check_shapes(tensor: &TensorPlan, models: &[Model]) -> Result<()> 
         .inputs()
         .filter_map(|(number, name)| {
             let model = &models[*number];
-            Some((
-                model,
-                name.as_str(),
-                model.checkpoint.info(name)?.shape.as_slice(),
-            ))
+            Some((model, name.as_str(), model.shape(name)?))
         })
         .collect();
     for (model, name, shape) in &shapes {

@@ -35,7 +35,7 @@ impl Plan {
     pub(in crate::merge) fn tensor_bytes(&self, tensor: &TensorPlan) -> u64 {
         let inputs = tensor.inputs();
         inputs
-            .filter_map(|(number, name)| self.models[*number].checkpoint.info(name))
+            .filter_map(|(number, name)| self.models[*number].info(name))
             .map(|info| (info.end - info.begin) as u64)
             .sum()
     }

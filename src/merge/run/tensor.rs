@@ -60,13 +60,14 @@ pub(super) fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) ->
 pub(super) fn not_finite(plan: &Plan, tensor: &TensorPlan) -> Error {
     for (number, name) in tensor.inputs() {
         let model = &plan.models[*number];
+        if let Some(error) = model.blame_adapter(name) {
+            return error;
+        }
         match model.first_not_finite(name) {
             Ok(None) => {}
             Ok(Some((index, value))) => {
-                let info = model.checkpoint.info(name);
-                let at = info
-                    .map(|info| place(index, &info.shape))
-                    .unwrap_or_default();
+                let shape = model.shape(name);
+                let at = shape.map(|shape| place(index, shape)).unwrap_or_default();
                 return Error::input(
                     model.file_of(name).display(),
                     format!("tensor `{name}`: the number at {at:?} is {value}"),

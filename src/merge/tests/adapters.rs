@@ -66,7 +66,8 @@ fn adapted(zoo: &Zoo, config: &Value) -> Vec<f32> {
 }
 
 fn settings() -> Value {
-    json!({"peft_type": "LORA", "r": 2, "lora_alpha": 3.0, "bias": "none"})
+    json!({"peft_type": "LORA", "r": 2, "lora_alpha": 3.0, "bias": "none",
+        "target_modules": ["mlp"]})
 }
 
 fn base() -> Zoo {
@@ -113,12 +114,13 @@ fn all_kinds_of_adapters_give_the_weights_by_hand() {
     let mut config = settings();
     config["alpha_pattern"] = json!({"layers.1.mlp": 8});
     config["use_dora"] = json!(true);
+    config["target_modules"] = json!(["mlp", "embed_tokens"]);
     std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
     let base = zoo.open("base");
     let (embedding, norm) = ("model.embed_tokens.weight", "model.norm.weight");
     let shape = |name: &str| base.info(name).unwrap().shape.clone();
     let rows = shape(embedding)[0];
-    let parts: [(&str, Vec<usize>); 8] = [
+    let parts: [(&str, Vec<usize>); 10] = [
         ("model.layers.0.mlp.lora_A.weight", vec![2, 24]),
         ("model.layers.0.mlp.lora_B.weight", vec![16, 2]),
         ("model.layers.0.mlp.lora_magnitude_vector", vec![16]),
@@ -130,6 +132,11 @@ fn all_kinds_of_adapters_give_the_weights_by_hand() {
             vec![shape(embedding)[1], 2],
         ),
         (norm, shape(norm)),
+        ("model.layers.1.mlp.lora_magnitude_vector", vec![16]),
+        (
+            "model.embed_tokens.lora_magnitude_vector",
+            vec![shape(embedding)[1]],
+        ),
     ];
     let specs: Vec<TensorSpec> = parts
         .iter()
@@ -168,12 +175,21 @@ fn all_kinds_of_adapters_give_the_weights_by_hand() {
             let (row, column) = (at / width, at % width);
             match tensor.name.as_str() {
                 name if name == norm => f64::from(number(7, at)),
-                name if name == embedding => own(at) + product(5, 3.0, rows, column, row),
-                name if name.contains("layers.1.mlp") => own(at) + product(3, 8.0, 24, row, column),
-                name if name.contains("layers.0.mlp") => {
-                    let changed = |c: usize| own(row * 24 + c) + product(0, 3.0, 24, row, c);
+                // An embedding has a length for each column.
+                name if name == embedding => {
+                    let changed =
+                        |r: usize| own(r * width + column) + product(5, 3.0, rows, column, r);
+                    let length = (0..rows).map(|r| changed(r).powi(2)).sum::<f64>().sqrt();
+                    changed(row) * f64::from(number(9, column)) / length
+                }
+                name if name.contains("mlp") => {
+                    let (first, alpha, lengths) = match name.contains("layers.1") {
+                        true => (3, 8.0, 8),
+                        false => (0, 3.0, 2),
+                    };
+                    let changed = |c: usize| own(row * 24 + c) + product(first, alpha, 24, row, c);
                     let length = (0..24).map(|c| changed(c).powi(2)).sum::<f64>().sqrt();
-                    changed(column) * f64::from(number(2, row)) / length
+                    changed(column) * f64::from(number(lengths, row)) / length
                 }
                 _ => own(at),
             }
@@ -271,16 +287,42 @@ fn wrong_adapters_are_refused() {
     let config = zoo.out("adapter/adapter_config.json");
     for (field, value, part) in [
         ("peft_type", json!("IA3"), "field `peft_type`"),
-        ("bias", json!("all"), "field `bias`"),
-        ("lora_bias", json!(true), "field `lora_bias`"),
-        ("alpha_pattern", json!({".*": 1}), "field `alpha_pattern`"),
+        ("bias", json!("some"), "field `bias`"),
+        ("alpha_pattern", json!({"(": 1}), "field `alpha_pattern`"),
+        (
+            "alora_invocation_tokens",
+            json!([4]),
+            "field `alora_invocation_tokens`",
+        ),
+        (
+            "target_modules",
+            json!(["q_proj"]),
+            "name no module of the model",
+        ),
+        (
+            "exclude_modules",
+            json!(["mlp"]),
+            "name no module of the model",
+        ),
+        (
+            "layers_to_transform",
+            json!([2]),
+            "name no module of the model",
+        ),
+        ("modules_to_save", json!(["lm_head"]), "the file lacks it"),
+        ("use_dora", json!(true), "no `lora_magnitude_vector`"),
         ("lora_alpha", json!("x"), "field `lora_alpha`"),
-        ("fan_in_fan_out", json!(true), "expected shape [2, 16]"),
+        ("fan_in_fan_out", json!(1), "field `fan_in_fan_out`"),
         ("r", json!(3), "expected shape [3, 24]"),
         (
             "rank_pattern",
             json!({"1.mlp": "x"}),
             "field `rank_pattern`",
+        ),
+        (
+            "rank_pattern",
+            json!({".*1.mlp": 3}),
+            "expected shape [3, 24]",
         ),
         ("use_rslora", json!(1), "field `use_rslora`"),
     ] {

@@ -226,16 +226,16 @@ fn adapters_that_do_not_fit_are_errors_by_name() {
             "\"lora_alpha\": \"x\"",
             "field `lora_alpha`",
         ),
-        ("\"none\"", "\"all\"", "field `bias`"),
+        ("\"none\"", "\"some\"", "field `bias`"),
         (
             "\"fan_in_fan_out\": false",
-            "\"fan_in_fan_out\": true",
-            "expected shape [3, ",
+            "\"fan_in_fan_out\": 1",
+            "field `fan_in_fan_out`: expected true or false, found 1",
         ),
         (
             "\"modules_to_save\": null",
             "\"target_parameters\": [\"experts\"]",
-            "field `target_parameters`: expected none, found [\"experts\"]",
+            "`target_parameters` names no tensor of the model",
         ),
         ("{", "[", "not a JSON object"),
     ] {

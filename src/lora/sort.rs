@@ -1,0 +1,413 @@
+//! What each tensor of an adapter's file is to the model, as PEFT reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::adapter::Adapter;
+use super::base::Base;
+use super::names::{PREFIX, Part, part, weight_of};
+use super::parameters::Parameters;
+use super::parts::{Kind, Parts, TokenRows};
+use super::read::TokenIds;
+use crate::error::Result;
+use crate::tensors::layer;
+
+/// Why a tensor is not applied.
+const UNTARGETED: &str = "`target_modules` and what narrows it down do not name their modules";
+const UNREAD: &str = "PEFT does not read tensors of these names for such modules and settings";
+const UNUSED: &str = "they are what the modules were before";
+
+/// Finds what each tensor is. Returns what is said of those that are not applied.
+///
+/// # Errors
+/// Tensors that are no part of an adapter or stand for the same; modules that the model does not
+/// have; parts that the settings promise and the file lacks; no tensor that is applied.
+pub(super) fn sort(adapter: &mut Adapter, base: &Base) -> Result<Vec<String>> {
+    let names: Vec<String> = adapter
+        .checkpoint
+        .tensors()
+        .map(|t| t.name.clone())
+        .collect();
+    let inner = |name: &String| name.strip_prefix(PREFIX).map(str::to_owned);
+    let with_tokens = names.iter().filter_map(|name| {
+        let name = inner(name)?;
+        let (module, part) = part(&name)?;
+        (part == Part::Tokens).then(|| module.to_owned())
+    });
+    let mut sorter = Sorter {
+        base,
+        with_tokens: match adapter.settings.tokens {
+            Some(_) => with_tokens.collect(),
+            None => BTreeSet::new(),
+        },
+        parameters: Parameters::find(adapter, base, &names)?,
+        shared: BTreeMap::new(),
+        ignored: BTreeMap::new(),
+        adapter,
+    };
+    for name in &names {
+        sorter.check_dtype(name)?;
+        match inner(name) {
+            Some(inner) => sorter.place(name, &inner)?,
+            None => return Err(sorter.unknown(name)),
+        }
+    }
+    sorter.targets_something(&names)?;
+    sorter.tie()?;
+    sorter.saved_are_there()?;
+    let mut ignored = sorter.said();
+    ignored.extend(sorter.unadapted());
+    let empty = adapter.modules.is_empty() && adapter.replaced.is_empty();
+    if empty && adapter.tokens.is_empty() {
+        let why = ignored.first().map_or("it is empty", String::as_str);
+        let problem = format!("there is no adapter in this file for this model: {why}");
+        return Err(adapter.unfit(problem).remedy(
+            "check that `target_modules`, `exclude_modules` and `layers_to_transform` name the \
+             modules that the file has tensors for",
+        ));
+    }
+    Ok(ignored)
+}
+
+struct Sorter<'a> {
+    adapter: &'a mut Adapter,
+    base: &'a Base,
+    /// Modules some of whose rows are replaced, as the adapter calls them.
+    with_tokens: BTreeSet<String>,
+    parameters: Parameters,
+    /// Of embedding and head that are one tensor: what takes the place of both.
+    shared: BTreeMap<String, String>,
+    /// By the reason: the tensors that are not applied.
+    ignored: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Sorter<'_> {
+    fn check_dtype(&self, name: &str) -> Result<()> {
+        let dtype = self.adapter.checkpoint.info(name).map(|info| info.dtype);
+        match dtype {
+            Some(found) if !found.is_float() || found.is_f8() => {
+                let problem = format!("expected dtype F16, BF16, F32 or F64, found {found}");
+                Err(self.adapter.bad(name, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> crate::error::Error {
+        let expected = format!(
+            "expected `{PREFIX}<module>.lora_A.weight` or `.lora_B.weight`, or a tensor of the model"
+        );
+        self.adapter.bad(name, expected)
+    }
+
+    fn is_target(&self, module: &str) -> bool {
+        let settings = &self.adapter.settings;
+        let parameters = !settings.parameters.is_empty();
+        let has = |module: &str| settings.targets.has(module, self.base, parameters);
+        let tied = self.base.tied().filter(|_| settings.keep_tied);
+        let tied = tied.map(|names| names.map(|name| name.strip_suffix(".weight").unwrap_or(name)));
+        match tied {
+            Some(tied) if tied.contains(&module) => tied.into_iter().any(has),
+            _ => has(module),
+        }
+    }
+
+    fn ignore(&mut self, name: &str, why: &'static str) {
+        self.ignored.entry(why).or_default().push(name.to_owned());
+    }
+
+    /// The model's name of a tensor.
+    fn find(&self, name: &str, tensor: &str) -> Result<String> {
+        let found = self.base.find(tensor);
+        found.ok_or_else(|| {
+            let problem = format!("the model has no tensor `{tensor}`");
+            self.adapter.bad(name, problem)
+        })
+    }
+
+    /// Puts the tensor `name`, which is `inner` without the prefix, into its place.
+    fn place(&mut self, name: &str, inner: &str) -> Result<()> {
+        let Some((module, part)) = part(inner) else {
+            return self.whole(name, inner);
+        };
+        if let Some((tensor, parts)) = self.parameters.place(name) {
+            let known = self.adapter.modules.entry(tensor.to_owned());
+            let known = known.or_insert_with(|| parts.clone());
+            let half = if part == Part::A {
+                &mut known.a
+            } else {
+                &mut known.b
+            };
+            *half = Some(name.to_owned());
+            return Ok(());
+        }
+        match part {
+            Part::Before => self.ignore(name, UNUSED),
+            Part::Saved(own) => {
+                let tensor = self.find(name, &format!("{module}.{own}"))?;
+                self.replace(name, tensor, false)?;
+            }
+            Part::Below(own) => {
+                let tensor = self.find(name, &format!("{module}.{own}"))?;
+                match self.is_target(module) || self.with_tokens.contains(module) {
+                    true => self.replace(name, tensor, true)?,
+                    false => self.ignore(name, UNREAD),
+                }
+            }
+            Part::Tokens => self.tokens(name, module)?,
+            half => self.half(name, module, half)?,
+        }
+        Ok(())
+    }
+
+    /// A tensor in the place of the model's own.
+    fn whole(&mut self, name: &str, inner: &str) -> Result<()> {
+        let (module, _) = inner.rsplit_once('.').unwrap_or((inner, ""));
+        let Some(tensor) = self.base.find(inner) else {
+            return Err(
+                match inner.ends_with(".weight") || inner.ends_with(".bias") {
+                    true if !inner.contains(".lora_") => {
+                        let problem = format!("the model has no tensor `{inner}`");
+                        self.adapter.bad(name, problem)
+                    }
+                    _ => self.unknown(name),
+                },
+            );
+        };
+        if self.adapter.settings.is_saved(inner) {
+            return self.replace(name, tensor, false);
+        }
+        // Below an adapter, the module's own tensors have other names.
+        match self.is_target(module) || self.with_tokens.contains(module) {
+            true => self.ignore(name, UNREAD),
+            false => self.replace(name, tensor, true)?,
+        }
+        Ok(())
+    }
+
+    /// Puts a tensor in the place of one of the model's; `shared`: where that is embedding and head,
+    /// of both.
+    fn replace(&mut self, name: &str, tensor: String, shared: bool) -> Result<()> {
+        let is_tied = self
+            .base
+            .tied()
+            .is_some_and(|tied| tied.contains(&tensor.as_str()));
+        let place = match shared && is_tied {
+            true => &mut self.shared,
+            false => &mut self.adapter.replaced,
+        };
+        match place.insert(tensor, name.to_owned()) {
+            None => Ok(()),
+            Some(_) => Err(self.adapter.bad(name, "the module has another one")),
+        }
+    }
+
+    /// A, B or another part of an adapted module.
+    fn half(&mut self, name: &str, module: &str, part: Part) -> Result<()> {
+        let tensor = self.find(name, &weight_of(module))?;
+        if !self.is_target(module) {
+            self.ignore(name, UNTARGETED);
+            return Ok(());
+        }
+        let (dora, bias) = (self.adapter.settings.dora, self.adapter.settings.bias);
+        let looks_up = self.base.is_embedding(module);
+        // What is in a layer and no known embedding is a projection.
+        let projects = !looks_up && (layer(&tensor).is_some() || self.base.is_head(module));
+        let unread = match part {
+            Part::A | Part::B => looks_up,
+            Part::EmbeddingA | Part::EmbeddingB => projects,
+            Part::Magnitude => !dora,
+            Part::Bias => !bias || looks_up,
+            _ => true,
+        };
+        if unread {
+            self.ignore(name, UNREAD);
+            return Ok(());
+        }
+        let settings = &self.adapter.settings;
+        let (rank, scale) = (settings.rank(module), settings.scale(module));
+        let (tensor, kind) = match part {
+            Part::Bias => (self.find(name, &format!("{module}.bias"))?, Kind::Bias),
+            _ if looks_up || matches!(part, Part::EmbeddingA | Part::EmbeddingB) => {
+                (tensor, Kind::Embedding)
+            }
+            _ if self.base.is_transposed(module) => (tensor, Kind::Transposed),
+            _ => (tensor, Kind::Linear),
+        };
+        let known = self.adapter.modules.entry(tensor);
+        let known = known.or_insert_with(|| Parts::new(kind, rank, scale));
+        // Of an embedding whose name is not known, the magnitude may have come first.
+        if kind == Kind::Embedding {
+            known.kind = kind;
+        }
+        let place = match part {
+            Part::A | Part::EmbeddingA => &mut known.a,
+            Part::Magnitude => &mut known.magnitude,
+            _ => &mut known.b,
+        };
+        match place.replace(name.to_owned()) {
+            None => Ok(()),
+            Some(_) => Err(self.adapter.bad(name, "the module has another one")),
+        }
+    }
+
+    /// The rows of some tokens.
+    fn tokens(&mut self, name: &str, module: &str) -> Result<()> {
+        let ids = match &self.adapter.settings.tokens {
+            None => {
+                self.ignore(name, UNREAD);
+                return Ok(());
+            }
+            Some(TokenIds::Embedding(ids)) => Some(ids.clone()),
+            Some(TokenIds::Named(named)) => {
+                let mut named = named.iter();
+                let found = named.find(|(end, _)| module.ends_with(end.as_str()));
+                found.map(|(_, ids)| ids.clone())
+            }
+        };
+        let tensor = self.find(name, &weight_of(module))?;
+        let Some(ids) = ids else {
+            let problem = "`trainable_token_indices` does not name its module";
+            return Err(self.adapter.bad(name, problem));
+        };
+        let rows = TokenRows {
+            tensor: name.to_owned(),
+            ids,
+        };
+        match self.adapter.tokens.insert(tensor, rows) {
+            None => Ok(()),
+            Some(_) => Err(self.adapter.bad(name, "the module has another one")),
+        }
+    }
+
+    /// Fails where the settings name no module of the model.
+    fn targets_something(&self, names: &[String]) -> Result<()> {
+        let own = self
+            .base
+            .tensors()
+            .filter_map(|name| name.strip_suffix(".weight"));
+        let adapted = names
+            .iter()
+            .filter_map(|name| part(name.strip_prefix(PREFIX)?));
+        let mut all = own.chain(adapted.map(|(module, _)| module));
+        if !self.parameters.is_empty() || all.any(|module| self.is_target(module)) {
+            return Ok(());
+        }
+        Err(self
+            .adapter
+            .unfit("`target_modules` and what narrows it down name no module of the model")
+            .remedy("PEFT does not load such an adapter; correct the names"))
+    }
+
+    /// Fails where a module that is stored whole, or has rows of its own, lacks them.
+    fn saved_are_there(&self) -> Result<()> {
+        let (settings, replaced) = (&self.adapter.settings, &self.adapter.replaced);
+        let keeps_tied = self.base.tied().filter(|_| settings.keep_tied);
+        for tensor in self.base.tensors() {
+            let is_tied = keeps_tied.is_some_and(|tied| tied.contains(&tensor));
+            if settings.is_saved(tensor) && !is_tied && !replaced.contains_key(tensor) {
+                let problem = format!("`modules_to_save` names `{tensor}`, and the file lacks it");
+                return Err(self.adapter.unfit(problem).remedy("copy the adapter again"));
+            }
+        }
+        match settings.tokens.is_some() && self.adapter.tokens.is_empty() {
+            true => Err(self
+                .adapter
+                .unfit("`trainable_token_indices` names tokens, and the file lacks their rows")
+                .remedy("copy the adapter again")),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives a head that is the embedding what `ensure_weight_tying` and `trainable_token_indices`
+    /// give it.
+    fn tie(&mut self) -> Result<()> {
+        let Some([embedding, head]) = self.base.tied() else {
+            return Ok(());
+        };
+        let adapter = &mut *self.adapter;
+        let shared = self.shared.get(embedding).or_else(|| self.shared.get(head));
+        if let Some(shared) = shared {
+            for name in [embedding, head] {
+                let known = adapter.replaced.entry(name.to_owned());
+                known.or_insert_with(|| shared.clone());
+            }
+        }
+        if let Some(rows) = adapter.tokens.get(embedding).cloned() {
+            adapter.tokens.entry(head.to_owned()).or_insert(rows);
+        }
+        if !adapter.settings.keep_tied {
+            return Ok(());
+        }
+        let known = ["embed_tokens", "lm_head"];
+        let saved = adapter.settings.saved.iter();
+        let mut saved = saved.map(|name| name.rsplit('.').next().unwrap_or(name));
+        if saved.any(|name| known.contains(&name)) {
+            let whole = adapter.replaced.get(embedding);
+            let whole = whole.or_else(|| adapter.replaced.get(head)).cloned();
+            let Some(whole) = whole else {
+                let problem = "`modules_to_save` names the embedding, and the file lacks it";
+                return Err(adapter.unfit(problem).remedy("copy the adapter again"));
+            };
+            for name in [embedding, head] {
+                adapter.replaced.insert(name.to_owned(), whole.clone());
+                adapter.modules.remove(name);
+            }
+        } else if let Some(parts) = adapter.modules.get(embedding).cloned() {
+            let key = head.strip_suffix(".weight").unwrap_or(head);
+            let scale = adapter.settings.scale(key);
+            adapter
+                .modules
+                .insert(head.to_owned(), Parts { scale, ..parts });
+        } else if adapter.modules.contains_key(head) {
+            let problem =
+                "`ensure_weight_tying` adapts the embedding, and the file lacks its A and B";
+            return Err(adapter.unfit(problem).remedy("copy the adapter again"));
+        }
+        Ok(())
+    }
+
+    /// What is said of modules that are adapted and have no tensors.
+    fn unadapted(&self) -> Option<String> {
+        let weights = self.base.tensors().filter(|tensor| {
+            let module = tensor.strip_suffix(".weight");
+            let is_matrix = self
+                .base
+                .shape(tensor)
+                .is_some_and(|shape| shape.len() == 2);
+            is_matrix && module.is_some_and(|module| self.is_target(module))
+        });
+        let lacking: Vec<&str> = weights
+            .filter(|tensor| !self.adapter.modules.contains_key(*tensor))
+            .collect();
+        let first = lacking.first()?;
+        Some(format!(
+            "{} of the modules that `target_modules` names have no A and B in this file, and stay as \
+             they are (`{first}`)",
+            lacking.len()
+        ))
+    }
+
+    /// What is said of the tensors that are not applied.
+    fn said(&self) -> Vec<String> {
+        let ignored = self.ignored.iter();
+        let said = ignored.map(|(why, names)| {
+            let some: Vec<String> = names
+                .iter()
+                .take(3)
+                .map(|name| format!("`{name}`"))
+                .collect();
+            let more = if names.len() > 3 { ", …" } else { "" };
+            let tensors = if names.len() == 1 {
+                "tensor is"
+            } else {
+                "tensors are"
+            };
+            let list = some.join(", ");
+            format!(
+                "{} {tensors} not applied ({list}{more}): {why}",
+                names.len()
+            )
+        });
+        said.collect()
+    }
+}

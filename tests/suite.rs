@@ -8,6 +8,7 @@
 )]
 
 mod suite {
+    pub mod adapter_cases;
     pub mod adapters;
     pub mod bad_artifacts;
     pub mod bad_input;

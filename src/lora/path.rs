@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use super::adapter::Adapter;
 use super::base::Base;
 use super::split::split;
-use crate::checkpoint::{CONFIG, adapter_digest, is_gguf, locate as locate_base, model_digest};
+use crate::checkpoint::{
+    ADAPTER_CONFIG, CONFIG, INDEX, SINGLE, adapter_digest, is_gguf, locate as locate_base,
+    model_digest,
+};
 use crate::error::{Error, Result};
-use crate::files::digest;
+use crate::files::{digest, read_object};
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +123,7 @@ impl fmt::Display for ModelPath {
 pub fn locate(name: &str) -> Result<ModelPath> {
     let (base, adapter) = split(name, |name| Path::new(name).exists());
     let base = locate_base(base)?;
+    no_adapter(&base)?;
     let adapter = adapter.map(PathBuf::from);
     if let Some(dir) = adapter.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(
@@ -128,6 +132,25 @@ pub fn locate(name: &str) -> Result<ModelPath> {
         );
     }
     Ok(ModelPath { base, adapter })
+}
+
+/// Fails if `dir`, which is taken for a model, is the folder of an adapter.
+///
+/// # Errors
+/// It is: the message says what to write.
+pub fn no_adapter(dir: &Path) -> Result<()> {
+    let config = dir.join(ADAPTER_CONFIG);
+    if !config.is_file() || [SINGLE, INDEX].iter().any(|file| dir.join(file).is_file()) {
+        return Ok(());
+    }
+    let said = read_object(&config).ok();
+    let said = said.and_then(|map| Some(map.get("base_model_name_or_path")?.as_str()?.to_owned()));
+    let base = said.as_deref().unwrap_or("MODEL");
+    let problem = "this is an adapter, which is nothing without its model";
+    Err(Error::file(dir, problem).remedy(format!(
+        "write `MODEL+{}`; the adapter was made for `{base}`",
+        dir.display()
+    )))
 }
 
 #[cfg(test)]
@@ -150,6 +173,16 @@ mod tests {
         );
         assert_eq!(found.to_string(), name);
         assert_eq!(found.name(), "base-adapter");
+        std::fs::write(
+            adapter.join(ADAPTER_CONFIG),
+            r#"{"base_model_name_or_path": "x/y"}"#,
+        )
+        .unwrap();
+        let error = locate(adapter.to_str().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.contains("this is an adapter") && error.contains("`x/y`"),
+            "{error}"
+        );
         let error = found.plain("the pivot").unwrap_err().to_string();
         assert!(error.contains("the pivot cannot be"), "{error}");
         assert_eq!(

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::MergeConfig;
-use crate::checkpoint::{Checkpoint, read_config};
+use crate::checkpoint::{Checkpoint, TOKENIZER, read_config};
 use crate::error::{Error, Result};
-use crate::lora::{Adapter, Base, Update};
+use crate::lora::{Adapter, Base, Update, no_adapter};
 use crate::tensors::{
     Dtype, Elements, Quantisation, ScaleMap, Scales, Stored, TensorInfo, View, layer,
 };
@@ -109,6 +109,7 @@ impl Model {
     /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
+        no_adapter(&dir)?;
         let checkpoint = Checkpoint::open(&dir)?;
         let (config, path) = read_config(&dir)?;
         let quantisation = Quantisation::of(&config, &path)?;
@@ -157,6 +158,15 @@ impl Model {
         if let Some(map) = place.and_then(Value::as_object_mut) {
             map.insert(field.to_owned(), value);
         }
+    }
+
+    /// The folder of its tokenizer: the adapter's, if that has another vocabulary.
+    pub fn tokenizer_dir(&self) -> &Path {
+        let adapter = self.adapter.as_ref();
+        let adapter = adapter.filter(|adapter| adapter.rows().is_some());
+        let dir = adapter.map(|adapter| adapter.dir.as_path());
+        dir.filter(|dir| dir.join(TOKENIZER).is_file())
+            .unwrap_or(&self.dir)
     }
 
     /// Whether the adapter makes two tensors of a head that is the embedding.

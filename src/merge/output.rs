@@ -28,7 +28,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
     match &plan.tokenizer {
         None => {
             copy_companions(&reference.dir, dir, |c| c.role == Role::Generation)?;
-            copy_tokenizer(&reference.dir, dir)?;
+            copy_tokenizer(reference.tokenizer_dir(), dir)?;
         }
         Some(files) => {
             files.write(dir)?;

@@ -367,3 +367,158 @@ fn wrong_adapters_are_refused() {
         "{error}"
     );
 }
+
+/// Models whose head is their embedding, as folders of the zoo.
+fn tied(zoo: &Zoo, name: &str, seed: u64, scale: f32) {
+    let mut specs = zoo.specs();
+    specs.retain(|spec| spec.name != "lm_head.weight");
+    zoo.write(name, &specs, seed, scale);
+    let config = json!({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+        "num_hidden_layers": 2, "tie_word_embeddings": true, "torch_dtype": "float32"});
+    std::fs::write(zoo.out(name).join("config.json"), config.to_string()).unwrap();
+}
+
+/// Writes the adapter of these tensors, whose numbers are drawn, and returns them.
+fn write_adapter(zoo: &Zoo, more: &Value, tensors: &[(&str, &[usize])]) -> Vec<Vec<f32>> {
+    let dir = zoo.out("adapter");
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut config = settings();
+    config
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let specs = tensors.iter().map(|(name, shape)| TensorSpec {
+        name: format!("base_model.model.{name}"),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    });
+    let specs: Vec<TensorSpec> = specs.collect();
+    let layout = Layout::single(specs.clone(), "adapter_model.safetensors").unwrap();
+    let writer = CheckpointWriter::open(&dir, layout).unwrap();
+    let mut all = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let values: Vec<f32> = (0..spec.elements())
+            .map(|i| noise(70 + at as u64, i))
+            .collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        writer.write(at, 0, &bytes).unwrap();
+        all.push(values);
+    }
+    writer.finish(&dir).unwrap();
+    all
+}
+
+const MLP: [(&str, &[usize]); 2] = [
+    ("model.layers.0.mlp.lora_A.weight", &[2, 24]),
+    ("model.layers.0.mlp.lora_B.weight", &[16, 2]),
+];
+
+#[test]
+fn a_head_that_was_the_embedding_is_written_where_an_adapter_changes_one_of_them() {
+    let zoo = Zoo::new(Dtype::F32, 8);
+    tied(&zoo, "base", 1, 0.0);
+    tied(&zoo, "other", 2, 0.1);
+    let embedding = "model.embed_tokens.weight";
+    let own = zoo.open("base").tensor(embedding).unwrap().to_f32();
+    let other = zoo.open("other").tensor(embedding).unwrap().to_f32();
+    let saved: (&str, &[usize]) = ("model.embed_tokens.weight", &[8, 24]);
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("adapter").display()
+    );
+    for (more, unties) in [
+        (json!({"modules_to_save": ["embed_tokens"]}), true),
+        (json!({}), false),
+        (
+            json!({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": true}),
+            false,
+        ),
+    ] {
+        let numbers = write_adapter(&zoo, &more, &[MLP[0], MLP[1], saved]);
+        let out = zoo.out("merged");
+        let _ = std::fs::remove_dir_all(&out);
+        let value = json!({"merge_method": "passthrough", "models": [model]});
+        let (merged, _) = zoo.merge(value, "merged");
+        assert_eq!(
+            merged.tensor(embedding).unwrap().to_f32(),
+            numbers[2],
+            "{more}"
+        );
+        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["tie_word_embeddings"], !unties, "{more}");
+        let head = merged.info("lm_head.weight").is_some();
+        assert_eq!(head, unties, "{more}");
+        if unties {
+            assert_eq!(merged.tensor("lm_head.weight").unwrap().to_f32(), own);
+        }
+        // Beside a model that is tied still: its head is its embedding.
+        let _ = std::fs::remove_dir_all(&out);
+        let value = json!({"merge_method": "linear", "models": ["other", model],
+            "parameters": {"weight": 0.5}});
+        let (mean, _) = zoo.merge(value, "merged");
+        let check = |name: &str, numbers: &[f32]| {
+            let found = mean.tensor(name).unwrap().to_f32();
+            for ((x, a), b) in found.iter().zip(numbers).zip(&other) {
+                assert!((x - (a + b) / 2.0).abs() < 1e-6, "{more} {name}");
+            }
+        };
+        check(embedding, &numbers[2]);
+        if unties {
+            check("lm_head.weight", &own);
+        }
+    }
+}
+
+#[test]
+fn an_enlarged_vocabulary_is_written_with_its_tokenizer() {
+    let zoo = Zoo::new(Dtype::F32, 8);
+    tied(&zoo, "base", 1, 0.0);
+    let tensors: [(&str, &[usize]); 3] = [MLP[0], MLP[1], ("model.embed_tokens.weight", &[9, 24])];
+    let numbers = write_adapter(&zoo, &json!({}), &tensors);
+    std::fs::write(zoo.out("adapter").join("tokenizer.json"), "{\"larger\": 1}").unwrap();
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("adapter").display()
+    );
+    let value = json!({"merge_method": "passthrough", "models": [model]});
+    let (merged, _) = zoo.merge(value, "merged");
+    let found = merged.tensor("model.embed_tokens.weight").unwrap();
+    assert_eq!(
+        (found.shape, found.to_f32()),
+        (&[9, 24][..], numbers[2].clone())
+    );
+    let read = |file: &str| std::fs::read_to_string(zoo.out("merged").join(file)).unwrap();
+    let config: Value = serde_json::from_str(&read("config.json")).unwrap();
+    assert_eq!(config["vocab_size"], 9);
+    assert!(read("tokenizer.json").contains("larger"));
+}
+
+#[test]
+fn damaged_numbers_are_blamed_on_the_adapter() {
+    let zoo = base();
+    adapted(&zoo, &settings());
+    let weights = zoo.out("adapter/adapter_model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&weights, bytes).unwrap();
+    let model = format!(
+        "{}+{}",
+        zoo.out("base").display(),
+        zoo.out("adapter").display()
+    );
+    let value = json!({"merge_method": "passthrough", "models": [model]});
+    let error = crate::merge::run(&zoo.plan(value, "out").unwrap())
+        .err()
+        .unwrap();
+    let error = error.to_string();
+    assert!(error.contains("adapter_model.safetensors"), "{error}");
+    assert!(
+        error.contains("mlp.lora_B.weight`: number 31 is NaN"),
+        "{error}"
+    );
+}

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod configurations;
+mod extraction;
 mod fixtures;
 mod float64;
 mod golden;

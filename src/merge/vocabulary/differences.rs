@@ -47,7 +47,7 @@ pub(in crate::merge) fn differences(config: &MergeConfig, models: &[Model]) -> O
     }
     let mut known = models
         .iter()
-        .filter_map(|model| Some((&model.name, digest(&model.dir)?)));
+        .filter_map(|model| Some((&model.name, digest(model.tokenizer_dir())?)));
     let (first, vocabulary) = known.next()?;
     let others: Vec<&str> = known
         .filter(|(_, other)| *other != vocabulary)

@@ -46,7 +46,7 @@ pub(super) fn read_all(models: &[Model]) -> Result<(Vec<ModelTokens<'_>>, Vec<St
             )
             .remedy("remove `tokenizer_source`; rows are then merged as they are")
         })?;
-        let tokens = read(&model.dir, Some(rows))?;
+        let tokens = read(model.tokenizer_dir(), Some(rows))?;
         if tokens.left_out > 0 {
             warnings.push(format!(
                 "{} tokens of `{}` have no row in its embedding of {} rows: they are left out",

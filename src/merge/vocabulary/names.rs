@@ -56,9 +56,8 @@ pub(in crate::merge) fn may_be_by_token(name: &str, shape: &[usize], rows: usize
 
 /// The rows that all embeddings and heads of a model have; none if it has no such tensor.
 pub(super) fn rows(model: &Model) -> Option<usize> {
-    let tensors = model.checkpoint.tensors();
-    let tensors = tensors.filter(|tensor| is_by_token(&tensor.name));
+    let tensors = model.tensors().filter(|name| is_by_token(name));
     tensors
-        .filter_map(|tensor| tensor.shape.first().copied())
+        .filter_map(|name| model.shape(name)?.first().copied())
         .min()
 }

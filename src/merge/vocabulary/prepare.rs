@@ -89,13 +89,13 @@ fn source(
     let number_of = |name: &str| models.iter().position(|model| model.name == name);
     match &settings.source {
         TokenizerSource::Model(name) => match number_of(name) {
-            Some(number) => (models[number].dir.clone(), Some(number)),
+            Some(number) => (models[number].tokenizer_dir().to_path_buf(), Some(number)),
             None => (config.resolve(name), None),
         },
         TokenizerSource::Base | TokenizerSource::Union => {
             let base = config.base_model.as_deref().and_then(number_of);
             let base = base.unwrap_or(0);
-            (models[base].dir.clone(), Some(base))
+            (models[base].tokenizer_dir().to_path_buf(), Some(base))
         }
     }
 }

@@ -34,6 +34,8 @@ BASES = {
     "gpt2": t.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=32),
     "gptoss": t.GptOssConfig(**SIZES, **MOE, sliding_window=16),
     "mixtral": t.MixtralConfig(**SIZES, **MOE),
+    "qwen3moe": t.Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+    "gemma": t.GemmaConfig(**SIZES),
 }
 QV = ["q_proj", "v_proj"]
 
@@ -136,6 +138,13 @@ CASES = [
     ("tied-tokens-head", "tied", dict(target_modules=QV, trainable_token_indices={"lm_head": [4]}), [], None),
     ("experts", "gptoss", dict(target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]), [], None),
     ("experts-one", "gptoss", dict(target_modules=[], target_parameters=["experts.down_proj"], rank_pattern={"experts.down_proj": 2}), [], None),
+    ("gemma-embedding", "gemma", dict(target_modules=[*QV, "embed_tokens"]), [], None),
+    ("gemma-all-linear", "gemma", dict(target_modules="all-linear"), [], None),
+    ("mixtral-attention", "mixtral", dict(target_modules=QV), [], None),
+    ("mixtral-experts", "mixtral", dict(target_modules=[*QV, "w1", "w2", "w3"]), [], None),
+    ("mixtral-router", "mixtral", dict(target_modules=[*QV, "gate"]), [], None),
+    ("qwen3moe-experts", "qwen3moe", dict(target_modules=[*QV, "gate_proj", "up_proj", "down_proj"]), [], None),
+    ("qwen3moe-down", "qwen3moe", dict(target_modules=[], target_parameters=["mlp.experts.down_proj"]), [], None),
     ("experts-router", "gptoss", dict(target_modules=[], target_parameters=["router.weight"]), [], None),
 ]
 
@@ -202,11 +211,12 @@ def adapter(judge, case):
         return judge.line(name, "should be refused by name", "applied", False)
     off = (logits(judge.dir / "merged") - right).abs().max().item()
     judge.line(name, "PEFT's logits", off, off < 1e-4)
-    if of in ("llama", "tied", "biased"):
+    if of in ("llama", "tied", "biased", "mixtral", "gemma"):
         text = judge.dir / "text.jsonl"
         text.write_text(json.dumps({"text": " ".join(f"w{at}" for at in range(40))}) + "\n")
         both = [judge.run("eval", "--model", path, "--name", "m", "--data", "text.jsonl") for path in (f"{folder}+{dir}", "merged")]
-        judge.line(name, "eval as merged", both[0][1].splitlines()[-1:] if both[0] != both[1] else 0.0, both[0][0] == 0 and both[0] == both[1])
+        one, two = ((status, [line for line in said.splitlines() if not line.startswith("warning:")]) for status, said in both)
+        judge.line(name, "eval as merged", 0.0 if one == two else one[1][-1:], one[0] == 0 and one == two)
 
 
 def tweaked(folder, out, change):
@@ -230,6 +240,8 @@ EXTRACTED = [
     ("extract-norms", "llama", lambda name, value: 0.3 * torch.randn_like(value) if "norm" in name else 0.0),
     ("extract-biases", "biased", lambda name, value: 0.3 * torch.randn_like(value) if "bias" in name or "q_proj" in name else 0.0),
     ("extract-experts", "gptoss", lambda name, value: 0.3 * torch.randn_like(value) if "experts" in name or "sinks" in name else 0.0),
+    ("extract-mixtral", "mixtral", lambda name, value: thin(value) if value.dim() == 2 and "layers" in name else 0.0),
+    ("extract-qwen3moe", "qwen3moe", lambda name, value: thin(value) if value.dim() == 2 and "layers" in name else 0.0),
     ("extract-full", "llama", lambda name, value: 0.1 * torch.randn_like(value)),
 ]
 

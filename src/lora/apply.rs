@@ -5,7 +5,7 @@
 //! dtype of W.
 
 use super::adapter::Adapter;
-use super::low_rank::{LowRank, Update};
+use super::low_rank::{LowRank, Update, of_expert};
 use super::parts::Kind;
 use crate::checkpoint::ADAPTER_WEIGHTS as WEIGHTS;
 use crate::error::{Error, Result};
@@ -51,6 +51,17 @@ impl Adapter {
             Kind::Bias => LowRank::new(scale, 1, b, a, false),
             Kind::Experts(count) => LowRank::experts(scale, rank, count, [a, b], false),
             Kind::TransposedExperts(count) => LowRank::experts(scale, rank, count, [a, b], true),
+            Kind::Expert {
+                expert,
+                experts,
+                halves,
+                second,
+            } => {
+                let rows = self.shape(parts.b.as_deref().unwrap_or_default())[0] / halves;
+                let first = if second { rows } else { 0 };
+                let [a, b] = of_expert([&a, &b], rank, (expert, experts), first..first + rows);
+                LowRank::new(scale, rank, a, b, false)
+            }
             Kind::Linear | Kind::Transposed | Kind::Embedding => {
                 LowRank::new(scale, rank, a, b, flips)
             }

@@ -136,6 +136,18 @@ impl Base {
         if self.shapes.contains_key(name) {
             return Some(name.to_owned());
         }
+        // transformers 5 has another name for a block of experts.
+        let blocks = [
+            (".mlp.", ".block_sparse_moe."),
+            (".block_sparse_moe.", ".mlp."),
+        ];
+        let blocks = blocks.map(|(from, to)| name.replace(from, to));
+        if let Some(spelt) = blocks
+            .into_iter()
+            .find(|name| self.shapes.contains_key(name))
+        {
+            return Some(spelt);
+        }
         let both = SPELLINGS.iter().flat_map(|(a, b)| [(a, b), (b, a)]);
         let mut spelt = both.filter_map(|(from, to)| {
             let rest = name.strip_prefix(from)?;
@@ -173,7 +185,8 @@ impl Base {
     pub(super) fn is_projection(&self, module: &str) -> bool {
         let weight = self.find(&format!("{module}.weight"));
         let is_matrix = weight.is_some_and(|name| self.shapes[&name].len() == 2);
-        is_matrix && !self.is_embedding(module) && !self.is_head(module)
+        let is_other = self.is_embedding(module) || self.is_head(module);
+        is_matrix && !is_other && is_projection_name(module, &self.model_type)
     }
 
     /// Whether the weight of a projection is stored as in × out.

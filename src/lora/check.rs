@@ -95,6 +95,15 @@ fn update(adapter: &Adapter, tensor: &str, parts: &Parts, own: &[usize]) -> Resu
             let rank = experts * parts.rank;
             ([rank, columns], [rows, rank])
         }
+        (
+            Kind::Expert {
+                experts, halves, ..
+            },
+            &[rows, columns],
+        ) => {
+            let rank = experts * parts.rank;
+            ([rank, columns], [halves * rows, rank])
+        }
         (kind, &[rows, columns]) if kind.flips() => ([parts.rank, rows], [columns, parts.rank]),
         (_, &[rows, columns]) => ([parts.rank, columns], [rows, parts.rank]),
         _ => {
@@ -104,10 +113,10 @@ fn update(adapter: &Adapter, tensor: &str, parts: &Parts, own: &[usize]) -> Resu
     };
     expect(a, &shape_a)?;
     expect(b, &shape_b)?;
-    let of_experts = matches!(parts.kind, Kind::Experts(_) | Kind::TransposedExperts(_));
+    // DoRA has no parameters: it is refused beside them.
     match (&parts.magnitude, adapter.settings.dora) {
         (Some(name), _) => expect(name, &shape_b[..1])?,
-        (None, true) if !of_experts => {
+        (None, true) => {
             let problem = format!("`{tensor}` has no `lora_magnitude_vector` beside it");
             return Err(adapter
                 .bad(a, problem)

@@ -48,6 +48,11 @@ impl Difference {
     pub fn is_adapted(&self) -> bool {
         matches!(self.held, Held::Adapted { .. })
     }
+
+    /// The last part of the module's name.
+    pub fn last_part(&self) -> &str {
+        self.module.rsplit('.').next().unwrap_or_default()
+    }
 }
 
 /// Two checkpoints of one architecture.
@@ -146,6 +151,13 @@ impl Pair {
             }
         }
         Ok([own, other])
+    }
+
+    /// How many modules of the base with a matrix have this last part of their names.
+    pub fn matrices(&self, last: &str) -> usize {
+        let matrices = self.base.tensors().filter(|tensor| tensor.shape.len() == 2);
+        let modules = matrices.filter_map(|tensor| tensor.name.strip_suffix(".weight"));
+        modules.filter(|module| names_module(last, module)).count()
     }
 
     /// Tensors of the tuned model that the base lacks.

@@ -148,10 +148,12 @@ fn settings(pair: &Pair, differences: &[Difference], rank: usize) -> LoraConfig 
         names.dedup();
         names
     };
-    let last = |d: &Difference| d.module.rsplit('.').next().unwrap_or_default().to_owned();
+    let last = |d: &Difference| d.last_part().to_owned();
     let mut targets = names(&|d| d.is_adapted(), &last);
-    let whole = names(&|d| !d.is_adapted() && d.parameter == "weight", &last);
-    if targets.iter().any(|name| whole.contains(name)) {
+    if targets
+        .iter()
+        .any(|name| pair.matrices(name) > adapted_as(differences, name))
+    {
         // The last part of a name does not tell them apart.
         targets = names(&|d| d.is_adapted(), &|d| d.module.clone());
     }
@@ -179,6 +181,16 @@ fn settings(pair: &Pair, differences: &[Difference], rank: usize) -> LoraConfig 
         biases: forms.any(|held| held == Held::Below),
         ..LoraConfig::new(rank, rank as f64, targets)
     }
+}
+
+/// How many adapted modules have this last part of their names.
+fn adapted_as(differences: &[Difference], last: &str) -> usize {
+    let adapted = differences
+        .iter()
+        .filter(|difference| difference.is_adapted());
+    adapted
+        .filter(|difference| difference.last_part() == last)
+        .count()
 }
 
 /// The adapter's tensors for a difference.

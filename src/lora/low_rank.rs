@@ -4,6 +4,7 @@
 //! writes. The result does not depend on the pieces in which a weight is updated.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -30,6 +31,19 @@ pub(super) fn flip(matrix: &[f32], columns: usize) -> Vec<f32> {
         .collect()
 }
 
+/// A and some rows of B of one of so many experts: A is stored expert by expert, B term by term.
+pub(super) fn of_expert(
+    [a, b]: [&[f32]; 2],
+    rank: usize,
+    (expert, experts): (usize, usize),
+    rows: Range<usize>,
+) -> [Vec<f32>; 2] {
+    let size = a.len() / experts;
+    let terms = |row: usize| (0..rank).map(move |k| b[(row * rank + k) * experts + expert]);
+    let a = a[expert * size..(expert + 1) * size].to_vec();
+    [a, rows.flat_map(terms).collect()]
+}
+
 impl LowRank {
     /// From A (`rank` × in) and B (out × `rank`); `transposed` for (s · B A)ᵀ.
     pub fn new(scale: f32, rank: usize, a: Vec<f32>, b: Vec<f32>, transposed: bool) -> Self {
@@ -50,14 +64,12 @@ impl LowRank {
         transposed: bool,
     ) -> Self {
         let (columns, rows) = (a.len() / (rank * experts), b.len() / (rank * experts));
-        let of_a = |expert: usize| &a[expert * rank * columns..(expert + 1) * rank * columns];
-        let of_b = |expert: usize| -> Vec<f32> {
-            let place = |at: usize| at / rank * rank * experts + at % rank * experts + expert;
-            (0..rows * rank).map(|at| b[place(at)]).collect()
-        };
-        let factors = (0..experts).map(|expert| match transposed {
-            true => (flip(of_a(expert), columns), flip(&of_b(expert), rank)),
-            false => (of_b(expert), of_a(expert).to_vec()),
+        let factors = (0..experts).map(|expert| {
+            let [a, b] = of_expert([&a, &b], rank, (expert, experts), 0..rows);
+            match transposed {
+                true => (flip(&a, columns), flip(&b, rank)),
+                false => (b, a),
+            }
         });
         let factors: (Vec<Vec<f32>>, Vec<Vec<f32>>) = factors.unzip();
         Self::stack(

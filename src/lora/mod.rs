@@ -12,7 +12,7 @@
 //! | `base` | what is known of the model that an adapter is for |
 //! | `low_rank` | W + s · B A, and DoRA's rows |
 //! | `adapter` | a folder that is open for reading |
-//! | `sort`, `parameters`, `parts`, `check` | what its tensors are to the model, and whether they fit |
+//! | `sort`, `complete`, `parameters`, `parts`, `check` | what its tensors are to the model, and whether they fit |
 //! | `apply`, `begin` | the tensors of the model with it |
 //! | `split`, `path` | `BASE+ADAPTER`, which is a model wherever one is named |
 //! | `extract`, `difference`, `svd` | the difference of two models as an adapter |
@@ -25,6 +25,7 @@ mod apply;
 mod base;
 mod begin;
 mod check;
+mod complete;
 mod config;
 mod difference;
 mod expression;

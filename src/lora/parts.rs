@@ -15,6 +15,13 @@ pub(super) enum Kind {
     Experts(usize),
     /// The same for matrices that are in × out.
     TransposedExperts(usize),
+    /// That of one of them, whose matrix is all of the rows of its product, or a half of them.
+    Expert {
+        expert: usize,
+        experts: usize,
+        halves: usize,
+        second: bool,
+    },
 }
 
 impl Kind {

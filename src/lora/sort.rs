@@ -8,7 +8,7 @@ use super::names::{PREFIX, Part, part, weight_of};
 use super::parameters::Parameters;
 use super::parts::{Kind, Parts, TokenRows};
 use super::read::TokenIds;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensors::layer;
 
 /// Why a tensor is not applied.
@@ -68,16 +68,17 @@ pub(super) fn sort(adapter: &mut Adapter, base: &Base) -> Result<Vec<String>> {
     Ok(ignored)
 }
 
-struct Sorter<'a> {
-    adapter: &'a mut Adapter,
-    base: &'a Base,
+/// What is known of the tensors so far.
+pub(super) struct Sorter<'a> {
+    pub(super) adapter: &'a mut Adapter,
+    pub(super) base: &'a Base,
     /// Modules some of whose rows are replaced, as the adapter calls them.
     with_tokens: BTreeSet<String>,
-    parameters: Parameters,
+    pub(super) parameters: Parameters,
     /// Of embedding and head that are one tensor: what takes the place of both.
-    shared: BTreeMap<String, String>,
+    pub(super) shared: BTreeMap<String, String>,
     /// By the reason: the tensors that are not applied.
-    ignored: BTreeMap<&'static str, Vec<String>>,
+    pub(super) ignored: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Sorter<'_> {
@@ -92,14 +93,14 @@ impl Sorter<'_> {
         }
     }
 
-    fn unknown(&self, name: &str) -> crate::error::Error {
+    fn unknown(&self, name: &str) -> Error {
         let expected = format!(
             "expected `{PREFIX}<module>.lora_A.weight` or `.lora_B.weight`, or a tensor of the model"
         );
         self.adapter.bad(name, expected)
     }
 
-    fn is_target(&self, module: &str) -> bool {
+    pub(super) fn is_target(&self, module: &str) -> bool {
         let settings = &self.adapter.settings;
         let parameters = !settings.parameters.is_empty();
         let has = |module: &str| settings.targets.has(module, self.base, parameters);
@@ -129,15 +130,16 @@ impl Sorter<'_> {
         let Some((module, part)) = part(inner) else {
             return self.whole(name, inner);
         };
-        if let Some((tensor, parts)) = self.parameters.place(name) {
-            let known = self.adapter.modules.entry(tensor.to_owned());
-            let known = known.or_insert_with(|| parts.clone());
-            let half = if part == Part::A {
-                &mut known.a
-            } else {
-                &mut known.b
-            };
-            *half = Some(name.to_owned());
+        if let Some(places) = self.parameters.place(name) {
+            for (tensor, parts) in places {
+                let known = self.adapter.modules.entry(tensor.clone());
+                let known = known.or_insert_with(|| parts.clone());
+                let half = match part {
+                    Part::A => &mut known.a,
+                    _ => &mut known.b,
+                };
+                *half = Some(name.to_owned());
+            }
             return Ok(());
         }
         match part {
@@ -277,137 +279,5 @@ impl Sorter<'_> {
             None => Ok(()),
             Some(_) => Err(self.adapter.bad(name, "the module has another one")),
         }
-    }
-
-    /// Fails where the settings name no module of the model.
-    fn targets_something(&self, names: &[String]) -> Result<()> {
-        let own = self
-            .base
-            .tensors()
-            .filter_map(|name| name.strip_suffix(".weight"));
-        let adapted = names
-            .iter()
-            .filter_map(|name| part(name.strip_prefix(PREFIX)?));
-        let mut all = own.chain(adapted.map(|(module, _)| module));
-        if !self.parameters.is_empty() || all.any(|module| self.is_target(module)) {
-            return Ok(());
-        }
-        Err(self
-            .adapter
-            .unfit("`target_modules` and what narrows it down name no module of the model")
-            .remedy("PEFT does not load such an adapter; correct the names"))
-    }
-
-    /// Fails where a module that is stored whole, or has rows of its own, lacks them.
-    fn saved_are_there(&self) -> Result<()> {
-        let (settings, replaced) = (&self.adapter.settings, &self.adapter.replaced);
-        let keeps_tied = self.base.tied().filter(|_| settings.keep_tied);
-        for tensor in self.base.tensors() {
-            let is_tied = keeps_tied.is_some_and(|tied| tied.contains(&tensor));
-            if settings.is_saved(tensor) && !is_tied && !replaced.contains_key(tensor) {
-                let problem = format!("`modules_to_save` names `{tensor}`, and the file lacks it");
-                return Err(self.adapter.unfit(problem).remedy("copy the adapter again"));
-            }
-        }
-        match settings.tokens.is_some() && self.adapter.tokens.is_empty() {
-            true => Err(self
-                .adapter
-                .unfit("`trainable_token_indices` names tokens, and the file lacks their rows")
-                .remedy("copy the adapter again")),
-            false => Ok(()),
-        }
-    }
-
-    /// Gives a head that is the embedding what `ensure_weight_tying` and `trainable_token_indices`
-    /// give it.
-    fn tie(&mut self) -> Result<()> {
-        let Some([embedding, head]) = self.base.tied() else {
-            return Ok(());
-        };
-        let adapter = &mut *self.adapter;
-        let shared = self.shared.get(embedding).or_else(|| self.shared.get(head));
-        if let Some(shared) = shared {
-            for name in [embedding, head] {
-                let known = adapter.replaced.entry(name.to_owned());
-                known.or_insert_with(|| shared.clone());
-            }
-        }
-        if let Some(rows) = adapter.tokens.get(embedding).cloned() {
-            adapter.tokens.entry(head.to_owned()).or_insert(rows);
-        }
-        if !adapter.settings.keep_tied {
-            return Ok(());
-        }
-        let known = ["embed_tokens", "lm_head"];
-        let saved = adapter.settings.saved.iter();
-        let mut saved = saved.map(|name| name.rsplit('.').next().unwrap_or(name));
-        if saved.any(|name| known.contains(&name)) {
-            let whole = adapter.replaced.get(embedding);
-            let whole = whole.or_else(|| adapter.replaced.get(head)).cloned();
-            let Some(whole) = whole else {
-                let problem = "`modules_to_save` names the embedding, and the file lacks it";
-                return Err(adapter.unfit(problem).remedy("copy the adapter again"));
-            };
-            for name in [embedding, head] {
-                adapter.replaced.insert(name.to_owned(), whole.clone());
-                adapter.modules.remove(name);
-            }
-        } else if let Some(parts) = adapter.modules.get(embedding).cloned() {
-            let key = head.strip_suffix(".weight").unwrap_or(head);
-            let scale = adapter.settings.scale(key);
-            adapter
-                .modules
-                .insert(head.to_owned(), Parts { scale, ..parts });
-        } else if adapter.modules.contains_key(head) {
-            let problem =
-                "`ensure_weight_tying` adapts the embedding, and the file lacks its A and B";
-            return Err(adapter.unfit(problem).remedy("copy the adapter again"));
-        }
-        Ok(())
-    }
-
-    /// What is said of modules that are adapted and have no tensors.
-    fn unadapted(&self) -> Option<String> {
-        let weights = self.base.tensors().filter(|tensor| {
-            let module = tensor.strip_suffix(".weight");
-            let is_matrix = self
-                .base
-                .shape(tensor)
-                .is_some_and(|shape| shape.len() == 2);
-            is_matrix && module.is_some_and(|module| self.is_target(module))
-        });
-        let lacking: Vec<&str> = weights
-            .filter(|tensor| !self.adapter.modules.contains_key(*tensor))
-            .collect();
-        let first = lacking.first()?;
-        Some(format!(
-            "{} of the modules that `target_modules` names have no A and B in this file, and stay as \
-             they are (`{first}`)",
-            lacking.len()
-        ))
-    }
-
-    /// What is said of the tensors that are not applied.
-    fn said(&self) -> Vec<String> {
-        let ignored = self.ignored.iter();
-        let said = ignored.map(|(why, names)| {
-            let some: Vec<String> = names
-                .iter()
-                .take(3)
-                .map(|name| format!("`{name}`"))
-                .collect();
-            let more = if names.len() > 3 { ", …" } else { "" };
-            let tensors = if names.len() == 1 {
-                "tensor is"
-            } else {
-                "tensors are"
-            };
-            let list = some.join(", ");
-            format!(
-                "{} {tensors} not applied ({list}{more}): {why}",
-                names.len()
-            )
-        });
-        said.collect()
     }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::MergeConfig;
-use crate::checkpoint::{Checkpoint, read_config};
+use crate::checkpoint::{Checkpoint, Encoding, Found, PackedWeights, read_config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, Update};
-use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer};
+use crate::tensors::{Elements, ScaleMap, Scales, View, layer};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -98,21 +98,28 @@ pub(super) struct Model {
     pub adapter: Option<Adapter>,
     /// The scales of 8-bit weights.
     pub scales: ScaleMap,
+    /// Its weights where they are no numbers; `scales` is then empty.
+    pub packed: Option<PackedWeights>,
 }
 
 impl Model {
     /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
+        match Found::at(&dir) {
+            Found::Model => {}
+            other => return Err(other.no_model(&dir)),
+        }
         let checkpoint = Checkpoint::open(&dir)?;
         let shape = |name: &str| Some(checkpoint.info(name)?.shape.as_slice());
         let adapter = adapter
             .map(|adapter| Adapter::open(&adapter, &shape))
             .transpose()?;
         let (config, path) = read_config(&dir)?;
-        let quantisation = Quantisation::of(&config, &path)?;
-        let tensors: Vec<_> = checkpoint.tensors().map(Stored::from).collect();
-        let scales = ScaleMap::new(&dir, &tensors, quantisation.as_ref())?;
+        let (scales, packed) = match Encoding::of(&checkpoint, &config, &path)? {
+            Encoding::Numbers(scales) => (scales, None),
+            Encoding::Packed(packed) => (ScaleMap::default(), Some(packed)),
+        };
         Ok(Self {
             name: name.to_owned(),
             dir,
@@ -120,6 +127,7 @@ impl Model {
             config: Value::Object(config),
             adapter,
             scales,
+            packed,
         })
     }
 

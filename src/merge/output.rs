@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::plan::Plan;
-use super::vocabulary::copy_tokenizer;
+use super::vocabulary::is_tokenizer;
 use crate::checkpoint::{
-    CHAT_TEMPLATE, CONFIG, GENERATION, Role, TOKENIZER_CONFIG, copy_companions,
+    CHAT_TEMPLATE, CONFIG, Companions, GENERATION, Role, TOKENIZER_CONFIG, remove_quantisation,
 };
 use crate::error::{Context, Result};
 use crate::files::read_json;
@@ -25,11 +25,11 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         std::fs::write(&path, text).at(&path)
     };
     write(CONFIG, format!("{:#}\n", output_config(plan)?))?;
+    let companions = Companions::of(&reference.dir)?;
+    let quantised = |role| role == Role::Quantisation && reference.packed.is_some();
+    companions.copy(dir, |role| role == Role::Other || quantised(role))?;
     match &plan.tokenizer {
-        None => {
-            copy_companions(&reference.dir, dir, |c| c.role == Role::Generation)?;
-            copy_tokenizer(&reference.dir, dir)?;
-        }
+        None => companions.copy(dir, |role| role == Role::Generation || is_tokenizer(role))?,
         Some(files) => {
             files.write(dir)?;
             if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(GENERATION))? {
@@ -57,13 +57,17 @@ fn output_config(plan: &Plan) -> Result<Value> {
     let Some(map) = config.as_object_mut() else {
         return Ok(config);
     };
-    // Weights of 8 bits are written as the numbers they stand for.
-    map.shift_remove("quantization_config");
+    if reference.packed.is_none() {
+        // Weights of 8 bits are written as the numbers they stand for.
+        remove_quantisation(map);
+    }
     if let Some(files) = &plan.tokenizer {
         files.correct_config(map)?;
     }
     let dtype = plan.matched.tensors.iter().map(|tensor| tensor.dtype);
-    if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype)) {
+    if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype))
+        && reference.packed.is_none()
+    {
         let key = if map.contains_key("dtype") {
             "dtype"
         } else {

@@ -10,9 +10,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
 use super::gguf::Gguf;
-use crate::checkpoint::{CONFIG, Checkpoint, is_gguf};
+use crate::checkpoint::{CONFIG, Checkpoint, Encoding, is_gguf};
 use crate::error::{Context, Error, Result};
-use crate::tensors::{Dtype, Grid, Quantisation, ScaleMap, Scales, Stored, TensorInfo};
+use crate::tensors::{Dtype, Grid, ScaleMap, Scales, TensorInfo};
 
 /// The parameters of a model folder, mapped and checked against its configuration.
 pub(crate) struct Weights {
@@ -127,12 +127,8 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<ScaleMap> {
     let dir = checkpoint.dir();
     let mut found: BTreeMap<&str, &TensorInfo> = BTreeMap::new();
     found.extend(checkpoint.tensors().map(|info| (info.name.as_str(), info)));
-    let stored: Vec<Stored<'_>> = found.values().map(|info| Stored::from(*info)).collect();
-    let quantisation = match stored.iter().any(|tensor| tensor.dtype.is_f8()) {
-        true => Quantisation::of(&config.raw, &dir.join(CONFIG))?,
-        false => None,
-    };
-    let scales = ScaleMap::new(dir, &stored, quantisation.as_ref())?;
+    let encoding = Encoding::of(checkpoint, &config.raw, &dir.join(CONFIG))?;
+    let scales = encoding.numbers(dir)?;
     let mut missing = Vec::new();
     let specs = config.tensors();
     for spec in &specs {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::packed::{check_equal, check_renumbered};
 use super::parameters::Lookup;
 use super::shapes::{check_shapes, place_rows};
 use super::slices::{Stack, number_of};
@@ -53,10 +54,12 @@ pub(super) fn match_tensors(
     let reference = &models[first.reference];
     let unchanged =
         layers.len() == reference.layers() && layers.iter().enumerate().all(|(i, l)| i == *l);
+    let layers = if unchanged { Vec::new() } else { layers };
+    check_renumbered(reference, &layers)?;
     Ok(Matched {
         tensors,
         reference: first.reference,
-        layers: if unchanged { Vec::new() } else { layers },
+        layers,
         notes: notes(reference, models),
     })
 }
@@ -141,6 +144,7 @@ impl Matcher<'_> {
             place_rows(&mut planned, base, self.models, vocabulary, &self.tensors)?;
         }
         check_shapes(&planned, self.models)?;
+        check_equal(&planned, self.models)?;
         self.tensors.push(planned);
         Ok(())
     }
@@ -159,7 +163,7 @@ impl Matcher<'_> {
         let reference = self.models[*number].checkpoint.tensor(tensor)?;
         let inputs = || base.iter().chain(&models);
         self.same_kind(inputs(), *number, reference.dtype)?;
-        let copy = !reference.dtype.is_float();
+        let copy = !reference.dtype.is_float() || self.models[*number].packed.is_some();
         // What has 8 bits because it was quantised is not quantised again.
         let own = match reference.dtype.is_f8() {
             true => Dtype::BF16,
@@ -257,11 +261,30 @@ fn notes(reference: &Model, models: &[Model]) -> Vec<String> {
         ));
     }
     notes.extend(models.iter().filter_map(quantised));
+    notes.extend(models.iter().filter_map(unlisted));
     notes
+}
+
+/// What is said about tensors that no index lists.
+fn unlisted(model: &Model) -> Option<String> {
+    let unlisted = model.checkpoint.unlisted();
+    let first = unlisted.first()?;
+    Some(format!(
+        "{} tensors in the files of `{}` (such as `{first}`) are not listed there by its index: they \
+         are not the model's and are left out",
+        unlisted.len(),
+        model.name
+    ))
 }
 
 /// What is said about a model with 8-bit weights.
 fn quantised(model: &Model) -> Option<String> {
+    if let Some(packed) = &model.packed {
+        let (name, what) = (&model.name, packed.describe());
+        return Some(format!(
+            "the weights of `{name}` are copied as they are: {what}"
+        ));
+    }
     let f8 = |dtype: Dtype| dtype.is_f8();
     let count = model.checkpoint.tensors().filter(|t| f8(t.dtype)).count();
     if count == 0 {

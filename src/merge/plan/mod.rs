@@ -6,14 +6,18 @@
 //! | `parameters` | the parameters of one tensor |
 //! | `tensors` | what a planned tensor is |
 //! | `slices` | which layers of which models the output is stacked from |
+//! | `packed` | which tensors are copied because they are no numbers |
 //! | `shapes` | whether shapes are equal, and which rows are placed by token |
 //! | `matching` | which tensors become which output tensor |
+//! | `left_out` | which files beside the weights the output does not get |
 //! | `target` | whether the output folder may be written to |
 //! | `size`, `space`, `display` | bytes, memory, free space; the plan for people |
 
 mod display;
+mod left_out;
 mod matching;
 mod options;
+mod packed;
 mod parameters;
 mod shapes;
 mod size;
@@ -28,7 +32,9 @@ pub use self::options::MergeOptions;
 pub(super) use self::parameters::Lookup;
 pub(super) use self::tensors::{SMALL, TensorPlan};
 
+use self::left_out::left_out;
 use self::matching::match_tensors;
+use self::packed::check_packed;
 use self::slices::reference;
 use self::target::check_output;
 use self::tensors::Matched;
@@ -75,18 +81,21 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
+    check_packed(config, &models)?;
     let target = check_output(&models, out, options.force)?;
     let vocabulary = prepare(config, &models, reference(config, &models)?)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
         None => (None, None, Vec::new()),
     };
-    let matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    let mut matched = match_tensors(config, &models, vocabulary.as_ref())?;
     drop(vocabulary);
     let tokenizer = tokenizer.map(|files| Files {
         summary: summarise(files.summary, &matched, &models),
         ..files
     });
+    let left = left_out(&models[matched.reference], tokenizer.as_ref())?;
+    matched.notes.extend(left);
     let layout = Layout::new(specs(&matched), options.out_shard_size)?;
     let placements = matched.tensors.iter();
     let placements = placements.filter_map(|tensor| tensor.placement.as_deref());

@@ -6,18 +6,13 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::tokens::entry;
-use crate::checkpoint::{CONFIG, Role, TOKENIZER, TOKENIZER_CONFIG, copy_companions};
+use crate::checkpoint::{CONFIG, Companions, Role, TOKENIZER, TOKENIZER_CONFIG};
 use crate::error::{Context, Result};
 use crate::files::read_json;
 
-/// Writes the tokenizer of the folder `from` to `to`.
-///
-/// # Errors
-///
-/// Files that cannot be read or written.
-pub(in crate::merge) fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    let wanted = |role| matches!(role, Role::Tokens | Role::Settings | Role::Slow);
-    copy_companions(from, to, |companion| wanted(companion.role))
+/// Whether companions of this role are a tokenizer's.
+pub(in crate::merge) fn is_tokenizer(role: Role) -> bool {
+    matches!(role, Role::Tokens | Role::Settings | Role::Slow)
 }
 
 /// The tokenizer of an output whose rows are placed by token.
@@ -44,17 +39,16 @@ impl Files {
     ///
     /// Files that cannot be read or written.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        let companions = Companions::of(&self.source)?;
         let Some(json) = &self.json else {
-            return copy_tokenizer(&self.source, dir);
+            return companions.copy(dir, is_tokenizer);
         };
         let write = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).at(&path)
         };
         write(TOKENIZER, json)?;
-        copy_companions(&self.source, dir, |companion| {
-            companion.role == Role::Settings
-        })?;
+        companions.copy(dir, |role| role == Role::Settings)?;
         // Older releases of transformers keep added tokens here a second time.
         let config = read_json(&self.source.join(TOKENIZER_CONFIG))?;
         if let Some(mut config) = config

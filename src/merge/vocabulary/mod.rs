@@ -60,7 +60,7 @@ mod tokens;
 
 pub(super) use describe::describe;
 pub(super) use differences::differences;
-pub(super) use files::{Files, copy_tokenizer};
+pub(super) use files::{Files, is_tokenizer};
 pub(super) use gather::Gathered;
 pub(super) use models::Vocabulary;
 pub(super) use names::{is_by_token, may_be_by_token};

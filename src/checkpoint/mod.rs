@@ -50,7 +50,7 @@ pub use config::read_config;
 pub use digest::{adapter_digest, companions_digest, model_digest, tokenizer_digest};
 pub use encoding::{Encoding, PackedWeights, remove_quantisation};
 pub use found::{Found, folder_of, has_weights};
-pub use gguf::{Gguf, GgufTensor, gguf_files, is_gguf};
+pub use gguf::{Gguf, GgufSummary, GgufTensor, gguf_files, is_gguf};
 pub use locate::{locate, tokenizer_dir};
 pub use record::{FolderRecord, RECORD};
 pub use swap::{Place, Target};

@@ -70,8 +70,16 @@ impl WeightFiles {
         self.index.is_some()
     }
 
-    /// The tensors of one of the files that are the model's; all of them without an index.
-    pub fn tensors_of(&self, file: &str) -> Option<HashSet<&str>> {
+    /// Whether a tensor that lies in `file` is the model's.
+    pub fn has(&self, tensor: &str, file: &str) -> bool {
+        let Some(index) = &self.index else {
+            return true;
+        };
+        index.file_of(tensor) == Some(file)
+    }
+
+    /// The tensors of one of the files that are the model's; nothing without an index: all of them.
+    fn tensors_of(&self, file: &str) -> Option<HashSet<&str>> {
         let tensors = self.index.as_ref()?.tensors.iter();
         let here = tensors.filter(|(_, name)| name == file);
         Some(here.map(|(tensor, _)| tensor.as_str()).collect())

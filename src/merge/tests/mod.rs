@@ -7,6 +7,7 @@ mod float64;
 mod golden;
 mod hostile;
 mod methods;
+mod packed;
 mod refusals;
 mod runs;
 mod stats;

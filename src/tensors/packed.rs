@@ -35,6 +35,9 @@ const fn format(name: &'static str, end: &'static str, beside: &'static str) -> 
     Format { name, end, beside }
 }
 
+/// Integers that nothing beside them explains.
+const ALONE: &str = "integers";
+
 /// The names as the formats' own programs write them.
 const FORMATS: &[Format] = &[
     format("NVFP4", "weight", "weight_scale_2"),
@@ -67,7 +70,7 @@ const FORMATS: &[Format] = &[
     format("integers with scales", "", "_scales"),
     format("integers with scales", "", "_scale_inv"),
     format("integers with scales", "", ".absmax"),
-    format("integers", "weight", ""),
+    format(ALONE, "weight", ""),
     format("8-bit floats with block scales (MX)", "weight_scale", ""),
     format(
         "8-bit floats with block scales (MX)",
@@ -123,6 +126,9 @@ fn row(tensor: &Stored<'_>, names: &HashSet<&str>) -> Option<usize> {
         format.beside.is_empty() || names.contains(format!("{stem}{}", format.beside).as_str())
     };
     let found = FORMATS.iter().position(fits).filter(|_| may_be);
+    // A vector of integers without scales is a mistake in itself.
+    let alone = |row: &usize| FORMATS[*row].name == ALONE;
+    let found = found.filter(|row| tensor.shape.len() > 1 || !alone(row));
     found.or(small.then_some(FORMATS.len()))
 }
 

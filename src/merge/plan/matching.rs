@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::packed::{check_equal, check_renumbered};
 use super::parameters::Lookup;
-use super::shapes::{check_shapes, place_rows};
+use super::shapes::{check_shapes, check_tables, place_rows};
 use super::slices::{Stack, number_of};
 use super::tensors::{Matched, TensorPlan};
 use crate::error::{Error, Result};
@@ -51,6 +51,7 @@ pub(super) fn match_tensors(
         tensors, layers, ..
     } = matcher;
     no_extras(models, &stacks, &tensors)?;
+    check_tables(&tensors, models)?;
     let reference = &models[first.reference];
     let unchanged =
         layers.len() == reference.layers() && layers.iter().enumerate().all(|(i, l)| i == *l);

@@ -41,7 +41,7 @@ use self::tensors::Matched;
 use super::config::MergeConfig;
 use super::fingerprint::{Written, fingerprint, written};
 use super::inputs::{Model, Pages};
-use super::vocabulary::{Files, describe, differences, prepare};
+use super::vocabulary::{Files, describe, differences, is_by_token, is_per_layer, prepare};
 use crate::checkpoint::{Layout, Target};
 use crate::error::Result;
 use crate::memory::free_memory;
@@ -92,6 +92,8 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     drop(vocabulary);
     let tokenizer = tokenizer.map(|files| Files {
         summary: summarise(files.summary, &matched, &models),
+        per_layer: (matched.tensors.iter())
+            .any(|tensor| tensor.placement.is_some() && is_per_layer(&tensor.name)),
         ..files
     });
     let left = left_out(&models[matched.reference], tokenizer.as_ref())?;
@@ -100,7 +102,8 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let placements = matched.tensors.iter();
     let placements = placements.filter_map(|tensor| tensor.placement.as_deref());
     let fingerprint = fingerprint(config, &models, tokenizer.as_ref(), placements, &layout)?;
-    let warnings = differences(config, &models).into_iter().chain(about);
+    let differing = differences(config, &with_tables(&matched, &models));
+    let warnings = differing.into_iter().chain(about);
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     Ok(Plan {
@@ -116,6 +119,19 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         matched,
         models,
     })
+}
+
+/// The models from which rows for tokens are taken.
+fn with_tables<'a>(matched: &Matched, models: &'a [Model]) -> Vec<&'a Model> {
+    let tables = matched.tensors.iter().filter(|t| is_by_token(&t.name));
+    let numbers: Vec<usize> = tables
+        .flat_map(TensorPlan::inputs)
+        .map(|(number, _)| *number)
+        .collect();
+    let all = models.iter().enumerate();
+    all.filter(|(number, _)| numbers.is_empty() || numbers.contains(number))
+        .map(|(_, model)| model)
+        .collect()
 }
 
 fn specs(matched: &Matched) -> Vec<TensorSpec> {

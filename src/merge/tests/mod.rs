@@ -11,4 +11,5 @@ mod packed;
 mod refusals;
 mod runs;
 mod stats;
+mod tables;
 mod vocabularies;

@@ -25,6 +25,8 @@ pub(in crate::merge) struct Files {
     pub added: Vec<(u32, AddedToken)>,
     /// Rows of embeddings.
     pub rows: usize,
+    /// Whether an embedding that every layer adds was placed, and has so many rows, too.
+    pub per_layer: bool,
     /// Whether the ids of special tokens come from the source: it is not the model that the
     /// output's config comes from.
     pub foreign: bool,
@@ -70,13 +72,14 @@ impl Files {
     pub fn correct_config(&self, config: &mut Map<String, Value>) -> Result<()> {
         const SIZE: &str = "vocab_size";
         let nested = config.get_mut("text_config").and_then(Value::as_object_mut);
-        match nested {
-            Some(text) if text.contains_key(SIZE) => {
-                text.insert(SIZE.into(), self.rows.into());
-            }
-            _ => {
-                config.insert(SIZE.into(), self.rows.into());
-            }
+        let is_nested = nested.is_some_and(|text| text.contains_key(SIZE));
+        let map = match config.get_mut("text_config").and_then(Value::as_object_mut) {
+            Some(text) if is_nested => text,
+            _ => &mut *config,
+        };
+        map.insert(SIZE.into(), self.rows.into());
+        if self.per_layer {
+            map.insert("vocab_size_per_layer_input".into(), self.rows.into());
         }
         self.correct_ids(CONFIG, config)
     }

@@ -25,6 +25,9 @@
 //! 4. the mean of the rows of all models that have it;
 //! 5. zeros: no model that takes part has the token.
 //!
+//! An embedding that every layer adds (Gemma 3n) may have rows for the first tokens only; the model
+//! reads row 0 for the others, and so do the placed rows.
+//!
 //! With `force: true` this holds for models that have the token, too. The output has one row for
 //! each id; the number of rows is rounded up to `pad_to_multiple_of`. Rows without a token hold,
 //! model by model, the mean of the rows with one.
@@ -63,6 +66,6 @@ pub(super) use differences::differences;
 pub(super) use files::{Files, is_tokenizer};
 pub(super) use gather::Gathered;
 pub(super) use models::Vocabulary;
-pub(super) use names::{is_by_token, may_be_by_token};
+pub(super) use names::{is_by_token, is_per_layer, may_be_by_token};
 pub(super) use place::Placement;
 pub(super) use prepare::prepare;

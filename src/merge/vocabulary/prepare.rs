@@ -67,6 +67,7 @@ pub(in crate::merge) fn prepare<'a>(
         json,
         added,
         rows,
+        per_layer: false,
         foreign,
         summary: vec![summary(&name, tokens.len(), rows, &more.counts)],
     };

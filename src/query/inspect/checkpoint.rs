@@ -91,7 +91,9 @@ impl fmt::Display for CheckpointReport {
         for (dtype, parameters) in &self.dtypes {
             writeln!(f, "  {dtype} {}", Count(*parameters))?;
         }
-        writeln!(f, "size          {}", Bytes(self.bytes))?;
+        if self.files > 0 {
+            writeln!(f, "size          {}", Bytes(self.bytes))?;
+        }
         if let Some(quantised) = &self.quantised {
             writeln!(f, "quantised     {quantised}")?;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::companions::QUANTISATION;
+use super::companions::{CONFIG, QUANTISATION};
 use super::weights::Checkpoint;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -95,6 +95,25 @@ impl Encoding {
             Self::Packed(packed) => Err(packed.refused(dir)),
         }
     }
+}
+
+/// Fails for a checkpoint whose weights are no numbers, whatever its configuration says.
+///
+/// # Errors
+/// The format, and a tensor.
+pub fn refuse_packed(checkpoint: &Checkpoint) -> Result<()> {
+    let dir = checkpoint.dir();
+    let tensors: Vec<Stored<'_>> = checkpoint.tensors().map(Stored::from).collect();
+    let Some(packed) = packed(&tensors) else {
+        return Ok(());
+    };
+    let path = dir.join(CONFIG);
+    let config = match read_json(&path)? {
+        Some(Value::Object(config)) => config,
+        _ => Map::new(),
+    };
+    let statements = statements(dir, &config, &path)?;
+    Err(PackedWeights { packed, statements }.refused(dir))
 }
 
 impl PackedWeights {

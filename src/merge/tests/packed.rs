@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{Zoo, zoo};
 use crate::checkpoint::Checkpoint;
-use crate::merge::MergeSummary;
+use crate::merge::{MergeConfig, MergeOptions, MergeSummary, plan};
 use crate::tensors::Dtype;
 
 /// A format as it is on disk: what a matrix becomes, and where that is stated.
@@ -407,5 +407,49 @@ fn what_is_no_model_is_named() {
         refused(&zoo, linear(["base", name]), &parts);
         refused(&zoo, linear([name, "base"]), &parts);
         refused(&zoo, copied(name), &parts);
+    }
+}
+
+/// The format that a model of a shared configuration is in, by the name that it is given there.
+fn named(model: &str) -> Option<&'static Format> {
+    let known = [("mlx-", 0), ("nvfp4-", 1), ("gptq-", 2), ("mxfp4-", 3)];
+    let found = known.iter().find(|(start, _)| model.starts_with(start))?;
+    Some(&FORMATS[found.1])
+}
+
+/// The configurations of `cases/merge` about packed models: each is refused where it has several
+/// models, and copies where it has one.
+#[test]
+fn shared_configurations_of_packed_models() {
+    let shared = std::env::var("FUSELM_TEST_SHARED").map(std::path::PathBuf::from);
+    let shared = shared
+        .unwrap_or_else(|_| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
+    let Ok(folders) = fs::read_dir(shared.join("cases/merge")) else {
+        return eprintln!("skipped: no cases/merge in {}", shared.display());
+    };
+    let folders = folders.map(|entry| entry.unwrap().path());
+    for folder in folders.filter(|path| path.is_dir()) {
+        for path in super::fixtures::folders(&folder) {
+            if path.extension().is_none_or(|end| end != "yml") {
+                continue;
+            }
+            let zoo = Zoo::new(Dtype::F16, 8);
+            let text = fs::read_to_string(&path).unwrap();
+            let Ok(config) = MergeConfig::from_yaml(&text, zoo.dir.path()) else {
+                continue;
+            };
+            let formats: Option<Vec<_>> = config.models().into_iter().map(named).collect();
+            let Some(formats) = formats else { continue };
+            for (seed, (model, format)) in config.models().into_iter().zip(&formats).enumerate() {
+                write(&zoo, model, Some(format), seed);
+            }
+            let planned = plan(&config, &zoo.out("out"), &MergeOptions::default());
+            match (formats.len(), planned) {
+                (1, Ok(_)) => {}
+                (1, Err(error)) => panic!("{}: {error}", path.display()),
+                (_, Ok(_)) => panic!("{}: accepted", path.display()),
+                (_, Err(error)) => assert!(error.to_string().contains("quantised"), "{error}"),
+            }
+        }
     }
 }

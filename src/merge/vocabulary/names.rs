@@ -70,7 +70,7 @@ pub(in crate::merge) fn may_be_by_token(
         && (layer(name).is_none() || !is_number)
         && !["wpe", "position"].iter().any(|part| name.contains(part))
         && shape.len() > 1
-        && (shape[0] == rows || name.contains("embed_tokens"))
+        && (shape[0] == rows || is_called_embedding(name))
 }
 
 /// The rows that all embeddings and heads of a model have; none if it has no such tensor.
@@ -80,4 +80,10 @@ pub(super) fn rows(model: &Model) -> Option<usize> {
     tensors
         .filter_map(|tensor| tensor.shape.first().copied())
         .min()
+}
+
+/// Whether the module of a tensor is called as token embeddings are.
+fn is_called_embedding(name: &str) -> bool {
+    let module = name.rsplit('.').nth(1);
+    module.is_some_and(|module| module.starts_with("embed_tokens"))
 }

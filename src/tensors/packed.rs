@@ -35,6 +35,9 @@ const fn format(name: &'static str, end: &'static str, beside: &'static str) -> 
     Format { name, end, beside }
 }
 
+/// Parts of the names of what integers are multiplied by, shifted by or looked up in.
+const SCALES: [&str; 4] = ["scale", "zero", "absmax", "codebook"];
+
 /// Integers that nothing beside them explains.
 const ALONE: &str = "integers";
 
@@ -55,12 +58,15 @@ const FORMATS: &[Format] = &[
     format("GPTQ or AWQ", "g_idx", ""),
     format("AQLM", "codes", "codebooks"),
     format("VPTQ", "indices", "centroids"),
+    format("VPTQ", "indices", "centroids.weight"),
+    format("SpQR", "dense_weights", ""),
+    format("Marlin", "B", "s"),
     format("QuIP#", "Qidxs", ""),
     format("EXL3", "trellis", ""),
     format("EXL2", "q_weight", ""),
     format("HQQ", "W_q", ""),
     format("quanto", "weight._data", ""),
-    format("torchao", "weight_qdata", ""),
+    format("torchao", "_weight_qdata", ""),
     format("integers with scales", "weight", "weight_scale"),
     format("integers with scales", "weight", "weight_scales"),
     format("integers with scales", "weight", "weight_scale_inv"),
@@ -88,10 +94,18 @@ pub fn packed(tensors: &[Stored<'_>]) -> Option<Packed> {
         return None;
     }
     let names: HashSet<&str> = tensors.iter().map(|tensor| tensor.name).collect();
+    let scaled = names.iter().filter(|name| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        SCALES.iter().any(|part| last.contains(part))
+    });
+    let scaled: HashSet<&str> = scaled.map(|name| module(name)).collect();
     let mut found: Option<(usize, &Stored<'_>)> = None;
     let mut count = 0;
     for tensor in coded {
-        let Some(row) = row(tensor, &names) else {
+        // Integers of 64 bits are places in something, such as the positions of a window.
+        let may_be = tensor.shape.len() > 1 && tensor.dtype != Dtype::I64;
+        let is_scaled = || may_be && scaled.contains(module(tensor.name));
+        let Some(row) = row(tensor, &names, is_scaled) else {
             continue;
         };
         count += 1;
@@ -110,8 +124,14 @@ pub fn packed(tensors: &[Stored<'_>]) -> Option<Packed> {
     })
 }
 
-/// The row that a tensor without numbers belongs to; the number of rows for small floats.
-fn row(tensor: &Stored<'_>, names: &HashSet<&str>) -> Option<usize> {
+/// The name of a tensor's module, with the dot.
+fn module(name: &str) -> &str {
+    name.rfind('.').map_or("", |dot| &name[..=dot])
+}
+
+/// The row that a tensor without numbers belongs to; the number of rows for small floats, and for
+/// integers of a module that has scales.
+fn row(tensor: &Stored<'_>, names: &HashSet<&str>, is_scaled: impl Fn() -> bool) -> Option<usize> {
     let small = tensor.dtype.is_small_float();
     // A mask is none, whatever lies beside it.
     let may_be = tensor.dtype != Dtype::Bool;
@@ -129,7 +149,8 @@ fn row(tensor: &Stored<'_>, names: &HashSet<&str>) -> Option<usize> {
     // A vector of integers without scales is a mistake in itself.
     let alone = |row: &usize| FORMATS[*row].name == ALONE;
     let found = found.filter(|row| tensor.shape.len() > 1 || !alone(row));
-    found.or(small.then_some(FORMATS.len()))
+    let other = small || (may_be && is_scaled());
+    found.or(other.then_some(FORMATS.len()))
 }
 
 #[cfg(test)]
@@ -215,6 +236,17 @@ mod tests {
                 &[("a.weight", I8), ("a.SCB", F32)],
             ),
             ("EXL3", 1, &[("a.trellis", I16), ("a.suh", F16)]),
+            ("Marlin", 1, &[("a.B", I32), ("a.s", F16)]),
+            (
+                "torchao",
+                1,
+                &[("a._weight_qdata", I8), ("a._weight_scale", BF16)],
+            ),
+            (
+                "integers with scales",
+                2,
+                &[("a.packed", I32), ("a.zeros", I32), ("a.scaling", F16)],
+            ),
             (
                 "integers with scales",
                 1,
@@ -244,6 +276,7 @@ mod tests {
             &[("a.weight", BF16)][..],
             &[("a.weight", F8E4M3), ("a.weight_scale_inv", F32)],
             &[("a.position_ids", I64), ("bn.num_batches_tracked", I64)],
+            &[("a.relative_position_index", I64), ("a.logit_scale", F32)],
             &[("h.0.attn.bias", U8), ("h.0.attn.masked_bias", F32)],
             &[("a.bias", Bool), ("a.bias_scale", F32)],
             &[("a.layernorm_scales", BF16), ("a.kernel_scale", BF16)],

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `companions` | the names of files, what depends on each |
 //! | `weights`, `index` | safetensors checkpoints, open for reading |
+//! | `spelling` | tensors under other names, heads that are tied or not |
 //! | `gguf` | GGUF files, open for reading |
 //! | `locate` | models by path or hub id |
 //! | `config` | the configuration as it was written |
@@ -30,6 +31,7 @@ mod gguf;
 mod index;
 mod locate;
 mod record;
+mod spelling;
 mod swap;
 mod weights;
 mod writer;

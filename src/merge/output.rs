@@ -52,8 +52,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
 
 /// The reference's config with the output's dtype, number of layers and vocabulary.
 fn output_config(plan: &Plan) -> Result<Value> {
-    let reference = &plan.models[plan.matched.reference];
-    let mut config = reference.config.clone();
+    let mut config = plan.matched.config.clone();
     let Some(map) = config.as_object_mut() else {
         return Ok(config);
     };
@@ -72,21 +71,6 @@ fn output_config(plan: &Plan) -> Result<Value> {
         map.insert(key.into(), dtype.torch_name().into());
         if key == "dtype" && map.contains_key("torch_dtype") {
             map.insert("torch_dtype".into(), dtype.torch_name().into());
-        }
-    }
-    let layers = &plan.matched.layers;
-    if !layers.is_empty() {
-        for key in ["num_hidden_layers", "n_layer", "num_layers"] {
-            if map.contains_key(key) {
-                map.insert(key.into(), layers.len().into());
-            }
-        }
-        if let Some(Value::Array(types)) = map.get("layer_types") {
-            let types: Vec<Value> = layers
-                .iter()
-                .filter_map(|l| types.get(*l).cloned())
-                .collect();
-            map.insert("layer_types".into(), Value::Array(types));
         }
     }
     Ok(config)

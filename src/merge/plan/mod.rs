@@ -8,11 +8,15 @@
 //! | `slices` | which layers of which models the output is stacked from |
 //! | `shapes` | whether shapes are equal, and which rows are placed by token |
 //! | `matching` | which tensors become which output tensor |
+//! | `checks` | whether the models belong together |
+//! | `notes` | what users are told of them |
 //! | `target` | whether the output folder may be written to |
 //! | `size`, `space`, `display` | bytes, memory, free space; the plan for people |
 
+mod checks;
 mod display;
 mod matching;
+mod notes;
 mod options;
 mod parameters;
 mod shapes;
@@ -29,7 +33,7 @@ pub(super) use self::parameters::Lookup;
 pub(super) use self::tensors::{SMALL, TensorPlan};
 
 use self::matching::match_tensors;
-use self::slices::reference;
+use self::slices::stack;
 use self::target::check_output;
 use self::tensors::Matched;
 use super::config::MergeConfig;
@@ -76,12 +80,13 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
     let target = check_output(&models, out, options.force)?;
-    let vocabulary = prepare(config, &models, reference(config, &models)?)?;
+    let stacks = stack(config, &models)?;
+    let vocabulary = prepare(config, &models, stacks[0].reference)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
         None => (None, None, Vec::new()),
     };
-    let matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    let matched = match_tensors(config, &models, &stacks, vocabulary.as_ref())?;
     drop(vocabulary);
     let tokenizer = tokenizer.map(|files| Files {
         summary: summarise(files.summary, &matched, &models),

@@ -10,7 +10,7 @@ use crate::checkpoint::{
     CHAT_TEMPLATE, CONFIG, GENERATION, Role, TOKENIZER_CONFIG, copy_companions,
 };
 use crate::error::{Context, Result};
-use crate::files::read_json;
+use crate::files::{json_text, read_json};
 use crate::tensors::Dtype;
 
 /// Writes everything but the weights into `dir`.
@@ -24,7 +24,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         let path = dir.join(name);
         std::fs::write(&path, text).at(&path)
     };
-    write(CONFIG, format!("{:#}\n", output_config(plan)?))?;
+    write(CONFIG, json_text(&output_config(plan)?))?;
     match &plan.tokenizer {
         None => {
             copy_companions(&reference.dir, dir, |c| c.role == Role::Generation)?;
@@ -34,7 +34,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
             files.write(dir)?;
             if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(GENERATION))? {
                 files.correct_ids(GENERATION, &mut map)?;
-                write(GENERATION, format!("{:#}\n", Value::Object(map)))?;
+                write(GENERATION, json_text(&Value::Object(map)))?;
             }
         }
     }
@@ -44,7 +44,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
             if let Some(map) = config.as_object_mut() {
                 map.shift_remove("chat_template");
             }
-            write(TOKENIZER_CONFIG, format!("{config:#}\n"))?;
+            write(TOKENIZER_CONFIG, json_text(&config))?;
         }
     }
     write("README.md", card(plan)?)

@@ -10,6 +10,7 @@ use super::lora::LoraSave;
 use super::options::Mode;
 use crate::checkpoint::{CONFIG, FolderRecord, Layout, Place, SINGLE, Target, copy_companions};
 use crate::error::{Context, Error, Result};
+use crate::files::json_text;
 use crate::tensors::{Dtype, TensorSpec};
 
 impl Decoder {
@@ -91,9 +92,7 @@ impl Decoder {
         config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
         // The weights that are written are not quantised, even if those that were read are.
         config.shift_remove("quantization_config");
-        let text = serde_json::to_string_pretty(&Value::Object(config))
-            .during(|| "writing config.json".to_owned())?;
-        std::fs::write(path, text + "\n").at(path)
+        std::fs::write(path, json_text(&Value::Object(config))).at(path)
     }
 
     fn write_weights(&self, dir: &Path, dtype: DType) -> Result<FolderRecord> {

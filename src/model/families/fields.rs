@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::json_line;
 use crate::model::config::Activation;
 
 /// An object in the file, and where it is.
@@ -194,7 +195,7 @@ impl<'a> Fields<'a> {
 
 /// A JSON value short enough for a message.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
+    let text = json_line(value);
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("`{}…`", &text[..end]),
         None => format!("`{text}`"),

@@ -10,12 +10,12 @@ use crate::error::Result;
 impl Scope<'_> {
     /// Makes all settings follow the layers.
     pub fn follow(&self, map: &mut Map<String, Value>, notes: &mut Vec<String>) -> Result<()> {
-        self.write_implied(map, notes)?;
+        let written = self.write_implied(map, notes)?;
         self.follow_unknown(map, notes)?;
         for row in ROWS {
             let given = |list: &&str| matches!(map.get(*list), Some(Value::Array(list)) if !list.is_empty());
             let replaced = row.unless.iter().any(given);
-            for key in row.keys {
+            for key in row.keys.iter().filter(|key| !written.contains(*key)) {
                 let value = map.get(*key).filter(|value| !value.is_null()).cloned();
                 if let Some(value) = value.filter(|_| !replaced) {
                     self.apply(row, key, &value, map)?;
@@ -80,7 +80,13 @@ impl Scope<'_> {
     }
 
     /// Writes the lists that the model goes by without having them, where they do not hold any more.
-    fn write_implied(&self, map: &mut Map<String, Value>, notes: &mut Vec<String>) -> Result<()> {
+    /// Returns their names.
+    fn write_implied(
+        &self,
+        map: &mut Map<String, Value>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<&'static str>> {
+        let mut written = Vec::new();
         let model_type = |map: &Map<String, Value>| {
             let own = map.get("model_type").and_then(Value::as_str);
             own.map(str::to_owned).or_else(|| {
@@ -89,7 +95,7 @@ impl Scope<'_> {
             })
         };
         let Some(kind) = model_type(map) else {
-            return Ok(());
+            return Ok(written);
         };
         for implied in IMPLIED.iter().filter(|i| i.types.contains(&kind.as_str())) {
             let list = implied.list;
@@ -114,9 +120,10 @@ impl Scope<'_> {
                     self.name(list)
                 ));
                 map.insert(list.to_owned(), entries.into());
+                written.push(list);
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Whether each layer has the number that it had.

@@ -16,6 +16,9 @@ const PREDICTION: [&str; 4] = [
     "mtp_num_hidden_layers",
 ];
 
+/// Lists that stand for the number of layers.
+const COUNTING: [&str; 2] = ["layers_block_type", "hybrid_override_pattern"];
+
 /// One object of the configuration.
 pub(super) struct Scope<'a> {
     /// The output's layers.
@@ -75,10 +78,14 @@ impl<'a> Scope<'a> {
         .remedy("choose slices that it holds for, or take it out of the configuration")
     }
 
-    /// Sets the numbers of layers. Whether there is one.
+    /// Sets the numbers of layers. Whether there is one, or a list that stands for it.
     pub fn count(&self, map: &mut Map<String, Value>) -> bool {
         let (before, now) = (self.count_before() as u64, self.count_now());
-        let mut any = false;
+        let mut any = COUNTING.iter().any(|list| match map.get(*list) {
+            Some(Value::Array(list)) => list.len() as u64 == before,
+            Some(Value::String(letters)) => letters.len() as u64 == before,
+            _ => false,
+        });
         for key in COUNTS {
             if map.get(key).and_then(Value::as_u64) == Some(before) {
                 map.insert(key.to_owned(), now.into());

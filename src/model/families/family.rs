@@ -50,8 +50,9 @@ pub(crate) struct LlamaLike {
     pub rope_theta: f64,
     /// Whether `partial_rotary_factor` may rotate a part of each head only.
     pub partial_rotary: bool,
-    /// Where the context of the original training stands.
-    pub original_context: OriginalContext,
+    /// `original_max_position_embeddings` where it is absent at the top of the file; none: what stands
+    /// beside the other settings of the rotary embedding, else `max_position_embeddings`.
+    pub original_context: Option<usize>,
     /// `num_key_value_heads` where it is absent; none: as many as query heads.
     pub key_value_heads: Option<usize>,
     /// `head_dim` where it is absent; none: the hidden size divided by the heads.
@@ -85,16 +86,6 @@ pub(crate) enum AttentionBias {
     Field(&'static str, bool),
 }
 
-/// Where `original_max_position_embeddings` stands.
-#[derive(Clone, Copy)]
-pub(crate) enum OriginalContext {
-    /// Beside the other settings of the rotary embedding; where it is absent, it is
-    /// `max_position_embeddings`.
-    Inner,
-    /// At the top, whatever stands beside the other settings; what it is where it is absent.
-    Outer(usize),
-}
-
 /// How far layers look back.
 #[derive(Clone, Copy)]
 pub(crate) enum Windows {
@@ -119,7 +110,7 @@ pub(crate) const LLAMA_LIKE: LlamaLike = LlamaLike {
     norm: NormKind::Rms,
     rope_theta: 1e4,
     partial_rotary: false,
-    original_context: OriginalContext::Inner,
+    original_context: None,
     key_value_heads: None,
     head_dim: None,
     tied: false,

@@ -1,6 +1,6 @@
 //! Phi-3 and Phi-4-mini: Llama with joined projections.
 
-use super::family::{Family, LLAMA_LIKE, LlamaLike, OriginalContext, Reading, Windows};
+use super::family::{Family, LLAMA_LIKE, LlamaLike, Reading, Windows};
 use super::llama;
 use crate::model::config::{FeedForwardNames, Names, QkvNames};
 
@@ -16,7 +16,7 @@ pub(super) const PHI3: Family = Family {
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         partial_rotary: true,
-        original_context: OriginalContext::Outer(4096),
+        original_context: Some(4096),
         windows: Windows::Everywhere(None),
         ..LLAMA_LIKE
     }),

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::family::{LlamaLike, OriginalContext};
+use super::family::LlamaLike;
 use super::fields::Fields;
 use crate::error::Result;
 use crate::model::config::{Rope, RopeScaling};
@@ -95,14 +95,13 @@ impl LlamaLike {
 
     /// The context of the original training, in tokens.
     fn original(&self, inner: &Fields<'_>, outer: &Fields<'_>) -> Result<usize> {
-        match self.original_context {
-            OriginalContext::Inner => match inner.optional_size(ORIGINAL)? {
-                Some(original) => Ok(original),
-                None => outer.size("max_position_embeddings"),
-            },
-            OriginalContext::Outer(default) => {
-                Ok(outer.optional_size(ORIGINAL)?.unwrap_or(default))
-            }
+        if let Some(original) = outer.optional_size(ORIGINAL)? {
+            return Ok(original);
+        }
+        match (self.original_context, inner.optional_size(ORIGINAL)?) {
+            (Some(default), _) => Ok(default),
+            (None, Some(original)) => Ok(original),
+            (None, None) => outer.size("max_position_embeddings"),
         }
     }
 

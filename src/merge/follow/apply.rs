@@ -39,6 +39,7 @@ impl Scope<'_> {
             Rule::ByNumber => self.by_number(key, value),
             Rule::First => self.first(key, value, map)?,
             Rule::Last => self.last(key, value)?,
+            Rule::Share => self.share(key, value)?,
             Rule::Class(class) => match self.keep_classes(class, map) {
                 true => None,
                 false => {
@@ -295,6 +296,19 @@ impl Scope<'_> {
             }
             _ if self.is_in_place() => Ok(None),
             _ => Err(self.refused(key, value, "it is not the last layer")),
+        }
+    }
+
+    fn share(&self, key: &str, value: &Value) -> Result<Option<Value>> {
+        let Some(number) = value.as_u64().map(|n| n as usize).filter(|n| *n > 0) else {
+            return Ok(None);
+        };
+        let period = (self.count_before() / number).max(1);
+        let mut sources = self.sources().iter().enumerate();
+        let holds = sources.all(|(at, (_, layer))| at % period == layer % period);
+        match holds && self.count_now().is_multiple_of(period) {
+            true => Ok(Some((self.count_now() / period).into())),
+            false => Err(self.refused(key, value, "layers differ by their numbers")),
         }
     }
 

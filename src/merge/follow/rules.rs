@@ -20,6 +20,8 @@ pub(super) enum Rule {
     First,
     /// A number of the last layer: the new one.
     Last,
+    /// So many layers, evenly among all, are of another kind: as many as before in a period.
+    Share,
     /// Layers are of classes by their numbers: kept if each layer keeps its class, else refused.
     Class(Class),
     /// The same; where it does not hold, the layers of class `of` are listed in the field `list`, and the
@@ -139,6 +141,10 @@ pub(super) static ROWS: &[Row] = &[
     ),
     unless(&["max_window_layers"], Rule::First, &["layer_types"]),
     row(&["moe_layer_end_index"], Rule::Last),
+    row(
+        &["num_sparse_encoder_layers", "num_sparse_decoder_layers"],
+        Rule::Share,
+    ),
     unless(
         &["no_rope_layer_interval"],
         Rule::Class(|layer, map| last_of(layer, map, "no_rope_layer_interval")),
@@ -235,6 +241,9 @@ pub(super) static ROWS: &[Row] = &[
             "kv_source_layers",
             "cla_share_factor",
             "kv_sharing",
+            // Zamba's blocks that many layers share.
+            "num_mem_blocks",
+            "n_mamba_heads",
             "linear_attn_config",
         ],
         Rule::Refused,

@@ -89,6 +89,7 @@ fn lists_and_numbers_of_layers_follow() {
             json!({"2": {"head_dim": 8}, "4": {"head_dim": 8}}),
         ),
         ("num_kv_shared_layers", json!(0), json!(0)),
+        ("num_sparse_encoder_layers", json!(2), json!(3)),
         ("no_rope_layer_interval", json!(9), json!(9)),
         (
             "rope_parameters",
@@ -119,6 +120,7 @@ fn what_cannot_follow_is_refused_by_name() {
         ("interleave_moe_layer_step", json!(2), json!({})),
         ("decoder_sparse_step", json!(2), json!({})),
         ("num_kv_shared_layers", json!(2), json!({})),
+        ("num_sparse_encoder_layers", json!(1), json!({})),
         ("scale_attn_by_inverse_layer_idx", json!(true), json!({})),
         (
             "max_window_layers",

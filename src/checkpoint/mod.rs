@@ -17,6 +17,7 @@
 //! | `found` | what lies at a path where a model was expected |
 //! | `weights`, `index` | safetensors checkpoints, open for reading |
 //! | `encoding` | whether weights are numbers, or packed |
+//! | `spelling` | tensors under other names, heads that are tied or not |
 //! | `gguf` | GGUF files, open for reading |
 //! | `locate` | models by path or hub id |
 //! | `config` | the configuration as it was written |
@@ -36,6 +37,7 @@ mod gguf;
 mod index;
 mod locate;
 mod record;
+mod spelling;
 mod swap;
 mod weights;
 mod writer;

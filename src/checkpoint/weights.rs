@@ -99,8 +99,8 @@ pub fn weight_files(dir: &Path) -> Result<Vec<String>> {
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
-    tensors: Vec<(usize, TensorInfo)>,
-    by_name: HashMap<String, usize>,
+    pub(super) tensors: Vec<(usize, TensorInfo)>,
+    pub(super) by_name: HashMap<String, usize>,
     metadata: Vec<(String, String)>,
     unlisted: Vec<String>,
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::MergeConfig;
+use super::tie::Tie;
 use crate::checkpoint::{Checkpoint, Encoding, Found, PackedWeights, read_config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, Update};
-use crate::tensors::{Elements, ScaleMap, Scales, View, layer};
+use crate::tensors::{Elements, ScaleMap, Scales, View, is_buffer};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -100,6 +101,8 @@ pub(super) struct Model {
     pub scales: ScaleMap,
     /// Its weights where they are no numbers; `scales` is then empty.
     pub packed: Option<PackedWeights>,
+    /// How head and embedding belong together.
+    pub tie: Tie,
 }
 
 impl Model {
@@ -120,11 +123,13 @@ impl Model {
             Encoding::Numbers(scales) => (scales, None),
             Encoding::Packed(packed) => (ScaleMap::default(), Some(packed)),
         };
+        let config = Value::Object(config);
         Ok(Self {
             name: name.to_owned(),
             dir,
+            tie: Tie::of(&checkpoint, &config),
             checkpoint,
-            config: Value::Object(config),
+            config,
             adapter,
             scales,
             packed,
@@ -214,42 +219,46 @@ impl Model {
         }
     }
 
-    pub fn ties_embeddings(&self) -> bool {
-        self.config.get("tie_word_embeddings") == Some(&Value::Bool(true))
-            && self.checkpoint.info(EMBEDDING).is_some()
-    }
-
-    /// The number of layers: as configured, else one more than the highest in a name.
-    pub fn layers(&self) -> usize {
-        let configured = ["num_hidden_layers", "n_layer", "num_layers"]
-            .iter()
-            .find_map(|key| self.config.get(*key)?.as_u64());
-        let named = || {
-            let layers = self.checkpoint.tensors().filter_map(|t| layer(&t.name));
-            layers
-                .map(|(_, layer, _)| layer.saturating_add(1))
-                .max()
-                .unwrap_or(0)
-        };
-        configured.map_or_else(named, |layers| layers as usize)
-    }
-
-    /// The name under which the model has `name`: an untied head may be tied here.
+    /// The name under which the model has `name`: with or without the prefix of the whole model, or as
+    /// the tensor that it is tied to.
     pub fn find(&self, name: &str) -> Option<String> {
-        if self.checkpoint.info(name).is_some() {
+        let has = |name: &str| self.checkpoint.info(name).is_some();
+        if has(name) {
             return Some(name.to_owned());
         }
-        (name == HEAD && self.ties_embeddings()).then(|| EMBEDDING.to_owned())
+        let spelt = PREFIXES
+            .iter()
+            .map(|prefix| match name.strip_prefix(prefix) {
+                Some(rest) => rest.to_owned(),
+                None => format!("{prefix}{name}"),
+            });
+        let mut spelt = spelt.filter(|name| has(name));
+        spelt
+            .next()
+            .or_else(|| self.tie.instead_of(name).map(str::to_owned))
     }
 
     /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, the
     /// second copy of a tied embedding, or scales.
     pub fn ignores(&self, name: &str) -> bool {
-        name.ends_with("rotary_emb.inv_freq")
-            || (name == HEAD && self.ties_embeddings())
-            || self.scales.contains(name)
+        self.is_buffer(name) || self.tie.is_copy(name) || self.scales.contains(name)
+    }
+
+    /// Whether a tensor is a buffer that models compute themselves.
+    pub fn is_buffer(&self, name: &str) -> bool {
+        let info = self.checkpoint.info(name);
+        info.is_some_and(|info| is_buffer(name, &info.shape))
     }
 }
 
-pub(super) const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
+/// What is before the names of the trunk's tensors in files of whole models.
+const PREFIXES: [&str; 8] = [
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "bert.",
+    "roberta.",
+    "backbone.",
+    "model.language_model.",
+    "language_model.",
+];

@@ -12,6 +12,7 @@ use crate::checkpoint::{
     CONFIG, Companions, FolderRecord, Layout, Place, Role, SINGLE, Target, remove_quantisation,
 };
 use crate::error::{Context, Error, Result};
+use crate::files::json_text;
 use crate::progress::note;
 use crate::tensors::{Dtype, TensorSpec};
 
@@ -101,9 +102,7 @@ impl Decoder {
         config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
         // The weights that are written are not quantised, even if those that were read are.
         remove_quantisation(&mut config);
-        let text = serde_json::to_string_pretty(&Value::Object(config))
-            .during(|| "writing config.json".to_owned())?;
-        std::fs::write(path, text + "\n").at(path)
+        std::fs::write(path, json_text(&Value::Object(config))).at(path)
     }
 
     fn write_weights(&self, dir: &Path, dtype: DType) -> Result<FolderRecord> {

@@ -11,6 +11,7 @@
 //! This room knows no folders ([`checkpoint`](crate::checkpoint) does) and needs nothing of the
 //! others but their errors, so that it is fuzzed alone.
 
+mod buffer;
 mod dtype;
 mod elements;
 mod header;
@@ -21,6 +22,7 @@ mod scales;
 pub(crate) mod simd;
 pub mod vector;
 
+pub use buffer::is_buffer;
 pub use dtype::Dtype;
 pub use elements::{Elements, View};
 pub(crate) use header::Pairs;

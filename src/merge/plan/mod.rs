@@ -10,12 +10,16 @@
 //! | `shapes` | whether shapes are equal, and which rows are placed by token |
 //! | `matching` | which tensors become which output tensor |
 //! | `left_out` | which files beside the weights the output does not get |
+//! | `checks` | whether the models belong together |
+//! | `notes` | what users are told of them |
 //! | `target` | whether the output folder may be written to |
 //! | `size`, `space`, `display` | bytes, memory, free space; the plan for people |
 
+mod checks;
 mod display;
 mod left_out;
 mod matching;
+mod notes;
 mod options;
 mod packed;
 mod parameters;
@@ -35,7 +39,7 @@ pub(super) use self::tensors::{SMALL, TensorPlan};
 use self::left_out::left_out;
 use self::matching::match_tensors;
 use self::packed::check_packed;
-use self::slices::reference;
+use self::slices::stack;
 use self::target::check_output;
 use self::tensors::Matched;
 use super::config::MergeConfig;
@@ -83,12 +87,13 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .collect::<Result<Vec<_>>>()?;
     check_packed(config, &models)?;
     let target = check_output(&models, out, options.force)?;
-    let vocabulary = prepare(config, &models, reference(config, &models)?)?;
+    let stacks = stack(config, &models)?;
+    let vocabulary = prepare(config, &models, stacks[0].reference)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
         None => (None, None, Vec::new()),
     };
-    let mut matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    let mut matched = match_tensors(config, &models, &stacks, vocabulary.as_ref())?;
     drop(vocabulary);
     let tokenizer = tokenizer.map(|files| Files {
         summary: summarise(files.summary, &matched, &models),

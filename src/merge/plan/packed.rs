@@ -93,12 +93,12 @@ fn scales(config: &MergeConfig) -> bool {
 /// # Errors
 ///
 /// The name of a layer in the settings.
-pub(super) fn check_renumbered(reference: &Model, layers: &[usize]) -> Result<()> {
+pub(super) fn check_renumbered(reference: &Model, renumbered: bool) -> Result<()> {
     let named = reference
         .packed
         .as_ref()
         .and_then(|packed| packed.names_layer());
-    match named.filter(|_| !layers.is_empty()) {
+    match named.filter(|_| renumbered) {
         None => Ok(()),
         Some(named) => Err(Error::file(
             &reference.dir,

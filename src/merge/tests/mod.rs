@@ -6,6 +6,7 @@ mod fixtures;
 mod float64;
 mod golden;
 mod hostile;
+mod layers;
 mod methods;
 mod packed;
 mod refusals;

@@ -36,7 +36,8 @@
 //! added tokens, with the settings of the first model that has them as such. Added tokens are
 //! looked for before all others: ordinary pieces of another tokenizer, added to this one, change
 //! how text is split. `vocab_size` follows; if the tokenizer is not the base's, the ids of special
-//! tokens in `config.json` and `generation_config.json` are those of its model.
+//! tokens in `config.json` and `generation_config.json`, also in objects within these, are those of its
+//! model, or of the same tokens where its model says nothing.
 //!
 //! This is what mergekit 0.1.5 does, but for these:
 //!
@@ -55,6 +56,7 @@ mod describe;
 mod differences;
 mod files;
 mod gather;
+mod ids;
 mod models;
 mod names;
 mod place;

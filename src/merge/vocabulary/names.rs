@@ -8,6 +8,7 @@ use crate::tensors::layer;
 const NAMES: &[&str] = &[
     // Llama, Mistral, Mixtral, Qwen2, Qwen3, Gemma, Phi-2, Phi-3 and most others.
     "model.embed_tokens.weight",
+    "embed_tokens.weight",
     "lm_head.weight",
     "lm_head.bias",
     // InternLM2.

@@ -11,6 +11,9 @@ use crate::checkpoint::Checkpoint;
 use crate::merge::{MergeConfig, MergeOptions, MergeSummary, plan};
 use crate::tensors::Dtype;
 
+/// A file's name, and what is in it.
+type Beside = (&'static str, fn() -> Value);
+
 /// A format as it is on disk: what a matrix becomes, and where that is stated.
 struct Format {
     name: &'static str,
@@ -19,7 +22,7 @@ struct Format {
     /// Fields of `config.json`.
     config: fn() -> Value,
     /// A file beside it.
-    file: Option<(&'static str, fn() -> Value)>,
+    file: Option<Beside>,
 }
 
 const FORMATS: [Format; 9] = [

@@ -3,6 +3,7 @@
 //! A terminal gets a bar with rate and time left; anything else gets a plain line at most
 //! every ten seconds. stdout is never touched: it is for data.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -57,18 +58,15 @@ pub fn warn(message: impl AsRef<str>) {
     line(&format!("warning: {}", message.as_ref()));
 }
 
-/// Writes a warning to stderr, unless it was written before.
+/// Writes a warning to stderr, the first time that it is given: what is wrong with a file is said
+/// once, however often the file is read.
 pub fn warn_once(message: impl AsRef<str>) {
-    static WRITTEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static SAID: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let message = message.as_ref();
-    let is_new = WRITTEN.lock().is_ok_and(|mut written| {
-        let is_new = !written.iter().any(|known| known == message);
-        if is_new {
-            written.push(message.to_owned());
-        }
-        is_new
-    });
-    if is_new {
+    let new = SAID
+        .lock()
+        .map_or(true, |mut said| said.insert(message.to_owned()));
+    if new {
         warn(message);
     }
 }

@@ -42,7 +42,7 @@ use crate::artifact::tokens::{self, SampleTokens};
 use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt, warn};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::text::{self, SampleTranscript};
 use crate::units::Count;
 use crate::vocab::Vocabulary;
@@ -265,6 +265,10 @@ impl Stage for Align {
 
     fn changing(&self, _: Kind) -> Value {
         self.options.changing()
+    }
+
+    fn size(&self) -> Size {
+        Size::PerToken(6)
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

@@ -35,7 +35,7 @@ use serde_json::Value;
 use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::text::{
     BadReason, ChatTemplate, SampleTranscript, Tally, Unplaced, transcripts_to_batch,
 };
@@ -208,6 +208,10 @@ impl Stage for Corpus<'_> {
 
     fn changing(&self, _: Kind) -> Value {
         changing(&self.options, &self.models)
+    }
+
+    fn size(&self) -> Size {
+        Size::PerToken(2)
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

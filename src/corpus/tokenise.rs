@@ -9,7 +9,7 @@ use crate::artifact::tokens::{SampleTokens, to_batch};
 use crate::artifact::{Artifact, Existing, Kind};
 use crate::error::Result;
 use crate::progress::{Bar, check_interrupt};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::text::{SampleTranscript, read_transcripts};
 use crate::units::Count;
 use crate::vocab::{SpecialTokens, Tokenizer};
@@ -135,6 +135,10 @@ impl Stage for Tokenise<'_> {
     /// some tokenizers.
     fn changing(&self, _: Kind) -> Value {
         serde_json::json!({ "spans": 3, "special_tokens": self.special_tokens })
+    }
+
+    fn size(&self) -> Size {
+        Size::PerToken(3)
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

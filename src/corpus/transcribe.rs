@@ -10,7 +10,7 @@ use super::rows::read_chats;
 use crate::artifact::{Artifact, Existing, Kind, Part};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt, warn};
-use crate::stage::{self, Item, Reads, Stage};
+use crate::stage::{self, Item, Reads, Size, Stage};
 use crate::text::{self, ChatTemplate, SampleTranscript, check_text_size, transcripts_to_batch};
 use crate::units::{Count, SampleId};
 use crate::vocab::Tokenizer;
@@ -114,6 +114,10 @@ impl Stage for Transcribe<'_> {
             "template": self.template().as_ref().map(ChatTemplate::digest),
             "date": self.date.to_string(),
         })
+    }
+
+    fn size(&self) -> Size {
+        Size::PerToken(2)
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

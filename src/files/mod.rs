@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use ancestor::existing_ancestor;
 pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
-pub use json::{read_json, read_object};
+pub(crate) use json::{json_line, numbers_as_strings};
+pub use json::{json_text, read_json, read_object};
 pub use lock::Lock;
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;

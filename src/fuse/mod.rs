@@ -34,7 +34,7 @@ use crate::artifact::targets::TargetBuilder;
 use crate::artifact::{Artifact, Existing, Kind, Part, Writer, check_name, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::units::{Count, bits_per_byte};
 use rules::{Fuser, Problem};
 
@@ -199,6 +199,13 @@ impl Stage for Fuse {
 
     fn changing(&self, _: Kind) -> Value {
         self.options.changing()
+    }
+
+    fn size(&self) -> Size {
+        match self.members.last() {
+            Some(member) => Size::Like(Item::artifact(member.kind, &member.distributions)),
+            None => Size::Small,
+        }
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

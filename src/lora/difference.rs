@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::base::{Base, is_projection_name};
 use super::names::names_module;
-use super::path::no_adapter;
-use crate::checkpoint::{Checkpoint, read_config};
+use crate::checkpoint::{Checkpoint, read_config, refuse_packed};
 use crate::error::{Error, Result};
 use crate::tensors::{TensorInfo, View, layer};
 
@@ -72,9 +71,9 @@ impl Pair {
     /// # Errors
     /// Checkpoints that cannot be read.
     pub fn open(base: &Path, tuned: &Path) -> Result<Self> {
-        no_adapter(base)?;
-        no_adapter(tuned)?;
         let (base, tuned) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
+        refuse_packed(&base)?;
+        refuse_packed(&tuned)?;
         let config = Value::Object(
             read_config(base.dir())
                 .map(|(map, _)| map)

@@ -49,7 +49,7 @@ pub use config::LoraConfig;
 pub use extract::{ExtractOptions, Extracted, Form, extract};
 pub use low_rank::Update;
 pub use names::{Module, halves, names_module};
-pub use path::{ModelPath, locate, no_adapter};
+pub use path::{ModelPath, locate};
 pub use split::split;
 pub use write::AdapterWriter;
 

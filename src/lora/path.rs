@@ -8,11 +8,10 @@ use super::adapter::Adapter;
 use super::base::Base;
 use super::split::split;
 use crate::checkpoint::{
-    ADAPTER_CONFIG, CONFIG, INDEX, SINGLE, adapter_digest, is_gguf, locate as locate_base,
-    model_digest,
+    CONFIG, Found, adapter_digest, is_gguf, locate as locate_base, model_digest,
 };
 use crate::error::{Error, Result};
-use crate::files::{digest, read_object};
+use crate::files::digest;
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +122,10 @@ impl fmt::Display for ModelPath {
 pub fn locate(name: &str) -> Result<ModelPath> {
     let (base, adapter) = split(name, |name| Path::new(name).exists());
     let base = locate_base(base)?;
-    no_adapter(&base)?;
+    let found = Found::at(&base);
+    if matches!(found, Found::Adapter(_)) {
+        return Err(found.no_model(&base));
+    }
     let adapter = adapter.map(PathBuf::from);
     if let Some(dir) = adapter.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(
@@ -132,25 +134,6 @@ pub fn locate(name: &str) -> Result<ModelPath> {
         );
     }
     Ok(ModelPath { base, adapter })
-}
-
-/// Fails if `dir`, which is taken for a model, is the folder of an adapter.
-///
-/// # Errors
-/// It is: the message says what to write.
-pub fn no_adapter(dir: &Path) -> Result<()> {
-    let config = dir.join(ADAPTER_CONFIG);
-    if !config.is_file() || [SINGLE, INDEX].iter().any(|file| dir.join(file).is_file()) {
-        return Ok(());
-    }
-    let said = read_object(&config).ok();
-    let said = said.and_then(|map| Some(map.get("base_model_name_or_path")?.as_str()?.to_owned()));
-    let base = said.as_deref().unwrap_or("MODEL");
-    let problem = "this is an adapter, which is nothing without its model";
-    Err(Error::file(dir, problem).remedy(format!(
-        "write `MODEL+{}`; the adapter was made for `{base}`",
-        dir.display()
-    )))
 }
 
 #[cfg(test)]
@@ -174,13 +157,13 @@ mod tests {
         assert_eq!(found.to_string(), name);
         assert_eq!(found.name(), "base-adapter");
         std::fs::write(
-            adapter.join(ADAPTER_CONFIG),
+            adapter.join("adapter_config.json"),
             r#"{"base_model_name_or_path": "x/y"}"#,
         )
         .unwrap();
         let error = locate(adapter.to_str().unwrap()).unwrap_err().to_string();
         assert!(
-            error.contains("this is an adapter") && error.contains("`x/y`"),
+            error.contains("a LoRA adapter for `x/y`") && error.contains("`x/y+"),
             "{error}"
         );
         let error = found.plain("the pivot").unwrap_err().to_string();

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::MergeConfig;
-use crate::checkpoint::{Checkpoint, TOKENIZER, read_config};
+use super::tie::Tie;
+use crate::checkpoint::{Checkpoint, Encoding, Found, PackedWeights, TOKENIZER, read_config};
 use crate::error::{Error, Result};
-use crate::lora::{Adapter, Base, Update, no_adapter};
-use crate::tensors::{
-    Dtype, Elements, Quantisation, ScaleMap, Scales, Stored, TensorInfo, View, layer,
-};
+use crate::lora::{Adapter, Base, Update};
+use crate::tensors::{Dtype, Elements, ScaleMap, Scales, TensorInfo, View, is_buffer};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -100,32 +99,42 @@ pub(super) struct Model {
     pub adapter: Option<Adapter>,
     /// The scales of 8-bit weights.
     pub scales: ScaleMap,
-    /// The tensor that is the head, of a model that has none of its own and yet another one than
-    /// its embedding with an adapter.
-    head: Option<&'static str>,
+    /// Its weights where they are no numbers; `scales` is then empty.
+    pub packed: Option<PackedWeights>,
+    /// How head and embedding belong together.
+    pub tie: Tie,
 }
 
 impl Model {
     /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
-        no_adapter(&dir)?;
+        match Found::at(&dir) {
+            Found::Model => {}
+            other => return Err(other.no_model(&dir)),
+        }
         let checkpoint = Checkpoint::open(&dir)?;
         let (config, path) = read_config(&dir)?;
-        let quantisation = Quantisation::of(&config, &path)?;
-        let tensors: Vec<_> = checkpoint.tensors().map(Stored::from).collect();
-        let scales = ScaleMap::new(&dir, &tensors, quantisation.as_ref())?;
+        let (scales, packed) = match Encoding::of(&checkpoint, &config, &path)? {
+            Encoding::Numbers(scales) => (scales, None),
+            Encoding::Packed(packed) => (ScaleMap::default(), Some(packed)),
+        };
+        let config = Value::Object(config);
         let mut model = Self {
             name: name.to_owned(),
             dir,
+            tie: Tie::of(&checkpoint, &config),
             checkpoint,
-            config: Value::Object(config),
+            config,
             adapter: None,
             scales,
-            head: None,
+            packed,
         };
         if let Some(dir) = adapter {
             model.adapter = Some(Adapter::open(&dir, &model.base())?);
+        }
+        if model.adapter.as_ref().is_some_and(Adapter::unties) {
+            model.tie.untie();
         }
         if let Some(rows) = model.adapter.as_ref().and_then(Adapter::rows) {
             model.set("vocab_size", rows.into());
@@ -137,12 +146,7 @@ impl Model {
     fn base(&self) -> Base {
         let tensors = self.checkpoint.tensors();
         let shapes = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
-        let tied = self.embedding().filter(|_| self.ties_embeddings());
-        Base::new(
-            shapes,
-            &self.config,
-            tied.map(|embedding| [embedding, HEAD]),
-        )
+        Base::new(shapes, &self.config, self.tie.tied())
     }
 
     /// Sets a field of `config.json` where it is, or where the others are.
@@ -169,30 +173,9 @@ impl Model {
             .unwrap_or(&self.dir)
     }
 
-    /// Whether the adapter makes two tensors of a head that is the embedding.
-    pub fn unties(&self) -> bool {
-        self.adapter.as_ref().is_some_and(Adapter::unties)
-    }
-
-    /// Gives the model a head of its own, if it is the embedding.
-    pub fn untie(&mut self) {
-        if self.ties_embeddings() {
-            self.head = self.embedding();
-            self.set("tie_word_embeddings", false.into());
-        }
-    }
-
-    /// The name under which a tensor is stored.
-    fn stored<'a>(&self, name: &'a str) -> &'a str {
-        match self.head {
-            Some(embedding) if name == HEAD && self.checkpoint.info(HEAD).is_none() => embedding,
-            _ => name,
-        }
-    }
-
     /// The header of a tensor that the model has.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.checkpoint.info(self.stored(name))
+        self.checkpoint.info(self.tie.stored(name))
     }
 
     /// The dtype of a tensor that the model has.
@@ -200,7 +183,7 @@ impl Model {
     /// # Errors
     /// There is no such tensor.
     pub fn dtype(&self, name: &str) -> Result<Dtype> {
-        Ok(self.checkpoint.tensor(self.stored(name))?.dtype)
+        Ok(self.checkpoint.tensor(self.tie.stored(name))?.dtype)
     }
 
     /// The shape of a tensor that the model has.
@@ -210,13 +193,6 @@ impl Model {
             .as_ref()
             .and_then(|adapter| adapter.shape_of(name));
         adapted.or_else(|| Some(self.info(name)?.shape.as_slice()))
-    }
-
-    /// The names of all tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = &str> {
-        let stored = self.checkpoint.tensors().map(|tensor| tensor.name.as_str());
-        let head = self.head.filter(|_| self.checkpoint.info(HEAD).is_none());
-        stored.chain(head.map(|_| HEAD))
     }
 
     /// The scales of a tensor, if it has any.
@@ -242,7 +218,7 @@ impl Model {
             let replaced = adapter.whole(name)?;
             Some((&adapter.checkpoint, replaced))
         });
-        let (checkpoint, stored) = whole.unwrap_or((&self.checkpoint, self.stored(name)));
+        let (checkpoint, stored) = whole.unwrap_or((&self.checkpoint, self.tie.stored(name)));
         let mut input = Input {
             checkpoint,
             name: stored,
@@ -282,7 +258,7 @@ impl Model {
 
     /// The file that a tensor is read from.
     pub fn file_of(&self, name: &str) -> &Path {
-        let file = self.checkpoint.file_of(self.stored(name));
+        let file = self.checkpoint.file_of(self.tie.stored(name));
         file.unwrap_or(&self.dir)
     }
 
@@ -297,7 +273,7 @@ impl Model {
 
     /// Tells the system what becomes of a tensor's pages. Has no effect on results.
     pub fn advise(&self, name: &str, pages: Pages) {
-        let name = self.stored(name);
+        let name = self.tie.stored(name);
         let Some(info) = self.checkpoint.info(name) else {
             return;
         };
@@ -309,68 +285,46 @@ impl Model {
         }
     }
 
-    /// Whether the head is the embedding: as configured, or because there is no other.
-    pub fn ties_embeddings(&self) -> bool {
-        let text = || self.config.get("text_config")?.get("tie_word_embeddings");
-        let says = self.config.get("tie_word_embeddings").or_else(text);
-        let ties = match says.and_then(Value::as_bool) {
-            Some(ties) => ties,
-            None => self.checkpoint.info(HEAD).is_none(),
-        };
-        ties && self.embedding().is_some()
-    }
-
-    /// The tensor that looks tokens up.
-    fn embedding(&self) -> Option<&'static str> {
-        let mut known = EMBEDDINGS.into_iter();
-        known.find(|name| self.checkpoint.info(name).is_some())
-    }
-
-    /// The number of layers: as configured, else one more than the highest in a name.
-    pub fn layers(&self) -> usize {
-        let configured = ["num_hidden_layers", "n_layer", "num_layers"]
-            .iter()
-            .find_map(|key| self.config.get(*key)?.as_u64());
-        let named = || {
-            let layers = self.checkpoint.tensors().filter_map(|t| layer(&t.name));
-            layers
-                .map(|(_, layer, _)| layer.saturating_add(1))
-                .max()
-                .unwrap_or(0)
-        };
-        configured.map_or_else(named, |layers| layers as usize)
-    }
-
-    /// The name under which the model has `name`: an untied head may be tied here.
+    /// The name under which the model has `name`: with or without the prefix of the whole model, or as
+    /// the tensor that it is tied to.
     pub fn find(&self, name: &str) -> Option<String> {
-        if self.info(name).is_some() {
+        let has = |name: &str| self.info(name).is_some();
+        if has(name) {
             return Some(name.to_owned());
         }
-        let embedding = self
-            .embedding()
-            .filter(|_| name == HEAD && self.ties_embeddings());
-        embedding.map(str::to_owned)
+        let spelt = PREFIXES
+            .iter()
+            .map(|prefix| match name.strip_prefix(prefix) {
+                Some(rest) => rest.to_owned(),
+                None => format!("{prefix}{name}"),
+            });
+        let mut spelt = spelt.filter(|name| has(name));
+        spelt
+            .next()
+            .or_else(|| self.tie.instead_of(name).map(str::to_owned))
     }
 
     /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, the
     /// second copy of a tied embedding, or scales.
     pub fn ignores(&self, name: &str) -> bool {
-        name.ends_with("rotary_emb.inv_freq")
-            || (name == HEAD && self.ties_embeddings())
-            || self.scales.contains(name)
+        self.is_buffer(name) || self.tie.is_copy(name) || self.scales.contains(name)
+    }
+
+    /// Whether a tensor is a buffer that models compute themselves.
+    pub fn is_buffer(&self, name: &str) -> bool {
+        let info = self.checkpoint.info(name);
+        info.is_some_and(|info| is_buffer(name, &info.shape))
     }
 }
 
-pub(super) const HEAD: &str = "lm_head.weight";
-
-/// What embeddings are called.
-const EMBEDDINGS: [&str; 8] = [
-    "model.embed_tokens.weight",
-    "embed_tokens.weight",
-    "model.language_model.embed_tokens.weight",
-    "language_model.model.embed_tokens.weight",
-    "transformer.wte.weight",
-    "wte.weight",
-    "model.tok_embeddings.weight",
-    "shared.weight",
+/// What is before the names of the trunk's tensors in files of whole models.
+const PREFIXES: [&str; 8] = [
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "bert.",
+    "roberta.",
+    "backbone.",
+    "model.language_model.",
+    "language_model.",
 ];

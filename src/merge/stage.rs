@@ -8,7 +8,7 @@ use super::{MergeConfig, MergeOptions, Plan, plan, run, write_stats};
 use crate::artifact::{Existing, Kind};
 use crate::error::Result;
 use crate::progress::warn;
-use crate::stage::{self, Item, Reads, Stage};
+use crate::stage::{self, Item, Reads, Size, Stage};
 use crate::units::{Bytes, Count};
 
 /// The stage: a configuration, and what the merge is written to.
@@ -93,6 +93,12 @@ impl Stage for Merge {
 
     fn changing(&self, _: Kind) -> Value {
         self.written.clone()
+    }
+
+    fn size(&self) -> Size {
+        let models = self.config.models();
+        let base = models.first().map(|name| self.config.folders(name).0);
+        base.map_or(Size::Small, |dir| Size::Like(Item::model(dir)))
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

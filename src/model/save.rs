@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 use super::decoder::Decoder;
 use super::lora::LoraSave;
 use super::options::Mode;
-use crate::checkpoint::{CONFIG, FolderRecord, Layout, Place, SINGLE, Target, copy_companions};
+use crate::checkpoint::{
+    CONFIG, Companions, FolderRecord, Layout, Place, Role, SINGLE, Target, remove_quantisation,
+};
 use crate::error::{Context, Error, Result};
+use crate::files::json_text;
+use crate::progress::note;
 use crate::tensors::{Dtype, TensorSpec};
 
 impl Decoder {
@@ -61,7 +65,9 @@ impl Decoder {
             LoraSave::Merged => self.write_model(dir, base_dir, dtype),
             LoraSave::Adapter => {
                 let record = write_adapter(dir)?;
-                copy_companions(base_dir, dir, |_| true)?;
+                // The base is named, not replaced: its code and notes stay with it.
+                let wanted = |role| !matches!(role, Role::Quantisation | Role::Other);
+                Companions::of(base_dir)?.copy(dir, wanted)?;
                 Ok(record)
             }
             LoraSave::Both => {
@@ -77,7 +83,12 @@ impl Decoder {
     fn write_model(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<FolderRecord> {
         let record = self.write_weights(dir, dtype)?;
         self.write_config(&dir.join(CONFIG), dtype)?;
-        copy_companions(base_dir, dir, |_| true)?;
+        let companions = Companions::of(base_dir)?;
+        let why = |role| (role == Role::Quantisation).then_some("the result is not quantised");
+        companions.copy(dir, |role| why(role).is_none())?;
+        if let Some(left) = companions.left_out(why) {
+            note(left);
+        }
         Ok(record)
     }
 
@@ -90,10 +101,8 @@ impl Decoder {
         };
         config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
         // The weights that are written are not quantised, even if those that were read are.
-        config.shift_remove("quantization_config");
-        let text = serde_json::to_string_pretty(&Value::Object(config))
-            .during(|| "writing config.json".to_owned())?;
-        std::fs::write(path, text + "\n").at(path)
+        remove_quantisation(&mut config);
+        std::fs::write(path, json_text(&Value::Object(config))).at(path)
     }
 
     fn write_weights(&self, dir: &Path, dtype: DType) -> Result<FolderRecord> {

@@ -60,7 +60,7 @@ use crate::artifact::tokens::{self, SampleTokens};
 use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::text;
 use crate::units::Count;
 use crate::vocab::Vocabularies;
@@ -323,6 +323,10 @@ impl Stage for Project<'_> {
     fn changing(&self, _: Kind) -> Value {
         self.options
             .changing(self.warped, self.pivot_topk.is_some())
+    }
+
+    fn size(&self) -> Size {
+        Size::Like(Item::artifact(Kind::Topk, &self.topk))
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

@@ -4,6 +4,7 @@
 //! models, `plan` lays out the steps as values of the stages, `step` decides what is up to date and
 //! keeps the records.
 
+mod describe;
 mod models;
 mod owner;
 mod plan;
@@ -15,7 +16,6 @@ mod step;
 mod variants;
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use crate::progress::{check_interrupt, note, warn};
 use crate::query::RunFiles;
 use crate::stage::Item;
 use crate::text;
-use crate::units::{Bytes, Count, Elapsed};
+use crate::units::{Bytes, Elapsed};
 
 /// A run that is ready to start: models opened, steps laid out; the recipe's own and its
 /// variants'.
@@ -199,101 +199,6 @@ impl<'a> Plan<'a> {
 
     fn base(&self) -> &SubRun<'a> {
         &self.runs[0]
-    }
-
-    /// Models, sizes and steps as text. `only` leaves out the steps of other stages.
-    pub fn describe(&self, only: Option<&str>) -> Result<String> {
-        let base = self.base();
-        let mut text = format!("run {}\n\nmodels\n", base.run.dir.root().display());
-        let models = &base.run.models;
-        let names = models.iter().map(|model| model.name().len());
-        let width = names.max().unwrap_or(0);
-        for (index, model) in models.iter().enumerate() {
-            let _ = writeln!(
-                text,
-                "  {:width$}  {:<6}  {:<8}  {:>13} parameters  {:>10} on disk  {:>8} ids ({})",
-                model.name(),
-                if index == 0 { "pivot" } else { "source" },
-                model.config.architecture.name(),
-                Count(model.config.parameters()),
-                Bytes(Item::model(model.path()).bytes()).to_string(),
-                Count(model.tokenizer.vocabulary().len() as u64),
-                if model.vocab == model.name() {
-                    "own"
-                } else {
-                    &model.vocab
-                },
-            );
-        }
-        let inputs = &self.recipe().corpus.inputs;
-        let sizes = inputs.iter().map(|path| Item::File(path.clone()).bytes());
-        let text_bytes: u64 = sizes.sum();
-        // About 4 bytes of text a token, and 4 bytes an entry plus 8 fixed for a stored row.
-        let row = 6 + 3 * self.recipe().score.top_k as u64;
-        let _ = writeln!(
-            text,
-            "\ncorpus\n  {} files, {}; distributions of one model about {}\n\nsteps",
-            inputs.len(),
-            Bytes(text_bytes),
-            Bytes(text_bytes / 4 * row),
-        );
-        let mut ahead = false;
-        for sub in &self.runs {
-            ahead |= self.describe_steps(sub, only, &mut text)?;
-        }
-        if !ahead {
-            text += "\nnothing to do\n";
-        }
-        Ok(text)
-    }
-
-    /// Appends the steps of a run; of a variant, only those that it does not share. Returns
-    /// whether anything is to be done.
-    fn describe_steps(
-        &self,
-        sub: &SubRun<'_>,
-        only: Option<&str>,
-        text: &mut String,
-    ) -> Result<bool> {
-        let stages = sub.run.dir.stages();
-        let wanted = |step: &Step<'_>| only.is_none_or(|only| only == step.stage.name());
-        let shown: Vec<&Step<'_>> = sub
-            .steps
-            .iter()
-            .zip(&sub.shared)
-            .filter(|(step, shared)| !**shared && wanted(step))
-            .map(|(step, _)| step)
-            .collect();
-        if !sub.name.is_empty() {
-            let shared = sub.steps.iter().filter(|step| wanted(step)).count() - shown.len();
-            let _ = writeln!(text, "\n{}, {shared} steps shared", sub.title());
-        }
-        let width = shown
-            .iter()
-            .map(|step| step.name().len())
-            .max()
-            .unwrap_or(0);
-        let mut ahead = false;
-        // What steps that are to be done will write; what reads it may have to be done as well.
-        let mut changing: HashSet<PathBuf> = HashSet::new();
-        let places = |items: &[Item]| items.iter().map(Item::place).collect::<Result<Vec<_>>>();
-        for step in shown {
-            let status = step.status(&stages)?;
-            let mut inputs = places(&step.inputs()?)?.into_iter();
-            let follows = inputs.any(|input| changing.contains(&input));
-            let word = match status {
-                Status::UpToDate if follows => "again, if the above changes",
-                Status::UpToDate => "up to date",
-                Status::Ready => "to do",
-                Status::Waiting => "to do, after the above",
-            };
-            if follows || status != Status::UpToDate {
-                ahead = true;
-                changing.extend(places(&step.stage.writes())?);
-            }
-            let _ = writeln!(text, "  {:width$}  {word}", step.name());
-        }
-        Ok(ahead)
     }
 
     /// Reads all files of the run, its variants included, and compares them with what was written to

@@ -9,7 +9,7 @@ use super::schema::Reused;
 use super::share;
 use crate::artifact::{Artifact, Existing, Kind, RunDir};
 use crate::error::{Error, Result};
-use crate::stage::{Item, Reads, Stage};
+use crate::stage::{Item, Reads, Size, Stage};
 use crate::units::Count;
 
 /// The kinds of artifact that scoring makes.
@@ -85,6 +85,13 @@ impl Stage for Reuse<'_> {
 
     fn changing(&self, _: Kind) -> Value {
         "reused".into()
+    }
+
+    fn size(&self) -> Size {
+        Size::Like(Item::artifact(
+            Kind::Topk,
+            donor(self.model, self.reused, Kind::Topk),
+        ))
     }
 
     fn run(&self, _: Existing) -> Result<String> {

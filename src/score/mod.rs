@@ -15,7 +15,7 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::distribution::{Distribution, DistributionBuilder};
+use crate::artifact::distribution::{Distribution, DistributionBuilder, stored_bytes};
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
 use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter};
@@ -25,7 +25,7 @@ use crate::model::{
     DEFAULT_OFFLOAD, Draws, LoadOptions, Mode, PredictOptions, Predictions, Predictor, predict,
 };
 use crate::progress::{self, Bar};
-use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
+use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
 use crate::text;
 use crate::units::{Count, bits_per_byte};
 use crate::vocab::Vocabulary;
@@ -130,6 +130,14 @@ impl ScoreOptions {
             )));
         }
         Ok(())
+    }
+
+    /// About how many entries a row will have; random draws name a token about twice.
+    fn entries(&self) -> usize {
+        match self.mode {
+            Keep::Top => self.top_k,
+            Keep::Sampled => usize::from(self.samples) / 2,
+        }
     }
 
     /// Bytes for one pass over the model, if it is to stay on disk.
@@ -267,6 +275,10 @@ impl Stage for Score {
             Kind::SequenceMetrics => metrics_changing(self.dtype),
             _ => self.options.changing(self.dtype),
         }
+    }
+
+    fn size(&self) -> Size {
+        Size::PerToken(stored_bytes(self.options.entries()))
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

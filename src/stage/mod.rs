@@ -46,11 +46,27 @@ pub trait Stage {
     /// The options that change what is written as `kind`; those that are not in use are left out.
     fn changing(&self, kind: Kind) -> Value;
 
+    /// About how much its first result will take on disk.
+    fn size(&self) -> Size {
+        Size::Small
+    }
+
     /// Does it, part by part: what is there and complete is kept. Returns a sentence for the user.
     ///
     /// # Errors
     /// Those of the stage; parts of another result that are not to be replaced.
     fn run(&self, existing: Existing) -> Result<String>;
+}
+
+/// About how much a result takes on disk, as a plan says it before the work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Not worth telling.
+    Small,
+    /// Bytes for each token of the corpus.
+    PerToken(u64),
+    /// As much as something that is read.
+    Like(Item),
 }
 
 /// What is written as `kind` is made from.

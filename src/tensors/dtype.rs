@@ -124,9 +124,24 @@ impl Dtype {
         )
     }
 
-    /// Whether checkpoints of it are read: floats that are decoded, integers that are copied.
+    /// Whether checkpoints of it are read: floats that are decoded; integers and small floats that
+    /// are copied.
     pub fn is_read(self) -> bool {
-        (self as usize) < Self::F8E8M0 as usize || (self as usize) > Self::C64 as usize
+        self != Self::C64
+    }
+
+    /// Whether it is a float of 8 bits or fewer that [`Dtype::decode`] does not read: an element of
+    /// a packed weight, or an exponent that scales a block.
+    pub fn is_small_float(self) -> bool {
+        matches!(
+            self,
+            Self::F8E8M0
+                | Self::F8E4M3Fnuz
+                | Self::F8E5M2Fnuz
+                | Self::F6E2M3
+                | Self::F6E3M2
+                | Self::F4
+        )
     }
 
     /// Whether it is a float of 8 bits, which may have scales ([`ScaleMap`](super::ScaleMap)).

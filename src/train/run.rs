@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::files::digest;
 use crate::model::LoraSave;
 use crate::progress;
-use crate::stage::{Item, Reads, Source, Stage};
+use crate::stage::{Item, Reads, Size, Source, Stage};
 use crate::units::Count;
 
 /// What tests change of a training.
@@ -77,6 +77,14 @@ impl Train {
         }
     }
 
+    /// What is written of the trained model.
+    fn saved(&self) -> LoraSave {
+        match self.options.method {
+            Method::Full => LoraSave::Merged,
+            Method::Lora => self.options.lora.save,
+        }
+    }
+
     /// Writes model and log, and removes the state. Returns the step that was written, with its
     /// validation loss, if the best are kept.
     fn publish(&self, prepared: &Prepared<'_>, trained: &Trained) -> Result<Option<(u64, f64)>> {
@@ -91,12 +99,8 @@ impl Train {
             ));
         }
         let dtype = options.dtype.dtype();
-        let what = match options.method {
-            Method::Full => LoraSave::Merged,
-            Method::Lora => options.lora.save,
-        };
         let place = prepared.target.begin("train")?;
-        decoder.publish(place, self.folder(), dtype, what)?;
+        decoder.publish(place, self.folder(), dtype, self.saved())?;
         let provenance = prepared.provenance.clone();
         let writer = Writer::create(&self.steps_out, provenance, Existing::Replace)?;
         let mut part = writer.part(PartInfo::ONLY)?;
@@ -142,6 +146,13 @@ impl Stage for Train {
 
     fn changing(&self, _: Kind) -> Value {
         self.options.changing(self.targets.is_some())
+    }
+
+    fn size(&self) -> Size {
+        match &self.pivot {
+            Init::Model(dir) if self.saved() != LoraSave::Adapter => Size::Like(Item::model(dir)),
+            _ => Size::Small,
+        }
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

@@ -137,7 +137,7 @@ fn an_adapter_where_a_model_is_wanted_is_named() {
         "m.yml",
         "merge_method: linear\nmodels: [models/pivot, adapter]\nparameters: { weight: 1 }\n",
     );
-    let named = ["this is an adapter", "`MODEL+", "`owner/base`"];
+    let named = ["a LoRA adapter for `owner/base`", "`owner/base+"];
     for line in [
         "merge m.yml out",
         "eval --model adapter --name m --data valid.jsonl",

@@ -135,6 +135,40 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
 }
 
 #[test]
+fn a_plan_says_what_steps_will_write_and_have_written() {
+    let workshop = Workshop::new();
+    let sizes = || {
+        let plan = workshop.fuselm("run recipe.yml --dry-run").exits(0).stdout;
+        let of = |step: &str| -> String {
+            let line = plan
+                .lines()
+                .find(|line| line.trim_start().starts_with(step));
+            let size = line.and_then(|line| line.trim_end().rsplit("  ").next());
+            size.unwrap_or_default().to_owned()
+        };
+        [
+            "score market",
+            "project market",
+            "fuse market",
+            "train target-market",
+            "merge merged",
+        ]
+        .map(of)
+    };
+    let ahead = sizes();
+    assert!(
+        ahead.iter().all(|size| size.starts_with("about ")),
+        "{ahead:?}"
+    );
+    // Who has read less cannot write more: these are made of the rows of the first.
+    assert_eq!((&ahead[0], &ahead[0]), (&ahead[1], &ahead[2]));
+    workshop.fuselm("run recipe.yml").exits(0);
+    let there = sizes();
+    let is_size = |size: &String| size.ends_with("KiB") && !size.contains("about");
+    assert!(there.iter().all(is_size), "{there:?}");
+}
+
+#[test]
 fn one_stage_can_be_run_alone() {
     let workshop = Workshop::new();
     workshop.fuselm("run recipe.yml --only corpus").exits(0);

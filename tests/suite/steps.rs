@@ -313,7 +313,7 @@ fn steps_with(plan: &Finished, wanted: impl Fn(&str) -> bool) -> BTreeSet<String
 
 /// The steps of a plan that are not simply up to date.
 fn to_do(plan: &Finished) -> BTreeSet<String> {
-    steps_with(plan, |line| !line.ends_with("up to date"))
+    steps_with(plan, |line| !line.contains("  up to date"))
 }
 
 /// All steps of a plan.

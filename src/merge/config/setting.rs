@@ -42,7 +42,10 @@ impl Setting {
     /// # Errors
     ///
     /// The first one of `each`.
-    pub(super) fn scalars(&self, each: &mut impl FnMut(&Scalar) -> Result<()>) -> Result<()> {
+    pub(in crate::merge) fn scalars(
+        &self,
+        each: &mut impl FnMut(&Scalar) -> Result<()>,
+    ) -> Result<()> {
         match self {
             Self::Scalar(value) => each(value),
             Self::Gradient(values) => values

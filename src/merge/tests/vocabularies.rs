@@ -12,7 +12,7 @@ use crate::tensors::{Dtype, TensorSpec};
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A tokenizer of whole words; words in angle brackets are special added tokens.
-fn words(words: &[&str]) -> Value {
+pub(super) fn words(words: &[&str]) -> Value {
     let ids = (0..).zip(words);
     let plain = ids.clone().filter(|(_, word)| !word.starts_with('<'));
     let vocabulary: Value = plain
@@ -32,7 +32,7 @@ fn words(words: &[&str]) -> Value {
 
 /// Writes a model whose embedding has `rows` rows (`seed` x 100 + row, and a half more), and a head
 /// with the negatives.
-fn model(zoo: &Zoo, name: &str, seed: usize, tokens: &[&str], rows: usize) {
+pub(super) fn model(zoo: &Zoo, name: &str, seed: usize, tokens: &[&str], rows: usize) {
     wide(zoo, name, seed, tokens, rows, 2);
 }
 
@@ -126,7 +126,7 @@ fn close(found: &[f32], expected: &[f32]) {
     }
 }
 
-fn json_of(zoo: &Zoo, name: &str) -> Value {
+pub(super) fn json_of(zoo: &Zoo, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(zoo.out(name)).unwrap()).unwrap()
 }
 

@@ -14,6 +14,7 @@ difference of two models, PEFT loads it, and base + adapter must be as far from 
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 from common import Judge, load, model, save, tokenizer
@@ -35,6 +36,7 @@ BASES = {
     "gptoss": t.GptOssConfig(**SIZES, **MOE, sliding_window=16),
     "mixtral": t.MixtralConfig(**SIZES, **MOE),
     "qwen3moe": t.Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+    "qwen2moe": t.Qwen2MoeConfig(**{k: v for k, v in SIZES.items() if k != "head_dim"}, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24),
     "gemma": t.GemmaConfig(**SIZES),
 }
 QV = ["q_proj", "v_proj"]
@@ -138,6 +140,15 @@ CASES = [
     ("tied-tokens-head", "tied", dict(target_modules=QV, trainable_token_indices={"lm_head": [4]}), [], None),
     ("experts", "gptoss", dict(target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]), [], None),
     ("experts-one", "gptoss", dict(target_modules=[], target_parameters=["experts.down_proj"], rank_pattern={"experts.down_proj": 2}), [], None),
+    ("resized", "llama", dict(target_modules=QV, rows=66), [], None),
+    ("resized-saved", "llama", dict(target_modules=QV, modules_to_save=["embed_tokens", "lm_head"], rows=66), [], None),
+    ("resized-adapted", "llama", dict(target_modules=[*QV, "embed_tokens", "lm_head"], rows=70), [], None),
+    ("resized-tied", "tied", dict(target_modules=QV, rows=66), [], None),
+    ("resized-tied-saved", "tied", dict(target_modules=QV, modules_to_save=["embed_tokens", "lm_head"], rows=66), [], None),
+    ("bare", "bare", dict(target_modules=QV), [], None),
+    ("bare-regex", "bare", dict(target_modules=r"model\.layers\.1\..*q_proj"), [], None),
+    ("bare-embedding", "bare", dict(target_modules=[*QV, "embed_tokens"]), [], None),
+    ("parameter", "llama", dict(target_modules=["v_proj"], target_parameters=["self_attn.q_proj.weight"]), [], None),
     ("gemma-embedding", "gemma", dict(target_modules=[*QV, "embed_tokens"]), [], None),
     ("gemma-all-linear", "gemma", dict(target_modules="all-linear"), [], None),
     ("mixtral-attention", "mixtral", dict(target_modules=QV), [], None),
@@ -152,8 +163,11 @@ CASES = [
 def base(judge, name):
     folder = judge.dir / name
     if not folder.exists():
-        model(folder, BASES[name], 7)
+        model(folder, BASES["tied" if name == "bare" else name], 7)
         tokenizer(folder, 64)
+        if name == "bare":  # as Qwen3-Embedding is stored
+            stored = {key.removeprefix("model."): value for key, value in load(folder).items()}
+            save(folder, stored, json.loads((folder / "config.json").read_text()))
     return folder
 
 
@@ -161,7 +175,8 @@ def made(judge, case, of, config):
     """The folder of an adapter whose numbers are drawn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = t.AutoModelForCausalLM.from_pretrained(base(judge, of))
+        config = dict(config)
+        whole = resized(base(judge, of), config.pop("rows", None))
         adapted = peft.get_peft_model(whole, peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **config))
         torch.manual_seed(3)
         with torch.no_grad():
@@ -173,12 +188,20 @@ def made(judge, case, of, config):
     return folder
 
 
-def of_peft(folder, adapter):
+def resized(folder, rows):
+    """The model, with so many rows in embedding and head."""
+    whole = t.AutoModelForCausalLM.from_pretrained(folder)
+    if rows:
+        whole.resize_token_embeddings(rows)
+    return whole
+
+
+def of_peft(folder, adapter, rows):
     """PEFT's logits, or why it refuses."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            whole = t.AutoModelForCausalLM.from_pretrained(folder)
+            whole = resized(folder, rows)
             return peft.PeftModel.from_pretrained(whole, adapter).eval()(IDS).logits
     except Exception as error:
         return error
@@ -198,7 +221,7 @@ def adapter(judge, case):
         return judge.line(name, "PEFT does not make it", error, True)
     for edit in edits:
         edit(dir)
-    right = of_peft(folder, dir)
+    right = of_peft(folder, dir, config.get("rows"))
     recipe = judge.dir / "merge.yml"
     recipe.write_text(f"merge_method: passthrough\nmodels: [{folder}+{dir}]\ndtype: float32\n")
     status, said = judge.run("merge", recipe, "merged", "--force")
@@ -211,7 +234,7 @@ def adapter(judge, case):
         return judge.line(name, "should be refused by name", "applied", False)
     off = (logits(judge.dir / "merged") - right).abs().max().item()
     judge.line(name, "PEFT's logits", off, off < 1e-4)
-    if of in ("llama", "tied", "biased", "mixtral", "gemma"):
+    if of in ("llama", "tied", "biased", "mixtral", "gemma", "bare"):
         text = judge.dir / "text.jsonl"
         text.write_text(json.dumps({"text": " ".join(f"w{at}" for at in range(40))}) + "\n")
         both = [judge.run("eval", "--model", path, "--name", "m", "--data", "text.jsonl") for path in (f"{folder}+{dir}", "merged")]
@@ -242,6 +265,7 @@ EXTRACTED = [
     ("extract-experts", "gptoss", lambda name, value: 0.3 * torch.randn_like(value) if "experts" in name or "sinks" in name else 0.0),
     ("extract-mixtral", "mixtral", lambda name, value: thin(value) if value.dim() == 2 and "layers" in name else 0.0),
     ("extract-qwen3moe", "qwen3moe", lambda name, value: thin(value) if value.dim() == 2 and "layers" in name else 0.0),
+    ("extract-qwen2moe", "qwen2moe", lambda name, value: thin(value) if value.dim() == 2 and "layers" in name else 0.0),
     ("extract-full", "llama", lambda name, value: 0.1 * torch.randn_like(value)),
 ]
 
@@ -250,16 +274,23 @@ def extracted(judge, case):
     name, of, change = case
     folder, tuned, out = base(judge, of), judge.dir / f"tuned-{name}", judge.dir / f"extracted-{name}"
     tweaked(folder, tuned, change)
+    shutil.rmtree(out, ignore_errors=True)
     status, said = judge.run("extract-lora", folder, tuned, out, "--rank", "4")
     if status:
         return judge.line(name, "extract-lora", said, False)
     share = float(said.rsplit(" % of the difference missed", 1)[0].split()[-1]) / 100
     before, after = load(folder), load(tuned)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = peft.PeftModel.from_pretrained(t.AutoModelForCausalLM.from_pretrained(folder), out).merge_and_unload()
-    found = whole.state_dict()
-    square = lambda a, b: sum(((a[n].double() - b[n].double()) ** 2).sum().item() for n in after)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = peft.PeftModel.from_pretrained(t.AutoModelForCausalLM.from_pretrained(folder), out).merge_and_unload()
+            whole.save_pretrained(judge.dir / "back")
+    except Exception as error:
+        return judge.line(name, "PEFT loads what is written", error, False)
+    found = load(judge.dir / "back")
+    # A head that became a tensor of its own, or is the embedding still.
+    of = lambda tensors, name: tensors[name] if name in tensors else tensors["model.embed_tokens.weight"]
+    square = lambda a, b: sum(((of(a, n).double() - of(b, n).double()) ** 2).sum().item() for n in after)
     missed = (square(found, after) / square(before, after)) ** 0.5
     judge.line(name, f"PEFT: {missed:.4f} of the difference is missed", f"said {share:.4f}", abs(missed - share) < 2e-3)
 

@@ -52,8 +52,9 @@ const CONV1D: [&str; 4] = ["c_attn", "q_attn", "c_proj", "c_fc"];
 /// Families whose experts' matrices are stored as in × out (`is_transposed` of transformers).
 const TRANSPOSED_EXPERTS: [&str; 4] = ["gpt_oss", "openai_privacy_filter", "aria", "aria_text"];
 
-/// Families whose routers PEFT 0.21 adapts (`transformers_weight_conversion`).
-const CONVERTED: [&str; 22] = [
+/// Families whose routers, and experts that transformers stacks, PEFT 0.21 adapts by the names that
+/// they have in checkpoints (`transformers_weight_conversion`).
+const CONVERTED: [&str; 21] = [
     "mixtral",
     "minimax",
     "minimax_m2",
@@ -68,7 +69,6 @@ const CONVERTED: [&str; 22] = [
     "glm_moe_dsa",
     "longcat_flash",
     "solar_open",
-    "qwen2_moe",
     "qwen3_moe",
     "qwen3_next",
     "hunyuan_v1_moe",
@@ -195,9 +195,19 @@ impl Base {
     }
 }
 
-/// Whether PEFT can adapt the module of a matrix in a layer of a model of this type: routers are
-/// none of its projections, but where it takes the names of earlier versions.
+/// Whether a module is one of the experts of a block that a checkpoint has one by one.
+pub(super) fn is_expert(module: &str) -> bool {
+    let mut after = module.rsplit_once(".experts.").into_iter();
+    after.any(|(_, rest)| rest.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// Whether PEFT can adapt the module of a matrix in a layer of a model of this type: routers, and
+/// experts that transformers stacks, are none of its projections, but where it takes the names of
+/// earlier versions.
 pub(super) fn is_projection_name(module: &str, model_type: &str) -> bool {
+    if is_expert(module) && !CONVERTED.contains(&model_type) {
+        return false;
+    }
     match last_part(module) {
         "router" => false,
         "gate" => CONVERTED.contains(&model_type),

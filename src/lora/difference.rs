@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::base::{Base, is_projection_name};
+use super::base::{Base, is_expert, is_projection_name};
 use super::names::names_module;
 use crate::checkpoint::{Checkpoint, read_config, refuse_packed};
 use crate::error::{Error, Result};
@@ -219,9 +219,13 @@ impl Pair {
         let in_layer = layer(tensor).is_some();
         let projects =
             in_layer && !embedding && is_projection_name(module, self.known.model_type());
-        if parameter == "weight" && shape.len() == 2 && (named || projects) {
+        let is_unread = is_expert(module) && !projects;
+        if parameter == "weight" && shape.len() == 2 && (named && !is_unread || projects) {
             let flipped = embedding || self.known.is_transposed(module);
             return Held::Adapted { flipped, embedding };
+        }
+        if is_expert(module) {
+            return Held::Missed;
         }
         let of_module = matches!(parameter, "weight" | "bias");
         let is_shared = self.is_tied() && self.known.is_by_token(tensor);

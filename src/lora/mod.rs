@@ -11,7 +11,7 @@
 //! | `names` | the names of tensors, and which modules a name stands for |
 //! | `base` | what is known of the model that an adapter is for |
 //! | `low_rank` | W + s · B A, and DoRA's rows |
-//! | `adapter` | a folder that is open for reading |
+//! | `adapter`, `open` | a folder that is open for reading |
 //! | `sort`, `complete`, `parameters`, `parts`, `check` | what its tensors are to the model, and whether they fit |
 //! | `apply`, `begin` | the tensors of the model with it |
 //! | `split`, `path` | `BASE+ADAPTER`, which is a model wherever one is named |
@@ -32,6 +32,7 @@ mod expression;
 mod extract;
 mod low_rank;
 mod names;
+mod open;
 mod parameters;
 mod parts;
 mod path;

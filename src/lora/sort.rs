@@ -14,7 +14,6 @@ use crate::tensors::layer;
 /// Why a tensor is not applied.
 const UNTARGETED: &str = "`target_modules` and what narrows it down do not name their modules";
 const UNREAD: &str = "PEFT does not read tensors of these names for such modules and settings";
-const UNUSED: &str = "they are what the modules were before";
 
 /// Finds what each tensor is. Returns what is said of those that are not applied.
 ///
@@ -93,6 +92,12 @@ impl Sorter<'_> {
         }
     }
 
+    /// Whether the file has a tensor of this name without the prefix.
+    fn has(&self, inner: &str) -> bool {
+        let name = format!("{PREFIX}{inner}");
+        self.adapter.checkpoint.info(&name).is_some()
+    }
+
     fn unknown(&self, name: &str) -> Error {
         let expected = format!(
             "expected `{PREFIX}<module>.lora_A.weight` or `.lora_B.weight`, or a tensor of the model"
@@ -102,8 +107,7 @@ impl Sorter<'_> {
 
     pub(super) fn is_target(&self, module: &str) -> bool {
         let settings = &self.adapter.settings;
-        let parameters = !settings.parameters.is_empty();
-        let has = |module: &str| settings.targets.has(module, self.base, parameters);
+        let has = |module: &str| settings.targets.has(module, self.base);
         let tied = self.base.tied().filter(|_| settings.keep_tied);
         let tied = tied.map(|names| names.map(|name| name.strip_suffix(".weight").unwrap_or(name)));
         match tied {
@@ -143,7 +147,9 @@ impl Sorter<'_> {
             return Ok(());
         }
         match part {
-            Part::Before => self.ignore(name, UNUSED),
+            Part::Before => {}
+            // Some versions of PEFT write a saved module twice, and read the shorter name.
+            Part::Saved(own) if self.has(&format!("{module}.{own}")) => {}
             Part::Saved(own) => {
                 let tensor = self.find(name, &format!("{module}.{own}"))?;
                 self.replace(name, tensor, false)?;

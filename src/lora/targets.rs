@@ -140,7 +140,7 @@ impl Targets {
     }
 
     /// Fails where the settings in the file `path` do not say what is adapted, and PEFT does not
-    /// know it for models such as `base`.
+    /// know it for models such as `base`; `parameters`: there are `target_parameters` instead.
     pub fn check(&self, path: &Path, base: &Base, parameters: bool) -> Result<()> {
         match self.names {
             Names::Family if !parameters && family(base.model_type()).is_none() => {
@@ -155,9 +155,8 @@ impl Targets {
         }
     }
 
-    /// Whether the module `name` is adapted. `parameters` says whether there are
-    /// `target_parameters`, which take the place of absent names.
-    pub fn has(&self, name: &str, base: &Base, parameters: bool) -> bool {
+    /// Whether the module `name` is adapted.
+    pub fn has(&self, name: &str, base: &Base) -> bool {
         let is_excluded = self.exclude.as_ref().is_some_and(|names| match names {
             Names::Listed(names) => is_listed(names, name),
             Names::Expression(expression) => expression.is_match(name),
@@ -173,7 +172,6 @@ impl Targets {
             }
             Names::Expression(expression) => expression.is_match(name),
             Names::AllLinear => base.is_projection(name),
-            Names::Family if parameters => false,
             Names::Family => {
                 let names = family(base.model_type()).unwrap_or_default();
                 names.iter().any(|target| names_module(target, name)) && self.is_in_layers(name)
@@ -336,7 +334,7 @@ mod tests {
         let saved = fields.names("modules_to_save")?.unwrap_or_default();
         let targets = Targets::read(&fields, &saved)?;
         let places = names.iter().enumerate();
-        let found = places.filter(|(_, name)| targets.has(name, base, false));
+        let found = places.filter(|(_, name)| targets.has(name, base));
         Ok(found.map(|(at, _)| at.to_string()).collect())
     }
 }

@@ -277,7 +277,7 @@ fn bad_adapters_are_named() {
     write(&adapter, &wrong, &tensors);
     eval(&[
         "adapter/adapter_config.json",
-        "field `use_qalora`: expected none, found true",
+        "field `use_qalora`: expected nothing, found true",
     ]);
     // A without B.
     write(&adapter, &config, &tensors[..3]);

@@ -227,6 +227,14 @@ fn stored_tensors_under_every_name() {
         let found = open(&base, &settings, &tensors).unwrap();
         assert_eq!(with(&found, tensor), new, "{name}");
     }
+    // Written twice: the shorter name counts.
+    let twice = ["lm_head.modules_to_save.default.weight", "lm_head.weight"];
+    let values: [&[f32]; 2] = [&[0.0; 4], new];
+    let twice = twice.into_iter().zip(values);
+    let twice = twice.map(|(name, values)| (name, &[2, 2][..], values));
+    let tensors: Vec<_> = HALVES.into_iter().chain(twice).collect();
+    let settings = json!({"modules_to_save": ["lm_head"]});
+    assert_eq!(with(&open(&base, &settings, &tensors).unwrap(), HEAD), new);
     // A bias, and one that is added to it.
     let bias = "model.layers.0.self_attn.q_proj.bias";
     let stored = (

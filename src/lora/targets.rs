@@ -240,7 +240,7 @@ mod tests {
         ];
         let base = Base::new(
             names.map(|name| (format!("{name}.weight"), vec![4, 4])),
-            &json!({"model_type": "llama"}),
+            &json!({"model_type": "mixtral"}),
             None,
         );
         for (settings, expected) in [

@@ -262,7 +262,8 @@ fn an_adapter_is_applied_before_rows_are_placed() {
     let zoo = zoo();
     let dir = zoo.out("adapter");
     std::fs::create_dir(&dir).unwrap();
-    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1});
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1,
+        "target_modules": ["lm_head"]});
     std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
     let spec = |half: &str, shape: &[usize]| TensorSpec {
         name: format!("base_model.model.lm_head.lora_{half}.weight"),

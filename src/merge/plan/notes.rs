@@ -58,20 +58,12 @@ pub(super) fn notes(reference: &Model, models: &[Model], tensors: &[TensorPlan])
         ));
     }
     notes.extend(models.iter().filter_map(quantised));
-    notes.extend(models.iter().filter_map(unlisted));
+    notes.extend(
+        models
+            .iter()
+            .filter_map(|model| model.checkpoint.about_unlisted()),
+    );
     notes
-}
-
-/// What is said about tensors that no index lists.
-fn unlisted(model: &Model) -> Option<String> {
-    let unlisted = model.checkpoint.unlisted();
-    let first = unlisted.first()?;
-    Some(format!(
-        "{} tensors in the files of `{}` (such as `{first}`) are not listed there by its index: they \
-         are not the model's and are left out",
-        unlisted.len(),
-        model.name
-    ))
 }
 
 /// What is said about a model with 8-bit weights.

@@ -172,7 +172,7 @@ fn write(zoo: &Zoo, name: &str, format: Option<&Format>, seed: usize) {
     )
     .unwrap();
     let mut config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-        "num_hidden_layers": 2, "torch_dtype": "float16"});
+        "num_hidden_layers": 2, "torch_dtype": "float16", "tie_word_embeddings": false});
     if let Some(format) = format {
         let fields = (format.config)();
         for (key, value) in fields.as_object().unwrap() {

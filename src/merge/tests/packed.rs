@@ -489,7 +489,8 @@ fn what_says_that_weights_are_quantised_does_not_outlive_it() {
         .tensor("model.layers.1.mlp.weight_scale")
         .unwrap()
         .to_f32()[0];
-    let expected: Vec<f32> = { f8.tensor(weight).unwrap().to_f32().iter() }
+    let stored = f8.tensor(weight).unwrap().to_f32();
+    let expected: Vec<f32> = { stored.iter() }
         .map(|value| Dtype::BF16.round(value * scale))
         .collect();
     assert_eq!(out.tensor(weight).unwrap().to_f32(), expected);

@@ -223,6 +223,17 @@ impl Checkpoint {
         &self.unlisted
     }
 
+    /// What is to be said about them.
+    pub fn about_unlisted(&self) -> Option<String> {
+        let first = self.unlisted.first()?;
+        Some(format!(
+            "{}: {} tensors in the files (such as `{first}`) are not listed there by the index: they \
+             are not the model's and are left out",
+            self.dir.display(),
+            self.unlisted.len()
+        ))
+    }
+
     /// All tensors, in the order of the files and of the data in them.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.tensors.iter().map(|(_, tensor)| tensor)

@@ -318,12 +318,18 @@ impl Model {
 }
 
 /// What is before the names of the trunk's tensors in files of whole models.
-const PREFIXES: [&str; 8] = [
+const PREFIXES: [&str; 14] = [
     "model.",
     "transformer.",
     "gpt_neox.",
     "bert.",
     "roberta.",
+    "distilbert.",
+    "electra.",
+    "deberta.",
+    "mpnet.",
+    "albert.",
+    "rwkv.",
     "backbone.",
     "model.language_model.",
     "language_model.",

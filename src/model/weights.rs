@@ -12,6 +12,7 @@ use super::config::Config;
 use super::gguf::Gguf;
 use crate::checkpoint::{CONFIG, Checkpoint, Encoding, is_gguf};
 use crate::error::{Context, Error, Result};
+use crate::progress::warn_once;
 use crate::tensors::{Dtype, Grid, ScaleMap, Scales, TensorInfo, is_buffer};
 
 /// The parameters of a model folder, mapped and checked against its configuration.
@@ -27,6 +28,9 @@ impl Weights {
     /// Those of [`check_weights`].
     pub fn open(dir: &Path, config: &Config) -> Result<Self> {
         let checkpoint = open(dir, config)?;
+        if let Some(unlisted) = checkpoint.about_unlisted() {
+            warn_once(unlisted);
+        }
         let scales = check(&checkpoint, config)?;
         Ok(Self { checkpoint, scales })
     }

@@ -199,7 +199,7 @@ mod tests {
             ),
             (
                 "MXFP4",
-                1,
+                2,
                 &[
                     ("e.gate_up_proj_bias", F16),
                     ("e.gate_up_proj_blocks", U8),

@@ -1,5 +1,7 @@
 //! Which tensors of which models become which output tensor, checked over all models.
 
+use std::collections::HashMap;
+
 use super::checks::{no_extras, same_architecture};
 use super::notes::{notes, untie};
 use super::packed::{check_equal, check_renumbered};
@@ -13,7 +15,7 @@ use crate::merge::follow::{Layers, follow};
 use crate::merge::inputs::Model;
 use crate::merge::stacks::{Place as Lies, Stacks};
 use crate::merge::vocabulary::Vocabulary;
-use crate::tensors::Dtype;
+use crate::tensors::{Dtype, layer};
 
 /// Pairs the tensors of all models for the slices `stacks`. With a `vocabulary`, embeddings and heads
 /// are placed by token.
@@ -32,10 +34,15 @@ pub(super) fn match_tensors(
         return Err(Error::usage("the merge configuration has no slice"));
     };
     same_architecture(models)?;
+    let layered: Vec<Stacks> = models.iter().map(Stacks::of).collect();
+    let numbered = models.iter().zip(&layered);
     let mut matcher = Matcher {
         config,
         models,
-        layered: models.iter().map(Stacks::of).collect(),
+        numbered: numbered
+            .map(|(model, stacks)| numbers(model, stacks))
+            .collect(),
+        layered,
         vocabulary,
         tensors: Vec::new(),
         layers: Vec::new(),
@@ -91,6 +98,8 @@ struct Matcher<'a> {
     config: &'a MergeConfig,
     models: &'a [Model],
     layered: Vec<Stacks>,
+    /// The tensors of each layer of the models' main stacks.
+    numbered: Vec<HashMap<usize, Vec<&'a str>>>,
     vocabulary: Option<&'a Vocabulary<'a>>,
     tensors: Vec<TensorPlan>,
     /// For each output layer the model and its layer that the configuration is taken from.
@@ -138,22 +147,22 @@ impl Matcher<'_> {
         let output_layer = self.layers.len();
         self.layers.push((stack.reference, wanted));
         let before = self.tensors.len();
-        for tensor in reference.checkpoint.tensors() {
-            let name = &tensor.name;
+        let of = |matcher: &Self, number: usize| {
+            let names = matcher.numbered[stack.reference].get(&number);
+            names.cloned().unwrap_or_default()
+        };
+        let is_shared = |name: &&str| is_of_first_layer(reference, name);
+        if output_layer == 0 {
+            for name in of(self, 0).into_iter().filter(is_shared) {
+                self.push(stack, name.to_owned(), &Place::fixed(0.0))?;
+            }
+        }
+        for name in of(self, wanted) {
             let layered = &self.layered[stack.reference];
-            let Lies::Layer(prefix, number, suffix) = layered.place(name) else {
+            let Lies::Layer(prefix, _, suffix) = layered.place(name) else {
                 continue;
             };
-            if reference.ignores(name) {
-                continue;
-            }
-            if is_of_first_layer(reference, prefix, suffix) {
-                if output_layer == 0 && number == 0 {
-                    self.push(stack, name.clone(), &Place::fixed(0.0))?;
-                }
-                continue;
-            }
-            if number != wanted {
+            if is_shared(&name) {
                 continue;
             }
             let layers = match stack.is_partial() {
@@ -350,10 +359,27 @@ fn is_before_layers(name: &str) -> bool {
 
 /// Whether only the first layer of a stack has a tensor (T5's table of relative positions, which its
 /// other layers share): it stays in the first layer.
-fn is_of_first_layer(model: &Model, prefix: &str, suffix: &str) -> bool {
-    let has = |number: usize| {
-        let name = format!("{prefix}{number}{suffix}");
-        model.checkpoint.info(&name).is_some()
+fn is_of_first_layer(model: &Model, name: &str) -> bool {
+    let Some((prefix, 0, suffix)) = layer(name).filter(|_| name.contains(TABLE)) else {
+        return false;
     };
-    suffix.contains("relative_attention_bias") && has(0) && !has(1)
+    let next = format!("{prefix}1{suffix}");
+    model.checkpoint.info(&next).is_none()
+}
+
+/// The table of relative positions.
+const TABLE: &str = "relative_attention_bias";
+
+/// The tensors of each layer of a model's main stacks, but for those that are no weights.
+fn numbers<'a>(model: &'a Model, stacks: &Stacks) -> HashMap<usize, Vec<&'a str>> {
+    let mut found: HashMap<usize, Vec<&str>> = HashMap::new();
+    for tensor in model.checkpoint.tensors() {
+        let name = tensor.name.as_str();
+        if let Lies::Layer(_, number, _) = stacks.place(name)
+            && !model.ignores(name)
+        {
+            found.entry(number).or_default().push(name);
+        }
+    }
+    found
 }

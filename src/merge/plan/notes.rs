@@ -21,13 +21,15 @@ pub(super) fn untie(
     };
     let contradicted = models.iter().filter(|model| model.tie.is_contradicted());
     let names: Vec<&str> = contradicted.map(|model| model.name.as_str()).collect();
-    let stated = map.get(tie::FIELD) == Some(&Value::Bool(false));
-    if let Some(Value::Object(text)) = map.get_mut("text_config")
-        && text.contains_key(tie::FIELD)
-    {
-        text.insert(tie::FIELD.to_owned(), Value::Bool(false));
+    let own = reference.tie.separate_head().is_some();
+    if !own || reference.tie.is_contradicted() {
+        if let Some(Value::Object(text)) = map.get_mut("text_config")
+            && text.contains_key(tie::FIELD)
+        {
+            text.insert(tie::FIELD.to_owned(), Value::Bool(false));
+        }
+        map.insert(tie::FIELD.to_owned(), Value::Bool(false));
     }
-    map.insert(tie::FIELD.to_owned(), Value::Bool(false));
     if !names.is_empty() {
         notes.push(format!(
             "the configuration of `{}` ties head and embedding, which differ: both are merged, as \
@@ -35,7 +37,7 @@ pub(super) fn untie(
             names.join("`, `")
         ));
     }
-    if !stated && reference.tie.separate_head().is_none() {
+    if !own {
         notes.push(format!(
             "the output has a head of its own: `{}` is false in its config.json",
             tie::FIELD
@@ -58,20 +60,12 @@ pub(super) fn notes(reference: &Model, models: &[Model], tensors: &[TensorPlan])
         ));
     }
     notes.extend(models.iter().filter_map(quantised));
-    notes.extend(models.iter().filter_map(unlisted));
+    notes.extend(
+        models
+            .iter()
+            .filter_map(|model| model.checkpoint.about_unlisted()),
+    );
     notes
-}
-
-/// What is said about tensors that no index lists.
-fn unlisted(model: &Model) -> Option<String> {
-    let unlisted = model.checkpoint.unlisted();
-    let first = unlisted.first()?;
-    Some(format!(
-        "{} tensors in the files of `{}` (such as `{first}`) are not listed there by its index: they \
-         are not the model's and are left out",
-        unlisted.len(),
-        model.name
-    ))
 }
 
 /// What is said about a model with 8-bit weights.

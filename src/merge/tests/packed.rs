@@ -172,7 +172,7 @@ fn write(zoo: &Zoo, name: &str, format: Option<&Format>, seed: usize) {
     )
     .unwrap();
     let mut config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-        "num_hidden_layers": 2, "torch_dtype": "float16"});
+        "num_hidden_layers": 2, "torch_dtype": "float16", "tie_word_embeddings": false});
     if let Some(format) = format {
         let fields = (format.config)();
         for (key, value) in fields.as_object().unwrap() {
@@ -454,5 +454,59 @@ fn shared_configurations_of_packed_models() {
                 (_, Err(error)) => assert!(error.to_string().contains("quantised"), "{error}"),
             }
         }
+    }
+}
+
+/// 8-bit floats with a scale, stated in a part of `config.json` and in a file of its own.
+const FP8: Format = Format {
+    name: "",
+    matrix: &[
+        (".weight", Stored::F8_E4M3, &[16, 24]),
+        (".weight_scale", Stored::F32, &[]),
+        (".input_scale", Stored::F32, &[]),
+    ],
+    config: || {
+        json!({"text_config": {"quantization_config": {"quant_method": "modelopt",
+            "quant_algo": "FP8"}}})
+    },
+    file: Some((
+        "hf_quant_config.json",
+        || json!({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}),
+    )),
+};
+
+#[test]
+fn what_says_that_weights_are_quantised_does_not_outlive_it() {
+    let zoo = Zoo::new(Dtype::F16, 8);
+    write(&zoo, "f8", Some(&FP8), 1);
+    let plan = zoo.plan(copied("f8"), "out").unwrap();
+    let said = plan.to_string();
+    let left = "`hf_quant_config.json` (the result is not quantised)";
+    assert!(said.contains(left), "{said}");
+    let (out, _) = zoo.merge(copied("f8"), "out");
+    let (f8, weight) = (zoo.open("f8"), "model.layers.1.mlp.weight");
+    let scale = f8
+        .tensor("model.layers.1.mlp.weight_scale")
+        .unwrap()
+        .to_f32()[0];
+    let stored = f8.tensor(weight).unwrap().to_f32();
+    let expected: Vec<f32> = { stored.iter() }
+        .map(|value| Dtype::BF16.round(value * scale))
+        .collect();
+    assert_eq!(out.tensor(weight).unwrap().to_f32(), expected);
+    assert_eq!(out.tensors().len(), 5);
+    assert!(!zoo.out("out/hf_quant_config.json").exists());
+    let config = fs::read_to_string(zoo.out("out/config.json")).unwrap();
+    assert!(!config.contains("quant"), "{config}");
+    // A file that says something else of the same weights.
+    let path = zoo.out("f8/hf_quant_config.json");
+    fs::write(&path, r#"{"quantization": {"quant_algo": "W4A8_AWQ"}}"#).unwrap();
+    let error = zoo.plan(copied("f8"), "again").err().unwrap().to_string();
+    for part in [
+        "hf_quant_config.json",
+        "W4A8_AWQ",
+        "convert the model to bfloat16",
+    ] {
+        assert!(error.contains(part), "{error}");
     }
 }

@@ -40,11 +40,12 @@ fn a_stack_of_two_vocabularies_is_refused_or_has_one() {
     // The remedy: the first model's tokens, with the second one's rows for them.
     for (source, rows) in [("base", 4), ("union", 5), ("b", 5)] {
         let value = stacked(["a", "b"], json!({"tokenizer": {"source": source}}));
-        let (out, _) = zoo.merge(value, source);
+        let folder = format!("out-{source}");
+        let (out, _) = zoo.merge(value, &folder);
         for table in ["model.embed_tokens.weight", "lm_head.weight"] {
             assert_eq!(out.info(table).unwrap().shape, [rows, 2], "{source}");
         }
-        let config = json_of(&zoo, &format!("{source}/config.json"));
+        let config = json_of(&zoo, &format!("{folder}/config.json"));
         assert_eq!(
             (&config["vocab_size"], &config["num_hidden_layers"]),
             (&json!(rows), &json!(2))

@@ -33,7 +33,8 @@ pub(super) const MPT: Family = Family {
     reading: Reading::Own(read),
     #[cfg(test)]
     sample: r#"{"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4, "n_layers": 2,
-        "expansion_ratio": 2, "max_seq_len": 32}"#,
+        "expansion_ratio": 2, "max_seq_len": 32, "hidden_size": null, "num_attention_heads": null,
+        "num_hidden_layers": null}"#,
 };
 
 fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {

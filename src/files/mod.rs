@@ -17,6 +17,7 @@
 //! | `lock` | locks that end with their process |
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
 //! | `verify` | many files compared with their records, in parallel |
+//! | `yaml` | YAML as PyYAML reads it |
 
 mod ancestor;
 pub mod atomic;
@@ -28,16 +29,19 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod yaml;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ancestor::existing_ancestor;
 pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
+pub(crate) use json::edit_json;
 pub use json::{read_json, read_object};
 pub use lock::Lock;
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};
+pub(crate) use yaml::read_yaml;
 
 /// What was written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 use super::tokens::entry;
 use crate::checkpoint::{CONFIG, Role, TOKENIZER, TOKENIZER_CONFIG, copy_companions};
 use crate::error::{Context, Result};
-use crate::files::read_json;
+use crate::files::{edit_json, read_json};
 
 /// Writes the tokenizer of the folder `from` to `to`.
 ///
@@ -56,16 +56,17 @@ impl Files {
             companion.role == Role::Settings
         })?;
         // Older releases of transformers keep added tokens here a second time.
-        let config = read_json(&self.source.join(TOKENIZER_CONFIG))?;
-        if let Some(mut config) = config
-            && config.get("added_tokens_decoder").is_some()
-        {
-            let added = self.added.iter();
-            let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
-            config["added_tokens_decoder"] = Value::Object(added.collect());
-            write(TOKENIZER_CONFIG, &format!("{config:#}\n"))?;
+        const KEY: &str = "added_tokens_decoder";
+        match read_json(&self.source.join(TOKENIZER_CONFIG))? {
+            Some(config) if config.get(KEY).is_some() => {
+                let added = self.added.iter();
+                let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
+                edit_json(&dir.join(TOKENIZER_CONFIG), |config| {
+                    config.insert(KEY.into(), Value::Object(added.collect()));
+                })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Corrects the output's `config.json`: the size of the vocabulary, ids of special tokens.

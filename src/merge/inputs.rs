@@ -9,7 +9,7 @@ use super::config::MergeConfig;
 use crate::checkpoint::{Checkpoint, read_config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, Update};
-use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer};
+use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer, widen};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -46,6 +46,15 @@ impl Elements for Input<'_> {
     fn read(&self, start: usize, out: &mut [f32]) {
         self.view.read(start, out);
         self.complete(start, out);
+    }
+
+    fn read_f64(&self, start: usize, out: &mut [f64]) {
+        if self.scales.is_none() && self.update.is_none() {
+            return self.view.read_f64(start, out);
+        }
+        let mut single = vec![0.0; out.len()];
+        self.read(start, &mut single);
+        widen(&single, out);
     }
 
     fn peek(&self, start: usize, out: &mut [f32]) {

@@ -19,7 +19,7 @@ pub(crate) mod simd;
 pub mod vector;
 
 pub use dtype::Dtype;
-pub use elements::{Elements, View};
+pub use elements::{Elements, View, widen};
 pub(crate) use header::Pairs;
 pub use header::{Header, TensorInfo, TensorSpec};
 pub use layer::layer;

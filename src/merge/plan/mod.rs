@@ -91,7 +91,11 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let placements = matched.tensors.iter();
     let placements = placements.filter_map(|tensor| tensor.placement.as_deref());
     let fingerprint = fingerprint(config, &models, tokenizer.as_ref(), placements, &layout)?;
-    let warnings = differences(config, &models).into_iter().chain(about);
+    let without_effect = config.warnings.iter().cloned();
+    let warnings = differences(config, &models)
+        .into_iter()
+        .chain(about)
+        .chain(without_effect);
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     Ok(Plan {

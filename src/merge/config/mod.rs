@@ -6,7 +6,7 @@
 //! | `tokenizer` | `tokenizer_source` and `tokenizer` |
 //! | `json` | values of a kind |
 //! | `check` | whether the models are those that the method takes |
-//! | `parameters`, `sources`, `read` | reading mergekit's YAML |
+//! | `reader`, `parameters`, `sources`, `read` | reading mergekit's YAML |
 //!
 //! `models` is short for one slice that holds all layers. A parameter is looked up at the
 //! model, then at its slice, then at the top; at each level it is a scalar, a gradient (a list
@@ -17,6 +17,7 @@ mod check;
 mod json;
 mod parameters;
 mod read;
+mod reader;
 mod setting;
 mod sources;
 mod tokenizer;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::json::{flag, given, known, number, object, word};
-use super::read::Reader;
+use super::reader::Reader;
 use super::setting::{Setting, Settings};
 use crate::error::{Error, Result, did_you_mean};
 use crate::merge::methods::{Kind, MEMORY_SAVERS, METHODS, Parameter, Scalar};

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::json::{given, known, list, object, whole, word};
-use super::read::Reader;
+use super::reader::Reader;
 use super::{MergeConfig, Slice, Source};
 use crate::error::{Error, Result};
 use crate::lora::split;
@@ -196,8 +196,7 @@ impl Reader {
                 continue;
             }
             self.warn(format!(
-                "`base_model: {base}` is not among the models: it has no effect on the weights \
-                 (config.json and the tokenizer are its)"
+                "`base_model: {base}` is not among the models: it has no effect on the weights"
             ));
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::json::{flag, given, known, object, whole};
-use super::read::Reader;
+use super::reader::Reader;
 use crate::error::{Error, Result};
 
 /// Whose tokens the output has.

@@ -41,7 +41,7 @@ pub use lock::Lock;
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};
-pub(crate) use yaml::read_yaml;
+pub(crate) use yaml::{Place, places, read_yaml};
 
 /// What was written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //!
 //! Memory: the document with its aliases written out, of at most [`MOST`] values.
 
+mod places;
 mod scalar;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Number, Value};
 
+pub use self::places::{Place, places};
 use self::scalar::{flag, integer, resolve};
 use crate::error::{Error, Result};
 

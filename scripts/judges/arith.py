@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from common import Judge, load, model, save, tokenizer
@@ -139,7 +140,7 @@ def mergekit(root: Path, text: str, out: str) -> dict | str:
 
     try:
         config = MergeConfiguration.model_validate(yaml.safe_load(text))
-        run_merge(config, str(root / out), MergeOptions(quiet=True))
+        run_merge(config, str(root / out), MergeOptions(quiet=True, write_model_card=False))
     except Exception as error:  # noqa: BLE001  what it says is the result
         return f"{type(error).__name__}: {error}"
     return load(root / out)
@@ -148,7 +149,7 @@ def mergekit(root: Path, text: str, out: str) -> dict | str:
 TIES = "merge_method: ties\nbase_model: base\ndtype: float32\nmodels: [{model: ma}, {model: mb}]\n"
 FORMS = {
     "text, words and blanks": TIES + "parameters: {weight: ' 5e-1 ', normalize: 'N', density: '1_0e-1'}",
-    "octal, base 60": TIES + "parameters: {weight: 01, lambda: 0:30, normalize: t}",
+    "octal, hexadecimal, base 60": TIES + "parameters: {weight: [01, 0x2], lambda: 1:00, normalize: t}",
     "flags as numbers": TIES + "parameters: {weight: yes, normalize: 0.0, density: true}",
     "merge keys": "x: &x {weight: 0.3}\ny: &y {weight: 0.9, density: 1.0}\n" + TIES
     + "parameters: {<<: [*x, *y], lambda: 2}",
@@ -183,9 +184,9 @@ def forms(judge: Judge, root: Path) -> None:
         theirs = mergekit(root, text, f"theirs{at}")
         status, said = judge.run("merge", "case.yml", f"ours{at}", cwd=root)
         if isinstance(theirs, str):
-            # A base without effect, or one that lacks a weight.
-            judge.line(case, f"mergekit: {' '.join(theirs.split())[:60]}", said.split("warning")[-1],
-                       status != 0 or "no effect" in said)
+            # A base without effect, or a value that is lacking: to be said.
+            judge.line(case, f"mergekit: {' '.join(theirs.split())[:70]}", said.split("warning")[-1],
+                       "no effect" in said if status == 0 else "needs the parameter" in said)
         elif status:
             judge.line(case, "mergekit", said, False)
         else:
@@ -232,11 +233,15 @@ def files(judge: Judge, root: Path, torch) -> None:
 def main() -> None:
     import torch
 
+    import transformers
+
     logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     judge = Judge(__doc__)
     methods(judge, torch)
     root = llamas(judge, torch)
+    os.chdir(root)
     forms(judge, root)
     files(judge, root, torch)
     judge.end()

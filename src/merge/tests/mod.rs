@@ -1,9 +1,12 @@
 //! Merges of small made-up models, and of those in the shared folder.
 
 mod adapters;
+mod cancelling;
+mod companions;
 mod configurations;
 mod fixtures;
 mod float64;
+mod forms;
 mod golden;
 mod hostile;
 mod layers;

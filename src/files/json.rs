@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::spelling::print_like;
 use crate::error::{Context, Error, Result};
 
 /// Before the name of a number, in the JSON strings that stand for those numbers.
@@ -37,18 +38,30 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
+/// Changes the object in a JSON file. Numbers that stay are written as they were.
+///
+/// # Errors
+/// As [`read_object`], and a failed write.
+pub(crate) fn edit_json(path: &Path, edit: impl FnOnce(&mut Map<String, Value>)) -> Result<()> {
+    let text = std::fs::read(path).at(path)?;
+    let mut map = read_object(path)?;
+    edit(&mut map);
+    let text = print_like(&String::from_utf8_lossy(&text), &Value::Object(map));
+    std::fs::write(path, strings_as_numbers(text)).at(path)
+}
+
 /// The text of a JSON file, indented, with a line end; numbers that Python wrote are written as it does.
 pub fn json_text(value: &Value) -> String {
-    let mut text = format!("{value:#}\n");
-    for word in WORDS {
-        text = text.replace(&format!("\"{ESCAPED}{word}\""), word);
-    }
-    text
+    strings_as_numbers(format!("{value:#}\n"))
 }
 
 /// A value for people: [`json_text`] in one line.
 pub(crate) fn json_line(value: &Value) -> String {
-    let mut text = value.to_string();
+    strings_as_numbers(value.to_string())
+}
+
+/// What [`numbers_as_strings`] has done, undone in the text that is printed.
+fn strings_as_numbers(mut text: String) -> String {
     for word in WORDS {
         text = text.replace(&format!("\"{ESCAPED}{word}\""), word);
     }
@@ -105,6 +118,9 @@ mod tests {
         let value = read_json(&path).unwrap().unwrap();
         assert_eq!(json_text(&value), text);
         assert_eq!(json_line(&value["limit"]), "[0.0,Infinity]");
+        edit_json(&path, |map| drop(map.shift_remove("low"))).unwrap();
+        let edited = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(edited, text.replace("  \"low\": -Infinity,\n", ""));
         for wrong in [
             "{\"a\": infinity}",
             "{\"a\": +Infinity}",

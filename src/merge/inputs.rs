@@ -10,7 +10,7 @@ use super::tie::Tie;
 use crate::checkpoint::{Checkpoint, Encoding, Found, PackedWeights, TOKENIZER, read_config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, Base, Update};
-use crate::tensors::{Dtype, Elements, ScaleMap, Scales, TensorInfo, View, is_buffer};
+use crate::tensors::{Dtype, Elements, ScaleMap, Scales, TensorInfo, View, is_buffer, widen};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -47,6 +47,15 @@ impl Elements for Input<'_> {
     fn read(&self, start: usize, out: &mut [f32]) {
         self.view.read(start, out);
         self.complete(start, out);
+    }
+
+    fn read_f64(&self, start: usize, out: &mut [f64]) {
+        if self.scales.is_none() && self.update.is_none() {
+            return self.view.read_f64(start, out);
+        }
+        let mut single = vec![0.0; out.len()];
+        self.read(start, &mut single);
+        widen(&single, out);
     }
 
     fn peek(&self, start: usize, out: &mut [f32]) {

@@ -13,7 +13,7 @@
 //! | `stacks`, `follow` | the models' layers; a configuration that follows the output's |
 //! | `vocabulary` | the output's tokens, and the rows of embeddings placed by token |
 //! | `plan` | every tensor of the output, checked before a byte is written; `fingerprint` |
-//! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output` |
+//! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output`, `template` |
 //! | `single`, `stats`, `stage` | one tensor from anywhere; `merge_stats`; the stage |
 //!
 //! Each part imports only those above it. [`run()`] writes into a folder beside the output that is
@@ -40,13 +40,14 @@ mod single;
 mod stacks;
 mod stage;
 mod stats;
+mod template;
 mod tie;
 mod vocabulary;
 
 pub use arithmetic::Output;
 pub use config::{
-    MergeConfig, Setting, Settings, Slice, Source, TokenConfig, TokenSource, TokenizerConfig,
-    TokenizerSource,
+    ChatTemplate, MergeConfig, Setting, Settings, Slice, Source, TokenConfig, TokenSource,
+    TokenizerConfig, TokenizerSource,
 };
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};

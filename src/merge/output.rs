@@ -5,10 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::plan::Plan;
+use super::template::write_template;
 use super::vocabulary::is_tokenizer;
-use crate::checkpoint::{
-    CHAT_TEMPLATE, CONFIG, Companions, GENERATION, Role, TOKENIZER_CONFIG, remove_quantisation,
-};
+use crate::checkpoint::{CONFIG, Companions, GENERATION, Role, remove_quantisation};
 use crate::error::{Context, Result};
 use crate::files::{json_text, read_json};
 use crate::tensors::Dtype;
@@ -46,15 +45,7 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
             }
         }
     }
-    if let Some(template) = &plan.config.chat_template {
-        write(CHAT_TEMPLATE, template.clone())?;
-        if let Some(mut config) = read_json(&dir.join(TOKENIZER_CONFIG))? {
-            if let Some(map) = config.as_object_mut() {
-                map.shift_remove("chat_template");
-            }
-            write(TOKENIZER_CONFIG, json_text(&config))?;
-        }
-    }
+    write_template(plan, dir)?;
     write("README.md", card(plan)?)
 }
 

@@ -225,6 +225,22 @@ impl Dtype {
         }
     }
 
+    /// [`Dtype::encode`] of `f64` values, which keep all digits in `f64`; how many of them are not
+    /// finite as they are stored.
+    pub fn encode_f64(self, values: &[f64], out: &mut [u8]) -> usize {
+        if self == Self::F64 {
+            for (raw, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+                *raw = value.to_le_bytes();
+            }
+            return values.iter().filter(|value| !value.is_finite()).count();
+        }
+        let single: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        self.encode(&single, out);
+        let overflow = self.overflow();
+        let is_stored = |value: &&f32| value.abs() < overflow;
+        single.len() - single.iter().filter(is_stored).count()
+    }
+
     /// The smallest positive `f32` that [`Dtype::encode`] turns into infinity.
     pub fn overflow(self) -> f32 {
         match self {

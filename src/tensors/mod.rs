@@ -24,7 +24,7 @@ pub mod vector;
 
 pub use buffer::is_buffer;
 pub use dtype::Dtype;
-pub use elements::{Elements, View};
+pub use elements::{Elements, View, widen};
 pub(crate) use header::Pairs;
 pub use header::{Header, TensorInfo, TensorSpec};
 pub use layer::layer;

@@ -108,7 +108,8 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
     let placements = placements.filter_map(|tensor| tensor.placement.as_deref());
     let fingerprint = fingerprint(config, &models, tokenizer.as_ref(), placements, &layout)?;
     let differing = differences(config, &with_tables(&matched, &models));
-    let warnings = differing.into_iter().chain(about);
+    let without_effect = config.warnings.iter().cloned();
+    let warnings = differing.into_iter().chain(about).chain(without_effect);
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     Ok(Plan {

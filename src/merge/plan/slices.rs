@@ -94,7 +94,12 @@ impl<'a> Stack<'a> {
         let base_first = base_first.unwrap_or(0);
         let (reference, reference_first) = match base {
             Some(base) => (base, base_first),
-            None => others[0],
+            // A base that is one model among others says what is not merged, as in mergekit.
+            None => {
+                let listed = config.base_of(slice);
+                let is_base = |(number, _): &&(usize, usize)| Some(&models[*number].name) == listed;
+                *others.iter().find(is_base).unwrap_or(&others[0])
+            }
         };
         Ok(Self {
             slice,

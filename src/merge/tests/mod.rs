@@ -1,10 +1,13 @@
 //! Merges of small made-up models, and of those in the shared folder.
 
 mod adapters;
+mod cancelling;
+mod companions;
 mod configurations;
 mod extraction;
 mod fixtures;
 mod float64;
+mod forms;
 mod golden;
 mod hostile;
 mod layers;

@@ -9,7 +9,7 @@ use tokenizers::AddedToken;
 use super::tokens::entry;
 use crate::checkpoint::{Companions, Role, TOKENIZER, TOKENIZER_CONFIG};
 use crate::error::{Context, Result};
-use crate::files::{json_text, read_json};
+use crate::files::{edit_json, read_json};
 
 /// Whether companions of this role are a tokenizer's.
 pub(in crate::merge) fn is_tokenizer(role: Role) -> bool {
@@ -53,15 +53,16 @@ impl Files {
         write(TOKENIZER, json)?;
         companions.copy(dir, |role| role == Role::Settings)?;
         // Older releases of transformers keep added tokens here a second time.
-        let config = read_json(&self.source.join(TOKENIZER_CONFIG))?;
-        if let Some(mut config) = config
-            && config.get("added_tokens_decoder").is_some()
-        {
-            let added = self.added.iter();
-            let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
-            config["added_tokens_decoder"] = Value::Object(added.collect());
-            write(TOKENIZER_CONFIG, &json_text(&config))?;
+        const KEY: &str = "added_tokens_decoder";
+        match read_json(&self.source.join(TOKENIZER_CONFIG))? {
+            Some(config) if config.get(KEY).is_some() => {
+                let added = self.added.iter();
+                let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
+                edit_json(&dir.join(TOKENIZER_CONFIG), |config| {
+                    config.insert(KEY.into(), Value::Object(added.collect()));
+                })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

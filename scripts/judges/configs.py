@@ -34,7 +34,7 @@ READ = {
         {"rope_parameters": None, "rope_scaling": {"rope_type": "default", "type": "linear", "factor": 2.0}},
         {"rope_scaling": LLAMA3}, {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
         {"rope_scaling": LLAMA3, "original_max_position_embeddings": 16},
-        {"rope_scaling": {**LONG, "original_max_position_embeddings": 48}, "original_max_position_embeddings": 32},
+        {"rope_scaling": {**LONG, "original_max_position_embeddings": 56}, "original_max_position_embeddings": 48},
         {"architectures": ["MistralForCausalLM"]}, {"architectures": ["LlamaModel"]}, {"architectures": None},
         {"model_type": "mistral", "sliding_window": 3}, {"model_type": "qwen9"},
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0}}},

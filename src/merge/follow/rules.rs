@@ -252,7 +252,7 @@ pub(super) static ROWS: &[Row] = &[
 
 /// Settings whose names look as if they depended on layers, or lists that are as long as some models,
 /// and that do not.
-pub(super) const HARMLESS: [&str; 26] = [
+pub(super) const HARMLESS: [&str; 32] = [
     "architectures",
     "auto_map",
     "keys_to_ignore_at_inference",
@@ -267,6 +267,12 @@ pub(super) const HARMLESS: [&str; 26] = [
     "bad_words_ids",
     "pruned_heads",
     "languages",
+    "langs",
+    "mlp_multipliers",
+    "ssm_multipliers",
+    "axial_pos_embds_dim",
+    "axial_pos_shape",
+    "encoder_hash_byte_group_size",
     "no_rope_layer_interval",
     "attn_layer_offset",
     "expert_layer_offset",

@@ -75,7 +75,7 @@ impl<'a> Scope<'a> {
             self.file,
             format!("`{name}` is {value}: {why}; it cannot follow these slices"),
         )
-        .remedy("choose slices that it holds for, or take it out of the configuration")
+        .remedy("choose slices in which each layer remains what it was")
     }
 
     /// Sets the numbers of layers. Whether there is one, or a list that stands for it.

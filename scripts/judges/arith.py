@@ -173,6 +173,9 @@ FORMS = {
     .replace("chat_template: ''\n", "").replace("base_model: ''\n", "")
     + "models: [{model: ma, parameters: {weight: 0.25}}, {model: mb, parameters: {weight: 1.5}}]\n",
     "float64": "merge_method: passthrough\ndtype: float64\nmodels: [{model: ma, parameters: {scale: 0.3}}]\n",
+    "one module": "merge_method: ties\nbase_model: base\nparameters: {weight: 0.5}\nmodules: {default: {models: "
+    "[{model: ma}, {model: mb}], parameters: {weight: [{filter: mlp, value: 0.3}]}}}\n",
+    "empty slices": TIES + "slices: []\nparameters: {weight: 1}\n",
     "a residual weight": "merge_method: passthrough\nslices:\n"
     "- {sources: [{model: ma, layer_range: [0, 4]}], residual_weight: 0.5}\n",
 }

@@ -9,6 +9,26 @@ use crate::error::{Error, Result, did_you_mean};
 use crate::merge::methods::{Kind, MEMORY_SAVERS, METHODS, Parameter, Scalar};
 
 impl Reader {
+    /// The `parameters` of several mappings, of which those before count more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::settings`].
+    pub fn levels(&mut self, maps: [Option<&Map<String, Value>>; 2]) -> Result<Settings> {
+        let mut all = Settings::new();
+        for map in maps.into_iter().flatten() {
+            for (name, setting) in self.settings(map.get("parameters"), None)? {
+                match all.iter_mut().find(|(known, _)| *known == name) {
+                    // What no filter holds for is looked up further.
+                    Some((_, Setting::Filters(entries))) => entries.push((None, setting)),
+                    Some(_) => {}
+                    None => all.push((name, setting)),
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Parameters of one level; `model` names the model whose they are.
     ///
     /// # Errors
@@ -60,7 +80,7 @@ impl Reader {
 /// A value of the parameter's kind if it can be read as one, else as it is written.
 fn scalar(parameter: &Parameter, value: &Value) -> Result<Scalar> {
     let read = match parameter.kind {
-        Kind::Number(..) => number(value).map(Scalar::Number),
+        Kind::Number(..) | Kind::Whole(_) => number(value).map(Scalar::Number),
         Kind::Flag => flag(value).map(Scalar::Flag),
         Kind::Choice(_) => None,
     };

@@ -87,20 +87,20 @@ impl MergeConfig {
     /// As [`MergeConfig::from_yaml`].
     pub fn from_value(value: &Value, root: &Path) -> Result<Self> {
         let map = object(value, "the merge configuration")?;
-        if given(map, "modules").is_some() {
-            return Err(Error::usage("`modules` is not supported")
-                .remedy("give `models` or `slices`; models of several modules cannot be merged"));
-        }
         let mut reader = Reader::new(method_of(map)?, root);
+        let module = only_module(map)?;
+        if let Some(module) = module {
+            reader.known(module, &["models", "slices", "parameters"], "a module")?;
+        }
         reader.known(map, KEYS, "the merge configuration")?;
         let base_model = given(map, "base_model")
             .map(|value| reader.model(value, "base_model"))
             .transpose()?;
         let mut config = Self {
             method: reader.method,
-            slices: reader.slices(map)?,
+            slices: reader.slices(module.unwrap_or(map))?,
             base_model,
-            parameters: reader.settings(map.get("parameters"), None)?,
+            parameters: reader.levels([module, Some(map)])?,
             dtype: dtype(map, "dtype")?,
             out_dtype: dtype(map, "out_dtype")?,
             tokenizer: TokenizerConfig::read(map, &mut reader)?,
@@ -110,10 +110,28 @@ impl MergeConfig {
             source: value.clone(),
             warnings: Vec::new(),
         };
-        reader.add_base(&mut config, given(map, "models").is_some());
+        reader.add_base(&mut config);
         config.warnings = reader.warnings;
         check(&config)?;
         Ok(config)
+    }
+}
+
+/// The module that is all of the model, where `modules` is given.
+fn only_module(map: &Map<String, Value>) -> Result<Option<&Map<String, Value>>> {
+    let Some(modules) = given(map, "modules") else {
+        return Ok(None);
+    };
+    let modules = object(modules, "`modules`")?;
+    let alone = given(map, "models").is_none() && given(map, "slices").is_none();
+    match modules.get("default") {
+        Some(module) if alone && modules.len() == 1 => {
+            object(module, "`modules.default`").map(Some)
+        }
+        _ => Err(
+            Error::usage("`modules` with other modules than `default` is not supported")
+                .remedy("give `models` or `slices`; models of several modules cannot be merged"),
+        ),
     }
 }
 

@@ -16,7 +16,8 @@ impl Reader {
     ///
     /// Both or neither, entries of another form.
     pub fn slices(&mut self, map: &Map<String, Value>) -> Result<Vec<Slice>> {
-        match (given(map, "models"), given(map, "slices")) {
+        let listed = |key: &str| given(map, key).filter(|value| **value != Value::Array(vec![]));
+        match (listed("models"), listed("slices")) {
             (Some(models), None) => Ok(vec![Slice {
                 sources: list(models, "models")?
                     .iter()
@@ -171,7 +172,7 @@ impl Reader {
     /// What becomes of a base model in methods that have no base. As in mergekit, one that is
     /// not among `models` is the last of them, if the parameters that a model must have are
     /// given for all; else it is said that the base has no effect.
-    pub fn add_base(&mut self, config: &mut MergeConfig, whole_models: bool) {
+    pub fn add_base(&mut self, config: &mut MergeConfig) {
         if self.method.base != Base::Listed {
             return;
         }
@@ -187,7 +188,8 @@ impl Reader {
             let mut required =
                 required.filter(|p| p.per_model && p.default == DefaultValue::Required);
             let fits = slice.sources.len() < self.method.models.1;
-            if whole_models && fits && required.all(|p| given(p.name)) {
+            let whole = slice.sources.iter().all(|source| source.layers.is_none());
+            if whole && fits && required.all(|p| given(p.name)) {
                 slice.sources.push(Source {
                     model: base.clone(),
                     layers: None,

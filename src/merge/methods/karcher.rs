@@ -20,7 +20,7 @@ pub const KARCHER: Method = Method {
 declare! {
     struct Karcher {
         all {
-            max_iter: f64 = number("most iterations").within(0.0, 1e6).or(10.0),
+            max_iter: f64 = number("most iterations").whole(1e6).or(10.0),
             tol: f64 = number("tolerance of convergence").within(0.0, 1.0).or(1e-5),
         }
     }

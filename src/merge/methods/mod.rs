@@ -158,6 +158,9 @@ mod tests {
                     (Kind::Number(low, high), DefaultValue::Number(value)) => {
                         (low..=high).contains(&value)
                     }
+                    (Kind::Whole(high), DefaultValue::Number(value)) => {
+                        (0.0..=high).contains(&value)
+                    }
                     (Kind::Choice(words), DefaultValue::Word(word)) => words.contains(&word),
                     _ => false,
                 };

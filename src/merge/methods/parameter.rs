@@ -21,6 +21,8 @@ pub enum Scalar {
 pub enum Kind {
     /// A number in a closed interval.
     Number(f64, f64),
+    /// A whole number from 0 to this one.
+    Whole(f64),
     /// `true` or `false`.
     Flag,
     /// One of these words.
@@ -86,6 +88,9 @@ impl Parameter {
     pub fn check(&self, value: &Scalar) -> Result<()> {
         let fits = match (self.kind, value) {
             (Kind::Number(low, high), Scalar::Number(number)) => (low..=high).contains(number),
+            (Kind::Whole(high), Scalar::Number(number)) => {
+                (0.0..=high).contains(number) && number.fract() == 0.0
+            }
             (Kind::Flag, Scalar::Flag(_)) => true,
             (Kind::Choice(words), Scalar::Word(word)) => words.contains(&word.as_str()),
             _ => false,
@@ -101,6 +106,7 @@ impl Parameter {
             Kind::Number(f64::MIN, f64::MAX) => "a number".to_owned(),
             Kind::Number(low, f64::MAX) => format!("a number of at least {low}"),
             Kind::Number(low, high) => format!("a number from {low} to {high}"),
+            Kind::Whole(high) => format!("a whole number from 0 to {high}"),
             Kind::Flag => "true or false".to_owned(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
         };
@@ -181,6 +187,12 @@ impl Declared<f64> {
     /// From `low` to `high`.
     pub const fn within(mut self, low: f64, high: f64) -> Self {
         self.kind = Kind::Number(low, high);
+        self
+    }
+
+    /// A whole number of at most `high`.
+    pub const fn whole(mut self, high: f64) -> Self {
+        self.kind = Kind::Whole(high);
         self
     }
 

@@ -23,7 +23,7 @@ pub const NO_RESCALE: Declared<bool> = flag(false, RESCALE_DOC);
 const RESCALE_DOC: &str = "restore each update's L1 norm";
 pub const SEED: Declared<f64> =
     number("seed of the random draws, which are keyed by (seed, model, tensor, index)")
-        .within(0.0, 9_007_199_254_740_992.0)
+        .whole(9_007_199_254_740_992.0)
         .or(0.0);
 
 /// A row of the table.

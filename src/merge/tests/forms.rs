@@ -156,6 +156,17 @@ fn forms_mean_what_the_plain_form_means() {
             ],
         ),
         (
+            ties("parameters: {weight: [{filter: mlp, value: 0.5}, {value: 1}]}"),
+            vec![
+                "merge_method: ties\nbase_model: p\nparameters: {weight: 1}\nmodules: {default: \
+                 {models: [a], parameters: {weight: {filter: mlp, value: 0.5}}}}"
+                    .to_owned(),
+                ties(
+                    "slices: []\nparameters: {weight: [{filter: mlp, value: .5}, {filter: , value: 1}]}",
+                ),
+            ],
+        ),
+        (
             of("a+b"),
             vec![
                 of("{model: a, lora: b}"),
@@ -286,6 +297,18 @@ fn keys_without_effect_are_said_and_mistakes_refused() {
         (
             "merge_method: ties\nbase_model: p\nmodels: [a]\nparameters: {normalize: 2}",
             "found `2`",
+        ),
+        (
+            "merge_method: karcher\nmodels: [a]\nparameters: {max_iter: 2.5}",
+            "a whole number",
+        ),
+        (
+            "merge_method: karcher\nmodules: {vision: {models: [a]}}",
+            "other modules",
+        ),
+        (
+            "merge_method: karcher\nmodels: [a]\nmodules: {default: {models: [a]}}",
+            "other modules",
         ),
         (
             "merge_method: linear\nmodels: [a]\n---\nx: 1",

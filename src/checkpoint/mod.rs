@@ -22,6 +22,7 @@
 //! | `record` | what was written to the files of a folder |
 //! | `swap` | finished folders put in their place |
 
+mod beside;
 mod cells;
 mod companions;
 mod config;
@@ -34,6 +35,7 @@ mod swap;
 mod weights;
 mod writer;
 
+pub use beside::{TOOL_TEMPLATE, companion_json, companion_text, write_companions};
 pub use companions::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADDED_TOKENS, CHAT_TEMPLATE, COMPANIONS, CONFIG, Companion,
     GENERATION, INDEX, Role, SINGLE, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG,

@@ -5,6 +5,7 @@
 
 mod header;
 mod metadata;
+mod tokenizer;
 mod types;
 
 use std::collections::BTreeMap;
@@ -130,11 +131,14 @@ impl Gguf {
     /// # Errors
     /// A missing or wrong setting, by its name in the file.
     pub fn config(&self) -> Result<Map<String, Json>> {
-        let metadata = Metadata {
+        self.metadata().config()
+    }
+
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata {
             path: self.path(),
             header: &self.header,
-        };
-        metadata.config()
+        }
     }
 
     /// All tensors, by name.

@@ -17,6 +17,7 @@ use crate::lora::ModelPath;
 use crate::model::{Rounding, write_plain};
 use crate::stage::{Item, Reads, Size, Stage};
 use crate::units::{Bytes, Count};
+use crate::vocab::{Tokenizer, check_tokens};
 
 /// The largest file of weights, in bytes, as transformers writes them.
 const SHARD: u64 = 5_000_000_000;
@@ -38,14 +39,15 @@ impl Convert {
     /// Writes the folder, and says what was changed.
     ///
     /// # Errors
-    /// Those of [`write_plain`]; a tokenizer that cannot be made of the metadata; a folder there
-    /// that may not be replaced.
+    /// Those of [`write_plain`]; a tokenizer that cannot be made of the metadata, or has other
+    /// tokens than the file; a folder there that may not be replaced.
     ///
     /// # Memory
     /// The largest tensor three times, in f32.
     pub fn perform(&self, existing: Existing) -> Result<Rounding> {
         let target = Target::look(&self.out, existing == Existing::Replace)?;
         let tokenizer = self.tokenizer()?;
+        check_tokens(&self.model.base, Tokenizer::load(&tokenizer)?.vocabulary())?;
         let mut rounding = Rounding::default();
         target.begin("convert")?.fill(|dir| {
             write_companions(&self.model.base, &tokenizer, dir)?;

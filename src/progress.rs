@@ -3,6 +3,7 @@
 //! A terminal gets a bar with rate and time left; anything else gets a plain line at most
 //! every ten seconds. stdout is never touched: it is for data.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,19 @@ pub fn note(message: impl AsRef<str>) {
 /// Writes a warning to stderr, also when quiet.
 pub fn warn(message: impl AsRef<str>) {
     line(&format!("warning: {}", message.as_ref()));
+}
+
+/// Writes a warning to stderr, the first time that it is given: what is wrong with a file is said
+/// once, however often the file is read.
+pub fn warn_once(message: impl AsRef<str>) {
+    static SAID: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+    let message = message.as_ref();
+    let new = SAID
+        .lock()
+        .map_or(true, |mut said| said.insert(message.to_owned()));
+    if new {
+        warn(message);
+    }
 }
 
 fn line(message: &str) {

@@ -19,6 +19,7 @@ mod suite {
     pub mod damage;
     pub mod exchange;
     pub mod f8;
+    pub mod folders;
     pub mod full_disk;
     pub mod generation;
     pub mod gguf;

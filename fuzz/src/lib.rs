@@ -10,6 +10,13 @@ pub mod tensors;
 #[path = "../../src/units.rs"]
 pub mod units;
 
+#[path = "../../src/files"]
+pub mod files {
+    mod yaml;
+
+    pub use yaml::read_yaml;
+}
+
 #[path = "../../src/lora"]
 pub mod lora {
     mod split;

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::companions::{
-    CHAT_TEMPLATE, CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, copy_companions,
-};
+use super::carried::Companions;
+use super::companions::{CHAT_TEMPLATE, CONFIG, GENERATION, Role, TOKENIZER, TOKENIZER_CONFIG};
 use super::gguf::{Gguf, is_gguf};
 use crate::error::{Context, Error, Result};
 use crate::files::read_json;
@@ -59,8 +58,12 @@ pub fn companion_text(model: &Path, name: &str) -> Result<Option<String>> {
 /// # Errors
 /// Those of [`companion_json`]; files that cannot be written.
 pub fn write_companions(model: &Path, tokenizer: &Path, to: &Path) -> Result<()> {
+    // What belongs to a tokenizer that was given belongs to the model then, not the rest.
+    let own = tokenizer == model;
     if !is_gguf(tokenizer) {
-        copy_companions(tokenizer, to, |_| true)?;
+        let of_tokenizer = |role| matches!(role, Role::Tokens | Role::Settings | Role::Slow);
+        let wanted = |role| of_tokenizer(role) || own && role != Role::Quantisation;
+        Companions::of(tokenizer)?.copy(to, wanted)?;
     }
     let names = [
         TOKENIZER,

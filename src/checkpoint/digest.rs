@@ -1,16 +1,17 @@
 //! Digests of models and of the files beside their weights.
 
-use std::fs;
 use std::path::Path;
 
-use super::companions::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPANIONS, CONFIG};
+use super::carried::Companions;
+use super::companions::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPANIONS, CONFIG, INDEX};
+use super::found::Found;
 use super::gguf::{gguf_files, is_gguf};
-use super::weights::weight_files;
-use crate::error::{Context, Error, Result};
+use super::weights::WeightFiles;
+use crate::error::{Error, Result};
 use crate::files::digest::{file, text};
 
-/// Digest of a model folder: its `config.json`, weights and weight index, whatever else it
-/// holds; or of a GGUF model: all its files.
+/// Digest of a model folder: its `config.json`, its weights and their index, whatever else it
+/// holds ([`WeightFiles`]); or of a GGUF model: all its files.
 ///
 /// # Errors
 /// No weights, or files that cannot be read.
@@ -22,23 +23,20 @@ pub fn model_digest(dir: &Path) -> Result<String> {
         }
         return Ok(text(&all));
     }
-    let mut names = weight_files(dir)?;
-    if names.is_empty() {
-        return Err(Error::file(dir, "no `*.safetensors` file here").remedy(
-            "give a Hugging Face model folder with safetensors weights, or a `.gguf` file",
-        ));
+    let found = WeightFiles::of(dir)?;
+    if found.files.is_empty() {
+        let found = Found::at(dir);
+        let what = found.describe();
+        let what = what.unwrap_or_else(|| "shards that are all missing".to_owned());
+        let problem = format!("no `*.safetensors` file here that is a model's: {what}");
+        return Err(Error::file(dir, problem).remedy(found.remedy(dir)));
     }
-    let entries = fs::read_dir(dir).at(dir)?;
-    let entries = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.extend(entries.filter(|name| name.ends_with(".safetensors.index.json")));
+    let index = found.is_indexed().then(|| INDEX.to_owned());
+    let mut names = found.files;
+    names.extend(index);
     names.push(CONFIG.to_owned());
     names.sort();
     files_digest(dir, names.iter().map(String::as_str))
-}
-
-/// Whether there are weights to take a digest of.
-pub fn has_weights(dir: &Path) -> bool {
-    is_gguf(dir) || weight_files(dir).is_ok_and(|files| !files.is_empty())
 }
 
 /// Digest of the files of a model folder that tokenisation and chat templates depend on; of a
@@ -63,7 +61,7 @@ pub fn companions_digest(dir: &Path) -> Result<String> {
     if is_gguf(dir) {
         return model_digest(dir);
     }
-    files_digest(dir, COMPANIONS.iter().map(|companion| companion.name))
+    Companions::of(dir)?.digest()
 }
 
 /// Digest of an adapter's folder.

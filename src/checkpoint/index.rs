@@ -1,5 +1,6 @@
 //! The list of a checkpoint's shards.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
@@ -12,6 +13,8 @@ pub(super) struct Index {
     path: PathBuf,
     /// Tensors and the files they are in, as paths in the index's folder.
     pub tensors: Vec<(String, String)>,
+    /// Places of the tensors in the list.
+    by_name: HashMap<String, usize>,
 }
 
 impl Index {
@@ -35,6 +38,7 @@ impl Index {
         let mut index = Self {
             path: path.to_path_buf(),
             tensors: Vec::new(),
+            by_name: HashMap::new(),
         };
         for (tensor, file) in parsed.weight_map.0 {
             let Value::String(name) = &file else {
@@ -44,6 +48,7 @@ impl Index {
             if name.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
                 return Err(index.wrong(&tensor, format!("`{name}` lies outside the folder")));
             }
+            index.by_name.insert(tensor.clone(), index.tensors.len());
             index.tensors.push((tensor, name.clone()));
         }
         Ok(index)
@@ -55,6 +60,12 @@ impl Index {
         files.sort_unstable();
         files.dedup();
         files
+    }
+
+    /// The file that a tensor is in.
+    pub fn file_of(&self, tensor: &str) -> Option<&str> {
+        let place = self.by_name.get(tensor)?;
+        Some(self.tensors[*place].1.as_str())
     }
 
     /// Where a file of the index lies.

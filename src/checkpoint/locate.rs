@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
 
-use super::companions::{COMPANIONS, CONFIG, INDEX, SINGLE, TOKENIZER};
+use super::carried::{is_downloaded, is_of_tokenizer};
+use super::companions::{CONFIG, INDEX, SINGLE, TOKENIZER};
+use super::found::{Found, folder_of};
 use super::gguf::is_gguf;
 use super::index::Index;
 use crate::error::{Error, Result};
@@ -61,8 +63,21 @@ fn find(name: &str, wanted: Wanted) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     if path.exists() {
-        return Err(Error::file(path, "expected a model folder, found a file")
-            .remedy("give the folder that holds `config.json`, or a `.gguf` file"));
+        let found = Found::at(path);
+        let what = match found {
+            Found::Other => "a file".to_owned(),
+            _ => found.describe().unwrap_or_else(|| "a file".to_owned()),
+        };
+        let problem = format!("expected a model folder, found {what}");
+        return Err(
+            Error::file(path, problem).remedy(match (&found, folder_of(path)) {
+                (_, Some(folder)) => format!("give its folder, `{}`", folder.display()),
+                (Found::Other, None) => {
+                    "give the folder that holds `config.json`, or a `.gguf` file".to_owned()
+                }
+                (_, None) => found.remedy(path),
+            }),
+        );
     }
     if !is_hub_id(name) {
         return Err(Error::usage(format!(
@@ -141,8 +156,12 @@ fn download(name: &str, repo: Repo, wanted: Wanted) -> Result<PathBuf> {
         Wanted::Model => fetch(CONFIG)?,
         Wanted::Tokenizer => fetch(TOKENIZER)?,
     };
-    for companion in COMPANIONS.iter().filter(|companion| has(companion.name)) {
-        fetch(companion.name)?;
+    let wanted_too = |file: &&String| match wanted {
+        Wanted::Model => is_downloaded(file),
+        Wanted::Tokenizer => is_of_tokenizer(file),
+    };
+    for file in listed.iter().filter(wanted_too) {
+        fetch(file)?;
     }
     if wanted == Wanted::Tokenizer {
         // Weights are not wanted.

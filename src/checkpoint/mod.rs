@@ -13,7 +13,11 @@
 //! | file | holds |
 //! |---|---|
 //! | `companions` | the names of files, what depends on each |
+//! | `carried` | the files beside the weights of a folder, and copies of them |
+//! | `found` | what lies at a path where a model was expected |
 //! | `weights`, `index` | safetensors checkpoints, open for reading |
+//! | `encoding` | whether weights are numbers, or packed |
+//! | `spelling` | tensors under other names, heads that are tied or not |
 //! | `gguf` | GGUF files, open for reading |
 //! | `locate` | models by path or hub id |
 //! | `config` | the configuration as it was written |
@@ -23,31 +27,38 @@
 //! | `swap` | finished folders put in their place |
 
 mod beside;
+mod carried;
 mod cells;
 mod companions;
 mod config;
 mod digest;
+mod encoding;
+mod found;
 mod gguf;
 mod index;
 mod locate;
 mod record;
+mod spelling;
 mod swap;
 mod weights;
 mod writer;
 
 pub use beside::{TOOL_TEMPLATE, companion_json, companion_text, write_companions};
+pub use carried::Companions;
 pub use companions::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADDED_TOKENS, CHAT_TEMPLATE, COMPANIONS, CONFIG, Companion,
-    GENERATION, INDEX, Role, SINGLE, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG,
-    copy_companions,
+    FileKind, GENERATION, INDEX, Role, SINGLE, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG,
+    kind_of,
 };
 pub use config::read_config;
-pub use digest::{adapter_digest, companions_digest, has_weights, model_digest, tokenizer_digest};
-pub use gguf::{Gguf, GgufTensor, gguf_files, is_gguf};
+pub use digest::{adapter_digest, companions_digest, model_digest, tokenizer_digest};
+pub use encoding::{Encoding, PackedWeights, refuse_packed, remove_quantisation};
+pub use found::{Found, folder_of, has_weights};
+pub use gguf::{Gguf, GgufSummary, GgufTensor, gguf_files, is_gguf};
 pub use locate::{locate, tokenizer_dir};
 pub use record::{FolderRecord, RECORD};
 pub use swap::{Place, Target};
-pub use weights::{Checkpoint, weight_files};
+pub use weights::{Checkpoint, WeightFiles, weight_files};
 pub use writer::{CheckpointWriter, Layout};
 
 #[cfg(test)]

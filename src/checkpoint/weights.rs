@@ -1,6 +1,6 @@
 //! Reading safetensors checkpoints through memory maps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::companions::{INDEX, SINGLE};
+use super::found::Found;
 use super::index::Index;
 use crate::error::{Context, Error, Result};
 use crate::tensors::{Header, TensorInfo, View};
@@ -25,48 +26,95 @@ impl Shard {
     }
 }
 
-/// The safetensors files of a model folder that are there: all that lie in it, and those in folders
-/// of it that its index names; by their paths in it, sorted.
+/// The files that a model folder's weights are in.
+pub struct WeightFiles {
+    /// Those that are there, by their paths in the folder, sorted.
+    pub files: Vec<String>,
+    /// Those that its index names and that are not there.
+    pub missing: Vec<String>,
+    /// The index, where it defines the model.
+    index: Option<Index>,
+}
+
+impl WeightFiles {
+    /// Finds those of the folder `dir`: `model.safetensors`, else the shards of
+    /// `model.safetensors.index.json` (in that order, as transformers does), whatever else lies
+    /// there. No files where there is neither.
+    ///
+    /// # Errors
+    /// A damaged index.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let path = dir.join(INDEX);
+        let single = dir.join(SINGLE).is_file();
+        let index = match path.is_file() {
+            // Beside a whole file only an index of that file counts.
+            true if single => Index::read(&path).ok().filter(|i| i.files() == [SINGLE]),
+            true => Some(Index::read(&path)?),
+            false => None,
+        };
+        let named: Vec<String> = match &index {
+            Some(index) => index.files().into_iter().map(str::to_owned).collect(),
+            None if single => vec![SINGLE.to_owned()],
+            None => Vec::new(),
+        };
+        let (files, missing) = named.into_iter().partition(|file| dir.join(file).exists());
+        Ok(Self {
+            files,
+            missing,
+            index,
+        })
+    }
+
+    /// Whether the tensors are those that an index lists.
+    pub fn is_indexed(&self) -> bool {
+        self.index.is_some()
+    }
+
+    /// Whether a tensor that lies in `file` is the model's.
+    pub fn has(&self, tensor: &str, file: &str) -> bool {
+        let Some(index) = &self.index else {
+            return true;
+        };
+        index.file_of(tensor) == Some(file)
+    }
+
+    /// The tensors of one of the files that are the model's; nothing without an index: all of them.
+    fn tensors_of(&self, file: &str) -> Option<HashSet<&str>> {
+        let tensors = self.index.as_ref()?.tensors.iter();
+        let here = tensors.filter(|(_, name)| name == file);
+        Some(here.map(|(tensor, _)| tensor.as_str()).collect())
+    }
+}
+
+/// The safetensors files that a model folder's weights are in and that are there: by their paths in
+/// it, sorted.
 ///
 /// # Errors
-/// A folder that cannot be listed.
+/// Those of [`WeightFiles::of`].
 pub fn weight_files(dir: &Path) -> Result<Vec<String>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).at(dir)? {
-        files.extend(entry.at(dir)?.file_name().into_string().ok());
-    }
-    files.retain(|name| name.ends_with(".safetensors"));
-    // A damaged index is an error for those who read the weights.
-    if let Ok(index) = Index::read(&dir.join(INDEX)) {
-        let named = index
-            .files()
-            .into_iter()
-            .filter(|file| dir.join(file).exists());
-        files.extend(named.map(str::to_owned));
-    }
-    files.sort();
-    files.dedup();
-    Ok(files)
+    Ok(WeightFiles::of(dir)?.files)
 }
 
 /// An open checkpoint folder: every header checked, no tensor read yet.
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
-    tensors: Vec<(usize, TensorInfo)>,
-    by_name: HashMap<String, usize>,
+    pub(super) tensors: Vec<(usize, TensorInfo)>,
+    pub(super) by_name: HashMap<String, usize>,
     metadata: Vec<(String, String)>,
+    unlisted: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Opens `dir/model.safetensors`, else the shards named by `dir/model.safetensors.index.json`
-    /// (in that order, as transformers does), or, where `dir` is itself a `.safetensors` file, that file.
+    /// Opens the files of [`WeightFiles`] in the folder `dir` or, where `dir` is itself a
+    /// `.safetensors` file, that file. Where there is an index, it says which tensors there are, and
+    /// in which file: what else a shard holds ([`Checkpoint::unlisted`]) is not the model's.
     ///
     /// # Errors
     ///
     /// Missing or unreadable files; an index that names files outside the folder (links that lie
     /// in it are followed, as in a download cache), missing shards, a tensor twice, or tensors that
-    /// are elsewhere or nowhere; a tensor in two shards; everything that [`Header::parse`] refuses.
+    /// are not where it says; everything that [`Header::parse`] refuses.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             dir: dir.to_path_buf(),
@@ -74,47 +122,43 @@ impl Checkpoint {
             tensors: Vec::new(),
             by_name: HashMap::new(),
             metadata: Vec::new(),
+            unlisted: Vec::new(),
         };
         if dir.is_file() {
             checkpoint.dir = dir.parent().unwrap_or(Path::new("")).to_path_buf();
-            checkpoint.add(dir.to_path_buf())?;
+            checkpoint.add(dir.to_path_buf(), None)?;
             return Ok(checkpoint);
         }
         if !dir.exists() {
             return Err(Error::file(dir, "there is no such model folder")
                 .remedy("give the path of a folder that holds config.json and safetensors files"));
         }
-        let index = dir.join(INDEX);
-        if dir.join(SINGLE).is_file() {
-            checkpoint.add(dir.join(SINGLE))?;
-        } else if index.is_file() {
-            checkpoint.add_index(&index)?;
-        } else {
+        let found = WeightFiles::of(dir)?;
+        if let Some(index) = &found.index {
+            for file in index.files() {
+                checkpoint.add(index.shard(file)?, found.tensors_of(file))?;
+            }
+            for (tensor, file) in &index.tensors {
+                if checkpoint.file_of(tensor) != Some(dir.join(file).as_path()) {
+                    return Err(index.misplaced(tensor, file));
+                }
+            }
+        } else if found.files.is_empty() {
             let problem = format!("expected `{SINGLE}` or `{INDEX}`, found neither");
-            let error = Error::file(dir, problem);
-            return Err(if dir.join("pytorch_model.bin").exists() {
-                error.remedy("convert the pickled weights to safetensors first")
-            } else {
-                error.remedy("give the path of a folder that holds safetensors files")
-            });
+            let what = Found::at(dir);
+            let problem = match what.describe() {
+                Some(what) => format!("{problem}, but {what}"),
+                None => problem,
+            };
+            return Err(Error::file(dir, problem).remedy(what.remedy(dir)));
+        } else {
+            checkpoint.add(dir.join(SINGLE), None)?;
         }
         Ok(checkpoint)
     }
 
-    fn add_index(&mut self, path: &Path) -> Result<()> {
-        let index = Index::read(path)?;
-        for file in index.files() {
-            self.add(index.shard(file)?)?;
-        }
-        for (tensor, file) in &index.tensors {
-            if self.file_of(tensor) != Some(self.dir.join(file).as_path()) {
-                return Err(index.misplaced(tensor, file));
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, path: PathBuf) -> Result<()> {
+    /// Adds a file: its `listed` tensors, or all.
+    fn add(&mut self, path: PathBuf, listed: Option<HashSet<&str>>) -> Result<()> {
         let file = File::open(&path).at(&path)?;
         let length = file.metadata().at(&path)?.len();
         let map = if length == 0 {
@@ -134,6 +178,13 @@ impl Checkpoint {
             self.metadata = header.metadata;
         }
         for tensor in header.tensors {
+            if listed
+                .as_ref()
+                .is_some_and(|listed| !listed.contains(tensor.name.as_str()))
+            {
+                self.unlisted.push(tensor.name);
+                continue;
+            }
             let Shard { path, .. } = &self.shards[shard];
             if !tensor.dtype.is_read() {
                 let (name, dtype) = (&tensor.name, tensor.dtype.safetensors_name());
@@ -165,6 +216,22 @@ impl Checkpoint {
     /// The metadata strings of the first file that has any.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata
+    }
+
+    /// Tensors that lie in the files and that the index does not list there: stale ones, and copies.
+    pub fn unlisted(&self) -> &[String] {
+        &self.unlisted
+    }
+
+    /// What is to be said about them.
+    pub fn about_unlisted(&self) -> Option<String> {
+        let first = self.unlisted.first()?;
+        Some(format!(
+            "{}: {} tensors in the files (such as `{first}`) are not listed there by the index: they \
+             are not the model's and are left out",
+            self.dir.display(),
+            self.unlisted.len()
+        ))
     }
 
     /// All tensors, in the order of the files and of the data in them.

@@ -15,8 +15,10 @@
 //! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
 //! | `json` | JSON files |
 //! | `lock` | locks that end with their process |
+//! | `spelling` | numbers of JSON as they were written |
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
 //! | `verify` | many files compared with their records, in parallel |
+//! | `yaml` | YAML as PyYAML reads it |
 
 mod ancestor;
 pub mod atomic;
@@ -24,20 +26,24 @@ pub mod digest;
 mod hashing;
 mod json;
 mod lock;
+mod spelling;
 mod stamp;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod yaml;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ancestor::existing_ancestor;
 pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
-pub use json::{read_json, read_object};
+pub(crate) use json::{edit_json, json_line, numbers_as_strings};
+pub use json::{json_text, read_json, read_object};
 pub use lock::Lock;
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};
+pub(crate) use yaml::{Place, places, read_yaml};
 
 /// What was written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::low_rank::LowRank;
 use super::names::{Module, names_module};
 use super::svd::{Difference, decompose};
 use super::write::AdapterWriter;
-use crate::checkpoint::{Checkpoint, Target};
+use crate::checkpoint::{Checkpoint, Target, refuse_packed};
 use crate::error::{Error, Result};
 use crate::files::existing_ancestor;
 use crate::progress::Bar;
@@ -71,6 +71,8 @@ pub fn extract(
         return Err(Error::usage(problem));
     }
     let (a, b) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
+    refuse_packed(&a)?;
+    refuse_packed(&b)?;
     let target = check_output(&[base, tuned], out)?;
     let modules = modules(&a, &b, &options.targets)?;
     let place = target.begin("extract-lora")?;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::MergeConfig;
-use crate::checkpoint::{Checkpoint, read_config};
+use super::tie::Tie;
+use crate::checkpoint::{Checkpoint, Encoding, Found, PackedWeights, read_config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, Update};
-use crate::tensors::{Elements, Quantisation, ScaleMap, Scales, Stored, View, layer};
+use crate::tensors::{Elements, ScaleMap, Scales, View, is_buffer, widen};
 
 /// Tensors of more bytes than this are not kept in memory as a whole.
 const LARGE: usize = 16 << 20;
@@ -46,6 +47,15 @@ impl Elements for Input<'_> {
     fn read(&self, start: usize, out: &mut [f32]) {
         self.view.read(start, out);
         self.complete(start, out);
+    }
+
+    fn read_f64(&self, start: usize, out: &mut [f64]) {
+        if self.scales.is_none() && self.update.is_none() {
+            return self.view.read_f64(start, out);
+        }
+        let mut single = vec![0.0; out.len()];
+        self.read(start, &mut single);
+        widen(&single, out);
     }
 
     fn peek(&self, start: usize, out: &mut [f32]) {
@@ -98,28 +108,40 @@ pub(super) struct Model {
     pub adapter: Option<Adapter>,
     /// The scales of 8-bit weights.
     pub scales: ScaleMap,
+    /// Its weights where they are no numbers; `scales` is then empty.
+    pub packed: Option<PackedWeights>,
+    /// How head and embedding belong together.
+    pub tie: Tie,
 }
 
 impl Model {
     /// Opens a model's folder, with the folder of an adapter after a `+`.
     pub fn open(config: &MergeConfig, name: &str) -> Result<Self> {
         let (dir, adapter) = config.folders(name);
+        match Found::at(&dir) {
+            Found::Model => {}
+            other => return Err(other.no_model(&dir)),
+        }
         let checkpoint = Checkpoint::open(&dir)?;
         let shape = |name: &str| Some(checkpoint.info(name)?.shape.as_slice());
         let adapter = adapter
             .map(|adapter| Adapter::open(&adapter, &shape))
             .transpose()?;
         let (config, path) = read_config(&dir)?;
-        let quantisation = Quantisation::of(&config, &path)?;
-        let tensors: Vec<_> = checkpoint.tensors().map(Stored::from).collect();
-        let scales = ScaleMap::new(&dir, &tensors, quantisation.as_ref())?;
+        let (scales, packed) = match Encoding::of(&checkpoint, &config, &path)? {
+            Encoding::Numbers(scales) => (scales, None),
+            Encoding::Packed(packed) => (ScaleMap::default(), Some(packed)),
+        };
+        let config = Value::Object(config);
         Ok(Self {
             name: name.to_owned(),
             dir,
+            tie: Tie::of(&checkpoint, &config),
             checkpoint,
-            config: Value::Object(config),
+            config,
             adapter,
             scales,
+            packed,
         })
     }
 
@@ -206,42 +228,52 @@ impl Model {
         }
     }
 
-    pub fn ties_embeddings(&self) -> bool {
-        self.config.get("tie_word_embeddings") == Some(&Value::Bool(true))
-            && self.checkpoint.info(EMBEDDING).is_some()
-    }
-
-    /// The number of layers: as configured, else one more than the highest in a name.
-    pub fn layers(&self) -> usize {
-        let configured = ["num_hidden_layers", "n_layer", "num_layers"]
-            .iter()
-            .find_map(|key| self.config.get(*key)?.as_u64());
-        let named = || {
-            let layers = self.checkpoint.tensors().filter_map(|t| layer(&t.name));
-            layers
-                .map(|(_, layer, _)| layer.saturating_add(1))
-                .max()
-                .unwrap_or(0)
-        };
-        configured.map_or_else(named, |layers| layers as usize)
-    }
-
-    /// The name under which the model has `name`: an untied head may be tied here.
+    /// The name under which the model has `name`: with or without the prefix of the whole model, or as
+    /// the tensor that it is tied to.
     pub fn find(&self, name: &str) -> Option<String> {
-        if self.checkpoint.info(name).is_some() {
+        let has = |name: &str| self.checkpoint.info(name).is_some();
+        if has(name) {
             return Some(name.to_owned());
         }
-        (name == HEAD && self.ties_embeddings()).then(|| EMBEDDING.to_owned())
+        let spelt = PREFIXES
+            .iter()
+            .map(|prefix| match name.strip_prefix(prefix) {
+                Some(rest) => rest.to_owned(),
+                None => format!("{prefix}{name}"),
+            });
+        let mut spelt = spelt.filter(|name| has(name));
+        spelt
+            .next()
+            .or_else(|| self.tie.instead_of(name).map(str::to_owned))
     }
 
     /// Whether a tensor is none of the model's parameters: a buffer that old programs stored, the
     /// second copy of a tied embedding, or scales.
     pub fn ignores(&self, name: &str) -> bool {
-        name.ends_with("rotary_emb.inv_freq")
-            || (name == HEAD && self.ties_embeddings())
-            || self.scales.contains(name)
+        self.is_buffer(name) || self.tie.is_copy(name) || self.scales.contains(name)
+    }
+
+    /// Whether a tensor is a buffer that models compute themselves.
+    pub fn is_buffer(&self, name: &str) -> bool {
+        let info = self.checkpoint.info(name);
+        info.is_some_and(|info| is_buffer(name, &info.shape))
     }
 }
 
-pub(super) const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
+/// What is before the names of the trunk's tensors in files of whole models.
+const PREFIXES: [&str; 14] = [
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "electra.",
+    "deberta.",
+    "mpnet.",
+    "albert.",
+    "rwkv.",
+    "backbone.",
+    "model.language_model.",
+    "language_model.",
+];

@@ -9,10 +9,11 @@
 //! | `arithmetic` | the numbers of one tensor: walks in fixed blocks, sums, selections |
 //! | [`methods`] | the table of methods: each with its parameters and its kernel |
 //! | `config` | what the user wrote: mergekit's YAML, read strictly |
-//! | `inputs` | the models' tensors, with scales and adapters applied |
+//! | `tie`, `inputs` | the models' tensors, with scales and adapters applied |
+//! | `stacks`, `follow` | the models' layers; a configuration that follows the output's |
 //! | `vocabulary` | the output's tokens, and the rows of embeddings placed by token |
 //! | `plan` | every tensor of the output, checked before a byte is written; `fingerprint` |
-//! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output` |
+//! | `run` | goes through the tensors, each in blocks shared out over the threads; `journal`, `output`, `template` |
 //! | `single`, `stats`, `stage` | one tensor from anywhere; `merge_stats`; the stage |
 //!
 //! Each part imports only those above it. [`run()`] writes into a folder beside the output that is
@@ -28,6 +29,7 @@
 mod arithmetic;
 mod config;
 mod fingerprint;
+mod follow;
 mod inputs;
 mod journal;
 pub mod methods;
@@ -35,14 +37,17 @@ mod output;
 mod plan;
 mod run;
 mod single;
+mod stacks;
 mod stage;
 mod stats;
+mod template;
+mod tie;
 mod vocabulary;
 
 pub use arithmetic::Output;
 pub use config::{
-    MergeConfig, Setting, Settings, Slice, Source, TokenConfig, TokenSource, TokenizerConfig,
-    TokenizerSource,
+    ChatTemplate, MergeConfig, Setting, Settings, Slice, Source, TokenConfig, TokenSource,
+    TokenizerConfig, TokenizerSource,
 };
 pub use plan::{MergeOptions, Plan, plan};
 pub use run::{MergeStat, MergeSummary, run, run_observed};

@@ -5,12 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::plan::Plan;
-use super::vocabulary::copy_tokenizer;
-use crate::checkpoint::{
-    CHAT_TEMPLATE, CONFIG, GENERATION, Role, TOKENIZER_CONFIG, copy_companions,
-};
+use super::template::write_template;
+use super::vocabulary::is_tokenizer;
+use crate::checkpoint::{CONFIG, Companions, GENERATION, Role, remove_quantisation};
 use crate::error::{Context, Result};
-use crate::files::read_json;
+use crate::files::{json_text, read_json};
 use crate::tensors::Dtype;
 
 /// Writes everything but the weights into `dir`.
@@ -24,46 +23,42 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         let path = dir.join(name);
         std::fs::write(&path, text).at(&path)
     };
-    write(CONFIG, format!("{:#}\n", output_config(plan)?))?;
+    write(CONFIG, json_text(&output_config(plan)?))?;
+    let companions = Companions::of(&reference.dir)?;
+    let quantised = |role| role == Role::Quantisation && reference.packed.is_some();
+    companions.copy(dir, |role| role == Role::Other || quantised(role))?;
     match &plan.tokenizer {
-        None => {
-            copy_companions(&reference.dir, dir, |c| c.role == Role::Generation)?;
-            copy_tokenizer(&reference.dir, dir)?;
-        }
+        None => companions.copy(dir, |role| role == Role::Generation || is_tokenizer(role))?,
         Some(files) => {
             files.write(dir)?;
             if let Some(Value::Object(mut map)) = read_json(&reference.dir.join(GENERATION))? {
                 files.correct_ids(GENERATION, &mut map)?;
-                write(GENERATION, format!("{:#}\n", Value::Object(map)))?;
+                write(GENERATION, json_text(&Value::Object(map)))?;
             }
         }
     }
-    if let Some(template) = &plan.config.chat_template {
-        write(CHAT_TEMPLATE, template.clone())?;
-        if let Some(mut config) = read_json(&dir.join(TOKENIZER_CONFIG))? {
-            if let Some(map) = config.as_object_mut() {
-                map.shift_remove("chat_template");
-            }
-            write(TOKENIZER_CONFIG, format!("{config:#}\n"))?;
-        }
-    }
+    write_template(plan, dir)?;
     write("README.md", card(plan)?)
 }
 
 /// The reference's config with the output's dtype, number of layers and vocabulary.
 fn output_config(plan: &Plan) -> Result<Value> {
     let reference = &plan.models[plan.matched.reference];
-    let mut config = reference.config.clone();
+    let mut config = plan.matched.config.clone();
     let Some(map) = config.as_object_mut() else {
         return Ok(config);
     };
-    // Weights of 8 bits are written as the numbers they stand for.
-    map.shift_remove("quantization_config");
+    if reference.packed.is_none() {
+        // Weights of 8 bits are written as the numbers they stand for.
+        remove_quantisation(map);
+    }
     if let Some(files) = &plan.tokenizer {
         files.correct_config(map)?;
     }
     let dtype = plan.matched.tensors.iter().map(|tensor| tensor.dtype);
-    if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype)) {
+    if let Some(dtype) = dtype.clone().find(|dtype| Dtype::is_float(*dtype))
+        && reference.packed.is_none()
+    {
         let key = if map.contains_key("dtype") {
             "dtype"
         } else {
@@ -72,21 +67,6 @@ fn output_config(plan: &Plan) -> Result<Value> {
         map.insert(key.into(), dtype.torch_name().into());
         if key == "dtype" && map.contains_key("torch_dtype") {
             map.insert("torch_dtype".into(), dtype.torch_name().into());
-        }
-    }
-    let layers = &plan.matched.layers;
-    if !layers.is_empty() {
-        for key in ["num_hidden_layers", "n_layer", "num_layers"] {
-            if map.contains_key(key) {
-                map.insert(key.into(), layers.len().into());
-            }
-        }
-        if let Some(Value::Array(types)) = map.get("layer_types") {
-            let types: Vec<Value> = layers
-                .iter()
-                .filter_map(|l| types.get(*l).cloned())
-                .collect();
-            map.insert("layer_types".into(), Value::Array(types));
         }
     }
     Ok(config)

@@ -77,7 +77,7 @@ pub fn merge_elements(
         },
         models: names.clone(),
         compute_dtype: config.dtype.unwrap_or(output.dtype),
-        vector: shape.len() < 2,
+        shape,
     };
     let outcome = merge(kernel.as_ref(), &job, output)?;
     if !outcome.finite {

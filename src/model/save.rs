@@ -8,8 +8,12 @@ use serde_json::{Map, Value, json};
 use super::decoder::Decoder;
 use super::lora::LoraSave;
 use super::options::Mode;
-use crate::checkpoint::{CONFIG, FolderRecord, Layout, Place, SINGLE, Target, copy_companions};
+use crate::checkpoint::{
+    CONFIG, Companions, FolderRecord, Layout, Place, Role, SINGLE, Target, remove_quantisation,
+};
 use crate::error::{Context, Error, Result};
+use crate::files::json_text;
+use crate::progress::note;
 use crate::tensors::{Dtype, TensorSpec};
 
 impl Decoder {
@@ -61,7 +65,9 @@ impl Decoder {
             LoraSave::Merged => self.write_model(dir, base_dir, dtype),
             LoraSave::Adapter => {
                 let record = write_adapter(dir)?;
-                copy_companions(base_dir, dir, |_| true)?;
+                // The base is named, not replaced: its code and notes stay with it.
+                let wanted = |role| !matches!(role, Role::Quantisation | Role::Other);
+                Companions::of(base_dir)?.copy(dir, wanted)?;
                 Ok(record)
             }
             LoraSave::Both => {
@@ -78,7 +84,12 @@ impl Decoder {
         let record = self.write_weights(dir, dtype)?;
         let path = dir.join(CONFIG);
         std::fs::write(&path, config_text(&self.config().raw, dtype)?).at(&path)?;
-        copy_companions(base_dir, dir, |_| true)?;
+        let companions = Companions::of(base_dir)?;
+        let why = |role| (role == Role::Quantisation).then_some("the result is not quantised");
+        companions.copy(dir, |role| why(role).is_none())?;
+        if let Some(left) = companions.left_out(why) {
+            note(left);
+        }
         Ok(record)
     }
 
@@ -119,8 +130,8 @@ pub(super) fn config_text(raw: &Map<String, Value>, dtype: DType) -> Result<Stri
     };
     config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
     // The weights that are written are not quantised, even if those that were read are.
-    config.shift_remove("quantization_config");
-    Ok(format!("{:#}\n", Value::Object(config)))
+    remove_quantisation(&mut config);
+    Ok(json_text(&Value::Object(config)))
 }
 
 /// The dtype of files in which `dtype` is written.

@@ -10,9 +10,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
 use super::gguf::Gguf;
-use crate::checkpoint::{CONFIG, Checkpoint, is_gguf};
+use crate::checkpoint::{CONFIG, Checkpoint, Encoding, is_gguf};
 use crate::error::{Context, Error, Result};
-use crate::tensors::{Dtype, Grid, Quantisation, ScaleMap, Scales, Stored, TensorInfo};
+use crate::progress::warn_once;
+use crate::tensors::{Dtype, Grid, ScaleMap, Scales, TensorInfo, is_buffer};
 
 /// The parameters of a model folder, mapped and checked against its configuration.
 pub(crate) struct Weights {
@@ -26,7 +27,10 @@ impl Weights {
     /// # Errors
     /// Those of [`check_weights`].
     pub fn open(dir: &Path, config: &Config) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = open(dir, config)?;
+        if let Some(unlisted) = checkpoint.about_unlisted() {
+            warn_once(unlisted);
+        }
         let scales = check(&checkpoint, config)?;
         Ok(Self { checkpoint, scales })
     }
@@ -95,6 +99,16 @@ impl Weights {
     }
 }
 
+/// The checkpoint in `dir` with the names that `config` has for its tensors.
+fn open(dir: &Path, config: &Config) -> Result<Checkpoint> {
+    let names = config.names();
+    let checkpoint = Checkpoint::open(dir)?.prefixed(names.prefix(), names.head);
+    Ok(match config.tie_word_embeddings {
+        true => checkpoint.tied(names.embedding, names.head),
+        false => checkpoint,
+    })
+}
+
 /// The file that a tensor is in; the folder if it is in none.
 fn place<'a>(checkpoint: &'a Checkpoint, tensor: &str) -> &'a Path {
     checkpoint.file_of(tensor).unwrap_or(checkpoint.dir())
@@ -119,7 +133,7 @@ pub fn check_weights(dir: &Path, config: &Config) -> Result<()> {
     if is_gguf(dir) {
         return Gguf::open(dir)?.check(config);
     }
-    check(&Checkpoint::open(dir)?, config).map(drop)
+    check(&open(dir, config)?, config).map(drop)
 }
 
 /// Compares the headers with the configuration; returns which tensors are scales.
@@ -127,12 +141,8 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<ScaleMap> {
     let dir = checkpoint.dir();
     let mut found: BTreeMap<&str, &TensorInfo> = BTreeMap::new();
     found.extend(checkpoint.tensors().map(|info| (info.name.as_str(), info)));
-    let stored: Vec<Stored<'_>> = found.values().map(|info| Stored::from(*info)).collect();
-    let quantisation = match stored.iter().any(|tensor| tensor.dtype.is_f8()) {
-        true => Quantisation::of(&config.raw, &dir.join(CONFIG))?,
-        false => None,
-    };
-    let scales = ScaleMap::new(dir, &stored, quantisation.as_ref())?;
+    let encoding = Encoding::of(checkpoint, &config.raw, &dir.join(CONFIG))?;
+    let scales = encoding.numbers(dir)?;
     let mut missing = Vec::new();
     let specs = config.tensors();
     for spec in &specs {
@@ -160,8 +170,9 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<ScaleMap> {
     }
     // Buffers of old exporters, and the copy of a tied embedding, carry nothing.
     let extra: Vec<&str> = found
-        .into_keys()
-        .filter(|name| !name.ends_with(".rotary_emb.inv_freq") && !scales.contains(name))
+        .into_iter()
+        .filter(|(name, info)| !is_buffer(name, &info.shape) && !scales.contains(name))
+        .map(|(name, _)| name)
         .filter(|name| !(config.tie_word_embeddings && *name == config.names().head))
         .collect();
     if !extra.is_empty() {

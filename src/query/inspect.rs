@@ -1,8 +1,9 @@
-//! What an artifact, a checkpoint or a run folder is.
+//! What a path is: an artifact, a checkpoint, a part of one, or a run folder.
 
 mod artifact;
 mod checkpoint;
 mod origin;
+mod part;
 mod run;
 
 use std::fmt;
@@ -13,10 +14,11 @@ use serde::Serialize;
 pub use artifact::ArtifactReport;
 pub use checkpoint::CheckpointReport;
 pub use origin::Origin;
+pub use part::PartReport;
 pub use run::RunReport;
 
 use crate::artifact::Kind;
-use crate::checkpoint::{CONFIG, weight_files};
+use crate::checkpoint::{CONFIG, Found, folder_of};
 use crate::error::{Error, Result};
 
 /// What a path is; prints as text and serialises as JSON.
@@ -25,8 +27,10 @@ use crate::error::{Error, Result};
 pub enum Inspection {
     /// An artifact, or one part of it.
     Artifact(Box<ArtifactReport>),
-    /// A Hugging Face model folder or a GGUF file.
+    /// A model folder, a safetensors file or a GGUF file.
     Checkpoint(CheckpointReport),
+    /// An adapter, a tokenizer, or a file of weights that are not read.
+    Part(PartReport),
     /// A run folder.
     Run(RunReport),
 }
@@ -36,13 +40,15 @@ impl fmt::Display for Inspection {
         match self {
             Inspection::Artifact(report) => report.fmt(f),
             Inspection::Checkpoint(report) => report.fmt(f),
+            Inspection::Part(report) => report.fmt(f),
             Inspection::Run(report) => report.fmt(f),
         }
     }
 }
 
 /// Says what `path` is: a Parquet part, an artifact's folder, a safetensors or GGUF file, a
-/// model folder, or a run folder. Reads footers and headers only, never rows or weights.
+/// model folder, whether or not its weights can be read, an adapter, a tokenizer, or a run folder.
+/// Reads footers and headers only, never rows or weights.
 ///
 /// # Errors
 /// If it is none of these, or it is damaged.
@@ -50,20 +56,22 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     if !path.exists() {
         return Err(Error::file(path, "no such file or folder"));
     }
-    let extension = path.extension().and_then(|e| e.to_str());
     if path.is_file() {
-        return match extension {
-            Some("parquet") => Ok(Inspection::Artifact(Box::new(artifact::of_part(path)?))),
-            Some("gguf") => Ok(Inspection::Checkpoint(checkpoint::of_gguf(path)?)),
-            Some("safetensors") => Ok(Inspection::Checkpoint(checkpoint::of_file(path)?)),
-            _ => Err(unknown(path)),
-        };
+        return of_file(path);
     }
     if artifact::first_part(path)?.is_some() {
         return Ok(Inspection::Artifact(Box::new(artifact::of_folder(path)?)));
     }
-    if path.join(CONFIG).is_file() || !weight_files(path)?.is_empty() {
-        return Ok(Inspection::Checkpoint(checkpoint::of_folder(path)?));
+    let found = Found::at(path);
+    match &found {
+        Found::Adapter(_) if !path.join(CONFIG).is_file() => {
+            return Ok(Inspection::Part(part::adapter(path, &found)?));
+        }
+        Found::NoWeights if !path.join(CONFIG).is_file() => {
+            return Ok(Inspection::Part(part::tokenizer(path)?));
+        }
+        Found::Other => {}
+        _ => return Ok(Inspection::Checkpoint(checkpoint::of_folder(path)?)),
     }
     let holds_kinds = Kind::ALL.iter().any(|kind| path.join(kind.name()).is_dir());
     if holds_kinds || path.join("checkpoints").is_dir() {
@@ -72,9 +80,23 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     Err(unknown(path))
 }
 
+fn of_file(path: &Path) -> Result<Inspection> {
+    if path.extension().is_some_and(|end| end == "parquet") {
+        return Ok(Inspection::Artifact(Box::new(artifact::of_part(path)?)));
+    }
+    let found = Found::at(path);
+    match (&found, folder_of(path)) {
+        (Found::Gguf, _) => Ok(Inspection::Checkpoint(checkpoint::of_gguf(path)?)),
+        (Found::Safetensors, _) => Ok(Inspection::Checkpoint(checkpoint::of_file(path)?)),
+        (Found::OtherWeights(_), _) => Ok(Inspection::Part(part::weights(path, &found)?)),
+        (_, Some(folder)) => inspect(&folder),
+        _ => Err(unknown(path)),
+    }
+}
+
 fn unknown(path: &Path) -> Error {
     Error::file(path, "is no artifact, model or run folder").remedy(
         "name a folder with `part-*.parquet` files, one with `config.json` and \
-         `*.safetensors`, a `.gguf` file, or a run folder",
+         `*.safetensors`, an adapter, a `.gguf` file, or a run folder",
     )
 }

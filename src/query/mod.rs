@@ -16,7 +16,7 @@
 //! | `format` | results as a table, CSV, JSON or Parquet |
 //! | `check` | all data checks of a run |
 //! | `files` | whether the files of a run are all there, and what was written |
-//! | `inspect` | what an artifact, a checkpoint or a run folder is |
+//! | `inspect` | what a path is: an artifact, a checkpoint, an adapter, a run folder |
 //! | `transform` | statements whose result is an artifact |
 //! | `variants` | the results of a run's variants beside its own |
 //! | `repl`, `complete` | the interactive prompt, what Tab offers |
@@ -41,7 +41,9 @@ pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
 pub use check::{Finding, Level, check_run, run_checks};
 pub use files::RunFiles;
 pub use format::{Format, print, save_parquet};
-pub use inspect::{ArtifactReport, CheckpointReport, Inspection, Origin, RunReport, inspect};
+pub use inspect::{
+    ArtifactReport, CheckpointReport, Inspection, Origin, PartReport, RunReport, inspect,
+};
 pub use repl::repl;
 pub use session::{Params, Session, SessionOptions};
 pub use setup::{Engine, setup};

@@ -17,6 +17,7 @@ use crate::checkpoint::is_gguf;
 use crate::corpus::CorpusOptions;
 use crate::error::{Context, Error, Result, did_you_mean};
 use crate::eval::Task;
+use crate::files::{Place, places};
 use crate::fuse::FuseOptions;
 use crate::lora::split;
 use crate::mapping::MapOptions;
@@ -163,7 +164,8 @@ impl Recipe {
     /// [`Error::Usage`] naming the line and key, what was expected and what was found.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).at(path)?;
-        let file = File { path, text: &text };
+        let places = places(&text);
+        let file = File { path, places };
         let value: Value = serde_saphyr::from_str(&text)
             .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
         let Value::Object(mut map) = value else {
@@ -197,7 +199,7 @@ impl Recipe {
         if let Some(Value::Object(project)) = map.get("project")
             && project.contains_key("inside")
         {
-            let place = file.place(file.line("inside"));
+            let place = file.place(file.line("project", "inside"));
             return Err(Error::usage(format!(
                 "{place}: `project.inside` is gone: the source's readings are carried through its tokens"
             ))
@@ -344,10 +346,10 @@ fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Result<Option<Tra
     file.section(map, "train")
 }
 
-/// The text of a recipe, to find the line of a key in.
+/// A recipe, to find the line of a key in.
 pub(super) struct File<'a> {
     path: &'a Path,
-    text: &'a str,
+    places: Vec<Place>,
 }
 
 impl File<'_> {
@@ -376,7 +378,7 @@ impl File<'_> {
             return self.unknown_key(Some(section), quoted[0], quoted[1..].iter().copied());
         }
         if problem.starts_with("unknown variant") && !quoted.is_empty() {
-            let line = self.line(quoted[0]).or_else(|| self.line(section));
+            let line = self.line(section, quoted[0]);
             let known = quoted[1..].join("`, `");
             let error = Error::usage(format!(
                 "{}: `{section}` has the unknown value `{}`, known are `{known}`",
@@ -387,7 +389,7 @@ impl File<'_> {
         }
         Error::usage(format!(
             "{}: `{section}`: {problem}",
-            self.place(self.line(section))
+            self.place(self.line(section, section))
         ))
     }
 
@@ -402,7 +404,8 @@ impl File<'_> {
             Some(section) => format!("`{section}` has no key `{key}`"),
             None => format!("unknown key `{key}`"),
         };
-        let error = Error::usage(format!("{}: {whose}", self.place(self.line(key))));
+        let line = self.line(section.unwrap_or(key), key);
+        let error = Error::usage(format!("{}: {whose}", self.place(line)));
         let hint = did_you_mean(key, known.iter().copied())
             .unwrap_or_else(|| format!("known are `{}`", known.join("`, `")));
         error.remedy(hint)
@@ -415,17 +418,22 @@ impl File<'_> {
         }
     }
 
-    /// The first line on which `word` stands, comments apart.
-    pub(super) fn line(&self, word: &str) -> Option<usize> {
-        let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
-        self.text
-            .lines()
-            .position(|line| {
-                let code = line.split(" #").next().unwrap_or_default();
-                !code.trim_start().starts_with('#')
-                    && code.split(|c| !is_word(c)).any(|w| w == word)
-            })
-            .map(|index| index + 1)
+    /// The line of a key or value of a section, or of the dotted key that sets it in a variant;
+    /// else that of the section.
+    fn line(&self, section: &str, word: &str) -> Option<usize> {
+        let sets = |place: &&Place| {
+            let mut parts = place.word.split('.');
+            parts.next() == Some(section) && parts.any(|part| part == word)
+        };
+        let set = || self.places.iter().find(sets).map(|place| place.line);
+        let found = self.word(section, word).or_else(set);
+        found.or_else(|| self.word(section, section))
+    }
+
+    /// The line of a key or value of a section.
+    pub(super) fn word(&self, section: &str, word: &str) -> Option<usize> {
+        let is_it = |place: &&Place| place.section == section && place.word == word;
+        self.places.iter().find(is_it).map(|place| place.line)
     }
 }
 
@@ -510,6 +518,18 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
         assert!(problem(&GOOD.replace("name: math", "name: clm")).contains("gives itself"));
         assert!(problem(&GOOD.replace("name: math", "name: pivot")).contains("two models"));
         assert!(problem("a: [").contains("r.yml"));
+        // Not in a comment, nor where another section has the word.
+        let early = format!(
+            "# lamda\n{}",
+            GOOD.replace("max_tokens", "inputs: [lamda], max_tokens")
+        );
+        let early = early
+            .replace("inputs: [a.jsonl], ", "")
+            .replace("lambda", "lamda");
+        assert_eq!(
+            problem(&early),
+            "r.yml line 7: `train` has no key `lamda`; did you mean `lambda`?"
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(super) fn take(map: &mut Settings, file: &File<'_>) -> Result<Vec<(String, S
         variants.extend(combinations(grid, file)?);
     }
     for (at, (name, _)) in variants.iter().enumerate() {
-        check_name("variant", name).map_err(|error| error.within(file.place(file.line("name"))))?;
+        let place = || file.place(file.word("variants", name));
+        check_name("variant", name).map_err(|error| error.within(place()))?;
         if name == RESERVED {
             return Err(wrong(file, name, "a variant cannot be called `valid`")
                 .remedy("the run keeps the tokens of `train.valid` under that name"));
@@ -60,7 +61,8 @@ pub(super) fn take(map: &mut Settings, file: &File<'_>) -> Result<Vec<(String, S
 }
 
 fn wrong(file: &File<'_>, word: &str, problem: impl Into<String>) -> Error {
-    let place = file.place(file.line(word));
+    let line = |section: &&str| file.word(section, word);
+    let place = file.place(["variants", "grid"].iter().find_map(line));
     Error::usage(format!("{place}: {}", problem.into()))
 }
 
@@ -130,7 +132,7 @@ pub(super) fn set(map: &mut Settings, key: &str, value: Value, file: &File<'_>) 
                 let place = words[..=depth].join(".");
                 return Err(wrong(
                     file,
-                    word,
+                    key,
                     format!("a variant sets `{key}`, but `{place}` holds no keys"),
                 ));
             }

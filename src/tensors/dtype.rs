@@ -124,9 +124,24 @@ impl Dtype {
         )
     }
 
-    /// Whether checkpoints of it are read: floats that are decoded, integers that are copied.
+    /// Whether checkpoints of it are read: floats that are decoded; integers and small floats that
+    /// are copied.
     pub fn is_read(self) -> bool {
-        (self as usize) < Self::F8E8M0 as usize || (self as usize) > Self::C64 as usize
+        self != Self::C64
+    }
+
+    /// Whether it is a float of 8 bits or fewer that [`Dtype::decode`] does not read: an element of
+    /// a packed weight, or an exponent that scales a block.
+    pub fn is_small_float(self) -> bool {
+        matches!(
+            self,
+            Self::F8E8M0
+                | Self::F8E4M3Fnuz
+                | Self::F8E5M2Fnuz
+                | Self::F6E2M3
+                | Self::F6E3M2
+                | Self::F4
+        )
     }
 
     /// Whether it is a float of 8 bits, which may have scales ([`ScaleMap`](super::ScaleMap)).
@@ -208,6 +223,22 @@ impl Dtype {
             }
             _ => {}
         }
+    }
+
+    /// [`Dtype::encode`] of `f64` values, which keep all digits in `f64`; how many of them are not
+    /// finite as they are stored.
+    pub fn encode_f64(self, values: &[f64], out: &mut [u8]) -> usize {
+        if self == Self::F64 {
+            for (raw, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+                *raw = value.to_le_bytes();
+            }
+            return values.iter().filter(|value| !value.is_finite()).count();
+        }
+        let single: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        self.encode(&single, out);
+        let overflow = self.overflow();
+        let is_stored = |value: &&f32| value.abs() < overflow;
+        single.len() - single.iter().filter(is_stored).count()
     }
 
     /// The smallest positive `f32` that [`Dtype::encode`] turns into infinity.

@@ -12,6 +12,13 @@ pub trait Elements: Sync {
     /// Reads the elements `start .. start + out.len()`, which must exist.
     fn read(&self, start: usize, out: &mut [f32]);
 
+    /// [`Elements::read`] with all digits of numbers that are stored as `f64`.
+    fn read_f64(&self, start: usize, out: &mut [f64]) {
+        let mut single = vec![0.0; out.len()];
+        self.read(start, &mut single);
+        widen(&single, out);
+    }
+
     /// Reads a few elements that lie apart from those that are read next.
     fn peek(&self, start: usize, out: &mut [f32]) {
         self.read(start, out);
@@ -23,6 +30,13 @@ pub trait Elements: Sync {
     /// Whether there is no element.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The same numbers as `f64`.
+pub fn widen(single: &[f32], out: &mut [f64]) {
+    for (out, value) in out.iter_mut().zip(single) {
+        *out = f64::from(*value);
     }
 }
 
@@ -66,5 +80,17 @@ impl Elements for View<'_> {
         let size = self.dtype.size();
         let bytes = &self.bytes[start * size..(start + out.len()) * size];
         self.dtype.decode(bytes, out);
+    }
+
+    fn read_f64(&self, start: usize, out: &mut [f64]) {
+        if self.dtype != Dtype::F64 {
+            let mut single = vec![0.0; out.len()];
+            self.read(start, &mut single);
+            return widen(&single, out);
+        }
+        let raw = self.bytes[start * 8..].as_chunks::<8>().0;
+        for (out, raw) in out.iter_mut().zip(raw) {
+            *out = f64::from_le_bytes(*raw);
+        }
     }
 }

@@ -13,84 +13,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use super::dtype::Dtype;
 use super::header::TensorInfo;
+use super::quantisation::Quantisation;
 use crate::error::{Error, Result};
-
-/// What `quantization_config` says about the weights.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Quantisation {
-    /// The method's name, `fp8` for example.
-    pub method: String,
-    /// Rows and columns of the blocks that have one scale each, where there are such.
-    pub blocks: Vec<[usize; 2]>,
-}
-
-const METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt"];
-
-impl Quantisation {
-    /// Reads the `quantization_config` of a `config.json`, if it has one; `file` is its path.
-    ///
-    /// # Errors
-    ///
-    /// Weights that are not 8-bit floats, fields that are not as expected.
-    pub fn of(config: &Map<String, Value>, file: &Path) -> Result<Option<Self>> {
-        let found = match config.get("quantization_config") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(found) => found,
-        };
-        let method = found["quant_method"].as_str().unwrap_or_default();
-        let refused = |what: String| {
-            Error::file(file, format!("field `quantization_config`: {what}")).remedy(
-                "only weights of 8-bit floats can be read; convert the model to bfloat16 (or \
-                 remove the field where the weights are not quantised)",
-            )
-        };
-        if !METHODS.contains(&method) {
-            let expected = METHODS.join("`, `");
-            let what = format!("expected `quant_method` to be `{expected}`, found `{method}`");
-            return Err(refused(what));
-        }
-        let size = |value: &Value| value.as_u64().filter(|size| *size > 0);
-        let block = |value: &Value| match value.as_array().map(Vec::as_slice) {
-            None if value.is_null() => Ok(None),
-            list => {
-                let sizes = list.and_then(|list| match list {
-                    [rows, columns] => size(rows).zip(size(columns)),
-                    _ => None,
-                });
-                let found = || refused(format!("expected a block of two sizes, found {value}"));
-                let (rows, columns) = sizes.ok_or_else(found)?;
-                Ok(Some([rows as usize, columns as usize]))
-            }
-        };
-        let mut blocks = Vec::new();
-        blocks.extend(block(&found["weight_block_size"])?);
-        if method == "modelopt" && found["quant_algo"] != "FP8" {
-            let algorithm = &found["quant_algo"];
-            return Err(refused(format!("`quant_algo` is {algorithm}, not \"FP8\"")));
-        }
-        for group in found["config_groups"].as_object().into_iter().flatten() {
-            let weights = &group.1["weights"];
-            if weights["type"] != "float" || weights["num_bits"] != 8 {
-                let (bits, kind) = (&weights["num_bits"], &weights["type"]);
-                return Err(refused(format!(
-                    "`{}` has weights of {bits} bits of type {kind}",
-                    group.0
-                )));
-            }
-            blocks.extend(block(&weights["block_structure"])?);
-            // Groups of columns are blocks of one row.
-            blocks.extend(size(&weights["group_size"]).map(|size| [1, size as usize]));
-        }
-        Ok(Some(Self {
-            method: method.to_owned(),
-            blocks,
-        }))
-    }
-}
 
 /// Which scale each element of a tensor has: the one at (row / `rows`, column / `columns`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,6 +149,21 @@ const OTHERS: [&str; 9] = [
     "prob_output_scale",
 ];
 
+/// The last part of a name.
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// One of `scales`, tensors that seem to hold scales, that lies beside the weight.
+fn beside<'a>(weight: &str, scales: &[&'a str]) -> Option<&'a str> {
+    let module = |name: &str| name.len() - last(name).len();
+    let own = |name: &&&str| {
+        let same = module(name) == module(weight) && name[..module(name)] == weight[..module(name)];
+        same || name.starts_with(&format!("{weight}."))
+    };
+    scales.iter().find(own).copied()
+}
+
 impl ScaleMap {
     /// Finds the scales among the tensors of the checkpoint in `dir`.
     ///
@@ -239,6 +180,9 @@ impl ScaleMap {
             tensors.iter().map(|tensor| (tensor.name, tensor)).collect();
         let blocks = quantisation.map_or(&[][..], |quantisation| &quantisation.blocks);
         let mut map = Self::default();
+        let names = tensors.iter().map(|tensor| tensor.name);
+        let unknown = |name: &&str| last(name).contains("scale") && !OTHERS.contains(&last(name));
+        let unknown: Vec<&str> = names.filter(unknown).collect();
         for tensor in tensors {
             if !tensor.dtype.is_f8() {
                 continue;
@@ -248,6 +192,16 @@ impl ScaleMap {
                 .iter()
                 .find_map(|end| by_name.get(format!("{name}{end}").as_str()));
             let Some(scales) = found else {
+                if let Some(other) = beside(name, &unknown) {
+                    return Err(Error::file(
+                        dir,
+                        format!(
+                            "tensor `{name}` has 8-bit numbers, and what `{other}` means for them \
+                             is not known: expected `{name}_scale_inv` or `{name}_scale`"
+                        ),
+                    )
+                    .remedy("convert the model to bfloat16 with the program that made it"));
+                }
                 if let Some(Quantisation { method, .. }) = quantisation {
                     return Err(Error::file(
                         dir,
@@ -282,10 +236,8 @@ impl ScaleMap {
                 .insert(name.to_owned(), (scales.name.to_owned(), grid));
         }
         if !map.of.is_empty() || quantisation.is_some() {
-            let others = tensors.iter().map(|tensor| tensor.name).filter(|name| {
-                let last = name.rsplit('.').next().unwrap_or(name);
-                OTHERS.contains(&last)
-            });
+            let names = tensors.iter().map(|tensor| tensor.name);
+            let others = names.filter(|name| OTHERS.contains(&last(name)));
             map.scales.extend(others.map(str::to_owned));
             map.others = map.scales.len() - map.of.len();
         }
@@ -321,55 +273,7 @@ impl ScaleMap {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn quantisation(value: Value) -> Result<Option<Quantisation>> {
-        let config = Map::from_iter([("quantization_config".to_owned(), value)]);
-        Quantisation::of(&config, Path::new("x/config.json"))
-    }
-
-    #[test]
-    fn settings_of_real_checkpoints_are_read() {
-        let blocks = |value| quantisation(value).unwrap().unwrap().blocks;
-        assert_eq!(quantisation(Value::Null).unwrap(), None);
-        let deepseek = json!({"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
-            "weight_block_size": [128, 128]});
-        assert_eq!(blocks(deepseek), [[128, 128]]);
-        let fbgemm = json!({"activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"],
-            "quant_method": "fbgemm_fp8"});
-        assert!(blocks(fbgemm).is_empty());
-        let group = |weights: Value| {
-            json!({"quant_method": "compressed-tensors", "format": "float-quantized",
-                "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
-        };
-        let channel = json!({"num_bits": 8, "type": "float", "strategy": "channel",
-            "group_size": null, "block_structure": null, "symmetric": true});
-        assert!(blocks(group(channel)).is_empty());
-        let block = json!({"num_bits": 8, "type": "float", "strategy": "block",
-            "block_structure": [128, 64]});
-        assert_eq!(blocks(group(block)), [[128, 64]]);
-        let groups = json!({"num_bits": 8, "type": "float", "strategy": "group",
-            "group_size": 32});
-        assert_eq!(blocks(group(groups)), [[1, 32]]);
-
-        let refused = |value: Value, expected: &str| {
-            let error = quantisation(value).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-            assert!(error.starts_with("x/config.json: field `quantization_config`"));
-        };
-        refused(json!({"quant_method": "gptq"}), "found `gptq`");
-        refused(json!("fp8"), "found ``");
-        let int = json!({"num_bits": 4, "type": "int"});
-        refused(group(int), "weights of 4 bits of type \"int\"");
-        let nvfp4 = json!({"quant_method": "modelopt", "quant_algo": "NVFP4"});
-        refused(nvfp4, "`quant_algo` is \"NVFP4\"");
-        let block = json!({"quant_method": "fp8", "weight_block_size": [128]});
-        refused(block, "a block of two sizes, found [128]");
-        let block = json!({"quant_method": "fp8", "weight_block_size": [128, 0]});
-        refused(block, "a block of two sizes, found [128,0]");
-    }
 
     /// 3 rows of 5 ones times their scales, read in every possible piece.
     fn scaled(scales: &[usize], blocks: &[[usize; 2]], values: &[f32]) -> Vec<f32> {
@@ -448,6 +352,14 @@ mod tests {
             error.contains("there is no `b.weight_scale_inv`"),
             "{error}"
         );
+        // Scales by a name that is not known.
+        for name in ["b.scale_weight", "b.weight.scale"] {
+            let odd = [tensors[3], stored(name, Dtype::F32, &[4, 1])];
+            let error = map(&odd, None).unwrap_err().to_string();
+            assert!(error.contains(&format!("what `{name}` means")), "{error}");
+        }
+        let elsewhere = [tensors[3], stored("ab.scale_weight", Dtype::F32, &[4, 1])];
+        assert!(map(&elsewhere, None).unwrap().is_empty());
         // Without a promise they are plain numbers.
         assert!(map(&tensors[3..4], None).unwrap().is_empty());
         let integers = [tensors[3], stored("b.weight_scale", Dtype::I32, &[4, 1])];

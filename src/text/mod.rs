@@ -24,7 +24,7 @@ pub use records::{
 };
 pub use rows::{SampleTranscript, check_text_size, read_transcripts, transcripts_to_batch};
 pub(crate) use special::TokenFacts;
-pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS};
+pub use template::{ChatTemplate, DEFAULT_DATE, TURN_ENDS, chat_template_of};
 pub(crate) use transcript::Overlap;
 pub use transcript::{Span, Transcribed, Transcript, transcript};
 pub use turns::Unplaced;

@@ -69,6 +69,44 @@ impl Header {
     /// tensor.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut cursor = Cursor { path, bytes, at: 0 };
+        let Contents { metadata, tensors } = cursor.contents()?;
+        let data = cursor.data_begin(&metadata)?;
+        let mut found = BTreeMap::new();
+        for tensor in tensors {
+            let name = tensor.name.clone();
+            let info = cursor.locate(tensor, data)?;
+            if found.insert(name.clone(), info).is_some() {
+                return Err(cursor.damaged(format!("tensor `{name}` is there twice")));
+            }
+        }
+        Ok(Self {
+            metadata,
+            tensors: found,
+        })
+    }
+}
+
+/// What a file says about itself.
+pub(super) struct Contents {
+    pub metadata: HashMap<String, Value>,
+    /// In the order of the file.
+    pub tensors: Vec<Listed>,
+}
+
+impl Contents {
+    /// Reads the header of `bytes`, whatever types its tensors have.
+    ///
+    /// # Errors
+    /// Not a GGUF file, damaged, truncated.
+    pub fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Cursor { path, bytes, at: 0 }.contents()
+    }
+}
+
+impl Cursor<'_> {
+    fn contents(&mut self) -> Result<Contents> {
+        let cursor = self;
+        let (path, bytes) = (cursor.path, cursor.bytes);
         if bytes.get(..4) != Some(b"GGUF") {
             return Err(Error::file(path, "not a GGUF file")
                 .remedy("give a `.gguf` file as llama.cpp writes it"));
@@ -96,18 +134,9 @@ impl Header {
         for _ in 0..tensors {
             listed.push(cursor.tensor()?);
         }
-        let data = cursor.data_begin(&metadata)?;
-        let mut found = BTreeMap::new();
-        for tensor in listed {
-            let name = tensor.name.clone();
-            let info = cursor.locate(tensor, data)?;
-            if found.insert(name.clone(), info).is_some() {
-                return Err(cursor.damaged(format!("tensor `{name}` is there twice")));
-            }
-        }
-        Ok(Self {
+        Ok(Contents {
             metadata,
-            tensors: found,
+            tensors: listed,
         })
     }
 }
@@ -131,10 +160,11 @@ pub(super) fn quads(bytes: &[u8], begin: usize, count: u64) -> impl Iterator<Ite
 }
 
 /// A tensor as the header lists it.
-struct Listed {
+pub(super) struct Listed {
     name: String,
-    shape: Vec<usize>,
-    dtype: GgmlDType,
+    pub shape: Vec<usize>,
+    /// The code of its element type.
+    pub code: u32,
     offset: u64,
 }
 
@@ -250,20 +280,10 @@ impl<'a> Cursor<'a> {
             }
         }
         let code = self.u32()?;
-        let dtype = types::dtype(code).map_err(|found| {
-            Error::file(
-                self.path,
-                format!(
-                    "tensor `{name}`: expected one of {}, found {found}",
-                    types::known()
-                ),
-            )
-            .remedy("quantise the model to one of these, Q4_K_M for example")
-        })?;
         Ok(Listed {
             name,
             shape,
-            dtype,
+            code,
             offset: self.u64()?,
         })
     }
@@ -288,9 +308,19 @@ impl<'a> Cursor<'a> {
         let Listed {
             name,
             shape,
-            dtype,
+            code,
             offset,
         } = tensor;
+        let dtype = types::dtype(code).map_err(|found| {
+            Error::file(
+                self.path,
+                format!(
+                    "tensor `{name}`: expected one of {}, found {found}",
+                    types::known()
+                ),
+            )
+            .remedy("quantise the model to one of these, Q4_K_M for example")
+        })?;
         let width = shape[shape.len() - 1];
         if !width.is_multiple_of(dtype.block_size()) {
             return Err(self.damaged(format!(

@@ -5,6 +5,7 @@
 
 mod header;
 mod metadata;
+mod summary;
 mod tokenizer;
 mod types;
 
@@ -19,6 +20,7 @@ use crate::error::{Context, Error, Result};
 pub use header::GgufTensor;
 use header::{Header, Value};
 use metadata::Metadata;
+pub use summary::GgufSummary;
 
 /// Whether `path` is a file that is called `*.gguf`.
 pub fn is_gguf(path: &Path) -> bool {

@@ -54,6 +54,14 @@ pub(super) fn dtype(code: u32) -> std::result::Result<GgmlDType, String> {
     })
 }
 
+/// The name of the type with this code, whether it is read or not.
+pub(super) fn name_of(code: u32) -> String {
+    let read = READ.iter().find(|row| row.0 == code).map(|row| row.1);
+    let other = || OTHERS.iter().find(|row| row.0 == code).map(|row| row.1);
+    read.or_else(other)
+        .map_or_else(|| format!("type {code}"), str::to_owned)
+}
+
 /// The names of the types that are read.
 pub(super) fn known() -> String {
     let names: Vec<&str> = READ.iter().map(|row| row.1).collect();

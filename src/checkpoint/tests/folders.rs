@@ -114,10 +114,10 @@ fn an_index_stays_in_its_folder_and_tells_the_truth() {
     // A copy of a shard under another name.
     let copy = dir.path().join("copy.safetensors");
     std::fs::copy(dir.path().join(first), &copy).unwrap();
-    refused(
-        good.replacen(first, "copy.safetensors", 1),
-        "tensor `a` is also in",
-    );
+    std::fs::write(&index, good.replacen(first, "copy.safetensors", 1)).unwrap();
+    let found = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(found.file_of("a"), Some(copy.as_path()));
+    assert_eq!((found.tensors().len(), found.unlisted().len()), (3, 2));
     #[cfg(unix)]
     {
         // A download cache is made of links to files elsewhere: they are followed.
@@ -166,4 +166,36 @@ fn a_folder_without_weights_has_no_identity() {
     let error = model_digest(dir.path()).unwrap_err().to_string();
     assert!(error.contains("no `*.safetensors` file here"), "{error}");
     assert!(!has_weights(dir.path()));
+}
+
+#[test]
+fn the_index_defines_a_model_not_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), three(), 32);
+    let digest = model_digest(dir.path()).unwrap();
+    let files = weight_files(dir.path()).unwrap();
+    assert_eq!(files.len(), 2);
+    // A copy in another layout, and shards of an older version.
+    for name in [
+        "consolidated.safetensors",
+        "model-00003-of-00003.safetensors",
+    ] {
+        std::fs::copy(dir.path().join(&files[0]), dir.path().join(name)).unwrap();
+    }
+    assert_eq!(weight_files(dir.path()).unwrap(), files);
+    assert_eq!(model_digest(dir.path()).unwrap(), digest);
+    // A stale tensor in a shard of the model.
+    let index = dir.path().join(INDEX);
+    let text = std::fs::read_to_string(&index).unwrap();
+    let mut parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    parsed["weight_map"].as_object_mut().unwrap().remove("b");
+    std::fs::write(&index, parsed.to_string()).unwrap();
+    let found = Checkpoint::open(dir.path()).unwrap();
+    assert!(found.info("b").is_none() && found.info("a").is_some());
+    assert_eq!(found.unlisted(), ["b"]);
+    // A whole file beside an index of shards: the file, as in transformers.
+    let single = dir.path().join(SINGLE);
+    std::fs::copy(dir.path().join(&files[1]), &single).unwrap();
+    assert_eq!(weight_files(dir.path()).unwrap(), [SINGLE]);
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensors().len(), 1);
 }

@@ -1,3 +1,4 @@
+mod carried;
 mod folders;
 mod places;
 mod records;

@@ -86,16 +86,27 @@ pub fn shares(coefficients: &[f64], squares: &[f64]) -> Vec<Share> {
         .collect()
 }
 
+/// Whether vectors with this cosine are opposite up to the rounding of numbers stored as `f32`:
+/// what is left of their sum is rounding, and has no direction. mergekit's bound for Model Stock.
+pub fn opposite(cosine: f64) -> bool {
+    1.0 + cosine < OPPOSITE
+}
+
+/// What one plus a cosine must be at least.
+pub const OPPOSITE: f64 = 1e-6;
+
 /// Factors of two vectors with squared norms `a`, `b` and inner product `ab`, interpolated on
-/// the sphere at `t`; linear where they are colinear.
-pub fn spherical(t: f64, a: f64, b: f64, ab: f64) -> [f64; 2] {
+/// the sphere at `t`, and whether the vectors are [`opposite`]; linear where they are, or where
+/// they are colinear.
+pub fn spherical(t: f64, a: f64, b: f64, ab: f64) -> ([f64; 2], bool) {
     let cosine = (ab / (a.sqrt().max(1e-7) * b.sqrt().max(1e-7))).clamp(-1.0, 1.0);
     let angle = cosine.acos();
     let sine = angle.sin();
-    if sine.abs() < 1e-8 {
-        return [1.0 - t, t];
+    if sine.abs() < 1e-8 || opposite(cosine) {
+        return ([1.0 - t, t], opposite(cosine));
     }
-    [((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine]
+    let factors = [((1.0 - t) * angle).sin() / sine, (t * angle).sin() / sine];
+    (factors, false)
 }
 
 /// xᵀ G y for a triangle `g` of inner products of `n` vectors.

@@ -15,8 +15,8 @@ pub struct Job<'a> {
     pub models: Vec<&'a str>,
     /// The dtype that mergekit would compute in.
     pub compute_dtype: Dtype,
-    /// Whether the tensor has one dimension (or none).
-    pub vector: bool,
+    /// The tensor's shape.
+    pub shape: &'a [usize],
 }
 
 impl Job<'_> {
@@ -50,6 +50,10 @@ pub enum Remark {
     Uniform,
     /// Spherical means of vectors that cancel out: fell back to the linear mean.
     Antipodal,
+    /// Model Stock of updates that cancel out: the base is kept.
+    Cancelled,
+    /// The Karcher mean of directions that cancel out: the first direction is kept.
+    FirstDirection,
 }
 
 impl Remark {
@@ -65,6 +69,13 @@ impl Remark {
                  sum to less than 1e-6"
             }
             Self::Antipodal => "the models' directions cancel out: the linear mean is used instead",
+            Self::Cancelled => {
+                "the updates cancel out, so that their angle gives no finite ratio: the base is \
+                 kept there"
+            }
+            Self::FirstDirection => {
+                "the models' directions cancel out and have no mean: that of the first model is kept"
+            }
         }
     }
 }

@@ -16,14 +16,14 @@ use crate::error::Result;
 pub enum Survivors {
     /// Every entry.
     All,
-    /// The `density` share with the largest magnitudes.
+    /// The `density` share with the largest magnitudes, at least one.
     Largest { density: f64 },
     /// The `density` share left after the `gamma` share with the largest magnitudes is dropped.
     Band { density: f64, gamma: f64 },
     /// Each entry with probability `density`.
     Random { density: f64 },
     /// Each entry with a probability within `density` ± `epsilon` that grows with the rank of its
-    /// magnitude in its row.
+    /// magnitude in its row (of one entry: `density`).
     Ranked { density: f64, epsilon: f64 },
 }
 
@@ -144,9 +144,15 @@ impl Mask {
                     .chunks_mut(walk.row)
                     .zip(range.clone().step_by(walk.row))
                 {
-                    let last = (row.len() - 1).max(1) as f64;
-                    let survives =
-                        |rank: usize| density - epsilon + rank as f64 / last * 2.0 * epsilon;
+                    let row_len = row.len();
+                    let survives = |rank: usize| {
+                        // The only entry is neither the smallest nor the largest.
+                        let place = match row_len {
+                            1 => 0.5,
+                            len => rank as f64 / (len - 1) as f64,
+                        };
+                        density - epsilon + place * 2.0 * epsilon
+                    };
                     drop_by_rank(row, ranks, |rank, at| {
                         draw(seed, start + at) >= below(survives(rank))
                     });
@@ -187,7 +193,7 @@ pub fn masks(job: &Job<'_>, walk: &Walk, survivors: &[Survivors], seed: f64) -> 
         let mut want = |count: u64| wanted.push(Wanted { stream: at, count });
         match *survivors {
             Survivors::All => {}
-            Survivors::Largest { density } => want(part(density, count)),
+            Survivors::Largest { density } => want(part(density, count).max(1)),
             Survivors::Band { density, gamma } => {
                 let (outer, inner) = band(density, gamma, count);
                 want(outer);

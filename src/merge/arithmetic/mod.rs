@@ -20,7 +20,9 @@ mod updates;
 pub mod vector;
 
 pub use blocks::{Inputs, Output, Tiles, Walk, gram, pair, squares};
-pub use combination::{Combination, form, norms, shares, shares_of_sum, spherical};
+pub use combination::{
+    Combination, OPPOSITE, form, norms, opposite, shares, shares_of_sum, spherical,
+};
 pub use job::{Job, Outcome, Remark, Share};
 pub use mask::Survivors;
 pub use select::{Cutoff, Keyed, Wanted, window};

@@ -39,6 +39,17 @@ fn places<T: Copy>(values: &[T], is_wanted: impl Fn(T) -> bool, mut found: impl 
     }
 }
 
+/// What the sum of some of these weights may be where it is zero in exact arithmetic: 0.3 − 0.1 −
+/// 0.2 is not zero in `f32`. Weights of one sign cannot cancel out.
+fn rounding(weights: &[f32]) -> f32 {
+    let positive: f32 = weights.iter().map(|weight| weight.max(0.0)).sum();
+    let negative: f32 = weights.iter().map(|weight| weight.max(0.0) - weight).sum();
+    match positive > 0.0 && negative > 0.0 {
+        true => weights.len() as f32 * f32::EPSILON * (positive + negative),
+        false => 0.0,
+    }
+}
+
 vectorised! {
     /// `out + factor · (values − anchor)` in `out`.
     pub fn add_difference(out: &mut [f32], factor: f32, values: &[f32], anchor: &[f32]) {
@@ -127,8 +138,8 @@ vectorised! {
 
     /// The sum of the updates, weighted, at each position over the models whose sign there is
     /// that of the plain sum of updates (zero counts as +; entries of zero are left out), divided
-    /// by the sum of their weights where `normalize` is set and that is not zero. `used` counts
-    /// the entries that were kept, by model.
+    /// by the sum of their weights where `normalize` is set and that is not zero (up to the
+    /// rounding of weights of both signs). `used` counts the entries that were kept, by model.
     ///
     /// `scaled`: the updates are multiplied by their weights here; else they have been before.
     pub fn agree(
@@ -139,6 +150,7 @@ vectorised! {
         out: &mut [f32],
         used: &mut [u32],
     ) {
+        let zero = rounding(weights);
         for start in (0..out.len()).step_by(STRIP) {
             let end = (start + STRIP).min(out.len());
             let (mut total, mut divisor) = ([0f32; STRIP], [0f32; STRIP]);
@@ -167,7 +179,7 @@ vectorised! {
             }
             if normalize {
                 for (out, divisor) in out.iter_mut().zip(&divisor) {
-                    *out /= if *divisor == 0.0 { 1.0 } else { *divisor };
+                    *out /= if divisor.abs() <= zero { 1.0 } else { *divisor };
                 }
             }
         }

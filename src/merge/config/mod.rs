@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `setting` | a parameter as configured, and its value for a tensor |
 //! | `tokenizer` | `tokenizer_source` and `tokenizer` |
-//! | `json` | values of a kind, strictly |
+//! | `json` | values of a kind |
 //! | `check` | whether the models are those that the method takes |
-//! | `parameters`, `read` | reading mergekit's YAML |
+//! | `reader`, `parameters`, `sources`, `read` | reading mergekit's YAML |
 //!
 //! `models` is short for one slice that holds all layers. A parameter is looked up at the
 //! model, then at its slice, then at the top; at each level it is a scalar, a gradient (a list
@@ -17,7 +17,9 @@ mod check;
 mod json;
 mod parameters;
 mod read;
+mod reader;
 mod setting;
+mod sources;
 mod tokenizer;
 
 use std::path::PathBuf;
@@ -52,6 +54,15 @@ pub struct Slice {
     pub parameters: Settings,
 }
 
+/// A chat template of the output's tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatTemplate {
+    /// This one (Jinja).
+    Text(String),
+    /// The one that most of the models have.
+    Commonest,
+}
+
 /// A merge as configured: every key known, every value of the right kind.
 #[derive(Clone, Debug)]
 pub struct MergeConfig {
@@ -70,14 +81,16 @@ pub struct MergeConfig {
     /// The output's vocabulary; without it rows are merged as they are, and the tokenizer of the
     /// base (or first) model is copied.
     pub tokenizer: Option<TokenizerConfig>,
-    /// A chat template (Jinja) that replaces the tokenizer's own.
-    pub chat_template: Option<String>,
+    /// The chat template that replaces the tokenizer's own.
+    pub chat_template: Option<ChatTemplate>,
     /// The folder that model paths are relative to.
     pub root: PathBuf,
     /// Models that a recipe gives instead of the configuration, relative to the current folder.
     pub given: Vec<String>,
     /// The configuration as JSON, for the fingerprint and the model card.
     pub source: Value,
+    /// What in it has no effect.
+    pub warnings: Vec<String>,
 }
 
 impl MergeConfig {

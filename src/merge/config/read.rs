@@ -1,15 +1,16 @@
-//! Reading mergekit's YAML, strictly.
+//! Reading mergekit's YAML.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::check::check;
-use super::json::{given, known, list, object, word};
-use super::parameters::settings;
+use super::json::{given, object, word};
+use super::reader::Reader;
 use super::tokenizer::TokenizerConfig;
-use super::{MergeConfig, Slice, Source};
+use super::{ChatTemplate, MergeConfig};
 use crate::error::{Error, Result};
+use crate::files::read_yaml;
 use crate::merge::methods::{Base, Method};
 use crate::tensors::Dtype;
 
@@ -17,6 +18,7 @@ const KEYS: &[&str] = &[
     "merge_method",
     "models",
     "slices",
+    "modules",
     "base_model",
     "parameters",
     "dtype",
@@ -32,11 +34,10 @@ impl MergeConfig {
     ///
     /// # Errors
     ///
-    /// Broken YAML, unknown keys (the nearest known one is offered), values of the wrong kind,
+    /// Broken YAML, misspelt keys (the nearest known one is offered), values of the wrong kind,
     /// parameters that the method does not have, too few or too many models.
     pub fn from_yaml(text: &str, root: &Path) -> Result<Self> {
-        let value: Value = serde_saphyr::from_str(text)
-            .map_err(|error| Error::usage(format!("merge configuration: {error}")))?;
+        let value = read_yaml(text).map_err(|error| error.within("merge configuration"))?;
         Self::from_value(&value, root)
     }
 
@@ -57,7 +58,7 @@ impl MergeConfig {
         let mut value = object(section, "merge")?.clone();
         let method = method_of(&value)?;
         let mut given = Vec::new();
-        if !value.contains_key("models") && !value.contains_key("slices") {
+        if self::given(&value, "models").is_none() && self::given(&value, "slices").is_none() {
             let weight = value.get("parameters").and_then(|p| p.get("weight"));
             let weigh = weight.is_none() && method.parameter("weight").is_some();
             let entry = |model: &PathBuf| match weigh {
@@ -68,7 +69,7 @@ impl MergeConfig {
             value.insert("models".into(), entries.into());
             given.extend(models.iter().map(|model| text(model)));
         }
-        if !value.contains_key("base_model") {
+        if self::given(&value, "base_model").is_none() {
             if method.base == Base::Required {
                 value.insert("base_model".into(), text(base_model).into());
             }
@@ -86,27 +87,31 @@ impl MergeConfig {
     /// As [`MergeConfig::from_yaml`].
     pub fn from_value(value: &Value, root: &Path) -> Result<Self> {
         let map = object(value, "the merge configuration")?;
-        if map.contains_key("modules") {
+        if given(map, "modules").is_some() {
             return Err(Error::usage("`modules` is not supported")
                 .remedy("give `models` or `slices`; models of several modules cannot be merged"));
         }
-        known(map, KEYS, "the merge configuration")?;
-        let method = method_of(map)?;
-        let base_model = map.get("base_model").map(|v| word(v, "base_model"));
-        let base_model = base_model.transpose()?;
-        let config = Self {
-            method,
-            slices: slices(map, method)?,
+        let mut reader = Reader::new(method_of(map)?, root);
+        reader.known(map, KEYS, "the merge configuration")?;
+        let base_model = given(map, "base_model")
+            .map(|value| reader.model(value, "base_model"))
+            .transpose()?;
+        let mut config = Self {
+            method: reader.method,
+            slices: reader.slices(map)?,
             base_model,
-            parameters: settings(map.get("parameters"), method, None)?,
+            parameters: reader.settings(map.get("parameters"), None)?,
             dtype: dtype(map, "dtype")?,
             out_dtype: dtype(map, "out_dtype")?,
-            tokenizer: TokenizerConfig::read(map)?,
+            tokenizer: TokenizerConfig::read(map, &mut reader)?,
             chat_template: chat_template(map)?,
             root: root.to_path_buf(),
             given: Vec::new(),
             source: value.clone(),
+            warnings: Vec::new(),
         };
+        reader.add_base(&mut config, given(map, "models").is_some());
+        config.warnings = reader.warnings;
         check(&config)?;
         Ok(config)
     }
@@ -123,99 +128,6 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The slices; `models` makes one.
-fn slices(map: &Map<String, Value>, method: &'static Method) -> Result<Vec<Slice>> {
-    match (map.get("models"), map.get("slices")) {
-        (Some(models), None) => Ok(vec![Slice {
-            sources: list(models, "models")?
-                .iter()
-                .map(|entry| source(entry, method, false))
-                .collect::<Result<_>>()?,
-            base_model: None,
-            parameters: Vec::new(),
-        }]),
-        (None, Some(slices)) => list(slices, "slices")?
-            .iter()
-            .map(|entry| slice(entry, method))
-            .collect(),
-        _ => Err(Error::usage(
-            "expected exactly one of `models` and `slices` in the merge configuration",
-        )),
-    }
-}
-
-fn source(value: &Value, method: &'static Method, layers: bool) -> Result<Source> {
-    if !layers && let Value::String(model) = value {
-        return Ok(Source {
-            model: model.clone(),
-            layers: None,
-            parameters: Vec::new(),
-        });
-    }
-    let map = object(value, "a model's entry")?;
-    let keys: &[&str] = if layers {
-        &["model", "layer_range", "parameters"]
-    } else {
-        &["model", "parameters"]
-    };
-    known(map, keys, "a model's entry")?;
-    let model = map
-        .get("model")
-        .ok_or_else(|| Error::usage(format!("a model's entry lacks `model`: {value}")))?;
-    let model = word(model, "model")?;
-    let range = match map.get("layer_range") {
-        None if layers => {
-            return Err(Error::usage(format!(
-                "the slice of `{model}` lacks `layer_range`"
-            )));
-        }
-        None => None,
-        Some(range) => Some(layer_range(range)?),
-    };
-    Ok(Source {
-        parameters: settings(map.get("parameters"), method, Some(&model))?,
-        layers: range,
-        model,
-    })
-}
-
-fn layer_range(value: &Value) -> Result<(usize, usize)> {
-    let ends = value.as_array().map(Vec::as_slice);
-    if let Some([begin, end]) = ends
-        && let (Some(begin), Some(end)) = (begin.as_u64(), end.as_u64())
-        && begin < end
-        && end < 1 << 20
-    {
-        return Ok((begin as usize, end as usize));
-    }
-    Err(Error::usage(format!(
-        "expected `layer_range: [first, end]` with first < end, found {value}"
-    )))
-}
-
-fn slice(value: &Value, method: &'static Method) -> Result<Slice> {
-    let map = object(value, "a slice")?;
-    if map.contains_key("residual_weight") {
-        return Err(Error::usage("`residual_weight` is not supported")
-            .remedy("remove it; mergekit does not use it either"));
-    }
-    known(map, &["sources", "base_model", "parameters"], "a slice")?;
-    let sources = map
-        .get("sources")
-        .ok_or_else(|| Error::usage("a slice lacks `sources`"))?;
-    Ok(Slice {
-        sources: list(sources, "sources")?
-            .iter()
-            .map(|entry| source(entry, method, true))
-            .collect::<Result<_>>()?,
-        base_model: map
-            .get("base_model")
-            .map(|v| word(v, "base_model"))
-            .transpose()?,
-        parameters: settings(map.get("parameters"), method, None)?,
-    })
-}
-
 fn dtype(map: &Map<String, Value>, key: &str) -> Result<Option<Dtype>> {
     let Some(value) = given(map, key) else {
         return Ok(None);
@@ -230,17 +142,17 @@ fn dtype(map: &Map<String, Value>, key: &str) -> Result<Option<Dtype>> {
         })
 }
 
-fn chat_template(map: &Map<String, Value>) -> Result<Option<String>> {
+fn chat_template(map: &Map<String, Value>) -> Result<Option<ChatTemplate>> {
     let Some(value) = given(map, "chat_template") else {
         return Ok(None);
     };
     let text = word(value, "chat_template")?;
     if text == "auto" {
-        return Ok(None);
+        return Ok(Some(ChatTemplate::Commonest));
     }
     if !text.contains("{%") && !text.contains("{{") {
         return Err(Error::usage(format!("`chat_template: {text}` is no template"))
             .remedy("give the Jinja text of the template, or leave the key out to keep the base model's"));
     }
-    Ok(Some(text))
+    Ok(Some(ChatTemplate::Text(text)))
 }

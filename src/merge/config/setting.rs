@@ -8,8 +8,9 @@ use crate::merge::methods::Scalar;
 pub enum Setting {
     /// One value for all tensors.
     Scalar(Scalar),
-    /// Numbers spread evenly over the layers, with linear interpolation between them.
-    Gradient(Vec<f64>),
+    /// Values spread evenly over the layers: numbers with linear interpolation between them, of
+    /// others the last one that is reached.
+    Gradient(Vec<Scalar>),
     /// The first entry whose filter is absent, `*` or part of the tensor's name.
     Filters(Vec<(Option<String>, Setting)>),
 }
@@ -23,9 +24,11 @@ impl Setting {
                 let place = t * (values.len() - 1) as f64;
                 let low = (place as usize).min(values.len() - 1);
                 let high = (low + 1).min(values.len() - 1);
+                let (Scalar::Number(a), Scalar::Number(b)) = (&values[low], &values[high]) else {
+                    return Some(values[low].clone());
+                };
                 let share = place - low as f64;
-                let value = (1.0 - share) * values[low] + share * values[high];
-                Some(Scalar::Number(value))
+                Some(Scalar::Number((1.0 - share) * a + share * b))
             }
             Self::Filters(entries) => entries
                 .iter()
@@ -42,12 +45,13 @@ impl Setting {
     /// # Errors
     ///
     /// The first one of `each`.
-    pub(super) fn scalars(&self, each: &mut impl FnMut(&Scalar) -> Result<()>) -> Result<()> {
+    pub(in crate::merge) fn scalars(
+        &self,
+        each: &mut impl FnMut(&Scalar) -> Result<()>,
+    ) -> Result<()> {
         match self {
             Self::Scalar(value) => each(value),
-            Self::Gradient(values) => values
-                .iter()
-                .try_for_each(|value| each(&Scalar::Number(*value))),
+            Self::Gradient(values) => values.iter().try_for_each(each),
             Self::Filters(entries) => entries
                 .iter()
                 .try_for_each(|(_, setting)| setting.scalars(each)),

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{given, known, object, word};
+use super::json::{flag, given, known, object, whole};
+use super::reader::Reader;
 use crate::error::{Error, Result};
 
 /// Whose tokens the output has.
@@ -66,22 +67,24 @@ impl TokenizerConfig {
     /// # Errors
     ///
     /// Both keys, unknown keys, values of the wrong kind.
-    pub(in crate::merge) fn read(map: &Map<String, Value>) -> Result<Option<Self>> {
+    pub(super) fn read(map: &Map<String, Value>, reader: &mut Reader) -> Result<Option<Self>> {
         match (given(map, "tokenizer_source"), given(map, "tokenizer")) {
             (None, None) => Ok(None),
             (Some(_), Some(_)) => Err(Error::usage(
                 "`tokenizer_source` and `tokenizer` exclude each other",
             )),
             (Some(value), None) => Ok(Some(Self {
-                source: source(value, "tokenizer_source")?,
+                source: source(value, "tokenizer_source", reader)?,
                 tokens: Vec::new(),
                 pad_to_multiple_of: None,
             })),
-            (None, Some(value)) => Self::from_mapping(object(value, "`tokenizer`")?).map(Some),
+            (None, Some(value)) => {
+                Self::from_mapping(object(value, "`tokenizer`")?, reader).map(Some)
+            }
         }
     }
 
-    fn from_mapping(map: &Map<String, Value>) -> Result<Self> {
+    fn from_mapping(map: &Map<String, Value>, reader: &mut Reader) -> Result<Self> {
         known(
             map,
             &["source", "tokens", "pad_to_multiple_of"],
@@ -91,11 +94,11 @@ impl TokenizerConfig {
             None => Vec::new(),
             Some(tokens) => object(tokens, "`tokenizer.tokens`")?
                 .iter()
-                .map(|(text, value)| Ok((text.clone(), token(text, value)?)))
+                .map(|(text, value)| Ok((text.clone(), token(text, value, reader)?)))
                 .collect::<Result<_>>()?,
         };
         let multiple = given(map, "pad_to_multiple_of").map(|value| {
-            let number = value.as_u64().filter(|n| (1..=1 << 20).contains(n));
+            let number = whole(value).filter(|n| (1..=1 << 20).contains(n));
             number.map(|n| n as usize).ok_or_else(|| {
                 Error::usage(format!(
                     "`tokenizer.pad_to_multiple_of`: expected a whole number from 1 to 1,048,576, \
@@ -107,7 +110,7 @@ impl TokenizerConfig {
             source: match given(map, "source") {
                 // As mergekit has it.
                 None => TokenizerSource::Union,
-                Some(value) => source(value, "tokenizer.source")?,
+                Some(value) => source(value, "tokenizer.source", reader)?,
             },
             tokens,
             pad_to_multiple_of: multiple.transpose()?,
@@ -115,42 +118,43 @@ impl TokenizerConfig {
     }
 }
 
-fn source(value: &Value, key: &str) -> Result<TokenizerSource> {
-    Ok(match word(value, key)?.as_str() {
+fn source(value: &Value, key: &str, reader: &mut Reader) -> Result<TokenizerSource> {
+    Ok(match reader.model(value, key)?.as_str() {
         "base" => TokenizerSource::Base,
         "union" => TokenizerSource::Union,
         model => TokenizerSource::Model(model.to_owned()),
     })
 }
 
-fn token(text: &str, value: &Value) -> Result<TokenConfig> {
+fn token(text: &str, value: &Value, reader: &mut Reader) -> Result<TokenConfig> {
     let place = format!("`tokenizer.tokens.{text}`");
     if text.is_empty() {
         return Err(Error::usage("`tokenizer.tokens` has an empty token"));
     }
     let map = object(value, &place)?;
     known(map, &["source", "force"], &place)?;
-    let force = match map.get("force") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(force)) => *force,
-        Some(other) => {
-            return Err(Error::usage(format!(
-                "{place}: expected true or false for `force`, found {other}"
-            )));
-        }
+    let force = match given(map, "force") {
+        None => false,
+        Some(value) => flag(value).ok_or_else(|| {
+            Error::usage(format!(
+                "{place}: expected true or false for `force`, found {value}"
+            ))
+        })?,
     };
-    let source = match map.get("source") {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(map)) => Some(embedding(map, &place)?),
-        Some(model) => Some(TokenSource::Model(word(
-            model,
-            &format!("source` of {place}"),
-        )?)),
+    let source = match given(map, "source") {
+        None => None,
+        Some(Value::Object(map)) if !map.contains_key("model") || map.contains_key("kind") => {
+            Some(embedding(map, &place, reader)?)
+        }
+        Some(model) => {
+            let model = reader.model(model, &format!("source` of {place}"))?;
+            Some(TokenSource::Model(model))
+        }
     };
     Ok(TokenConfig { source, force })
 }
 
-fn embedding(map: &Map<String, Value>, place: &str) -> Result<TokenSource> {
+fn embedding(map: &Map<String, Value>, place: &str, reader: &mut Reader) -> Result<TokenSource> {
     let place = format!("`source` of {place}");
     let kind = map.get("kind").and_then(Value::as_str);
     match kind {
@@ -162,21 +166,21 @@ fn embedding(map: &Map<String, Value>, place: &str) -> Result<TokenSource> {
             known(map, &["kind", "model", "token", "token_id"], &place)?;
             let model = given(map, "model")
                 .ok_or_else(|| Error::usage(format!("{place} lacks `model`")))?;
-            let model = word(model, "model")?;
+            let model = reader.model(model, "model")?;
             match (given(map, "token"), given(map, "token_id")) {
                 (Some(Value::String(token)), None) => Ok(TokenSource::Token {
                     model,
                     token: token.clone(),
                 }),
-                (None, Some(id)) if id.as_u64().is_some_and(|id| id < 1 << 32) => {
-                    Ok(TokenSource::Row {
+                (None, Some(id)) => match whole(id).filter(|id| *id < 1 << 32) {
+                    Some(id) => Ok(TokenSource::Row {
                         model,
-                        id: id.as_u64().unwrap_or_default() as usize,
-                    })
-                }
-                (None, Some(id)) => Err(Error::usage(format!(
-                    "{place}: expected a token's id for `token_id`, found {id}"
-                ))),
+                        id: id as usize,
+                    }),
+                    None => Err(Error::usage(format!(
+                        "{place}: expected a token's id for `token_id`, found {id}"
+                    ))),
+                },
                 _ => Err(Error::usage(format!(
                     "{place}: expected either `token`, a token's text, or `token_id`"
                 ))),
@@ -191,11 +195,15 @@ fn embedding(map: &Map<String, Value>, place: &str) -> Result<TokenSource> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::merge::methods::METHODS;
 
     fn read(yaml: &str) -> Result<Option<TokenizerConfig>> {
         let value: Value = serde_saphyr::from_str(yaml).unwrap();
-        TokenizerConfig::read(value.as_object().unwrap())
+        let mut reader = Reader::new(&METHODS[0], Path::new(""));
+        TokenizerConfig::read(value.as_object().unwrap(), &mut reader)
     }
 
     #[test]
@@ -273,7 +281,7 @@ mod tests {
                 "tokenizer: {tokens: {a: {forced: true}}}",
                 "did you mean `force`?",
             ),
-            ("tokenizer: {tokens: {a: {force: 1}}}", "true or false"),
+            ("tokenizer: {tokens: {a: {force: 2}}}", "true or false"),
             ("tokenizer: {tokens: {a: {source: 3}}}", "expected text"),
             (
                 "tokenizer: {tokens: {a: {source: {kind: one}}}}",

@@ -3,7 +3,9 @@
 use super::method::{Base, Kernel, MANY, Method};
 use super::parameter::{declare, number};
 use crate::error::Result;
-use crate::merge::arithmetic::{Combination, Job, Outcome, Output, form, gram, pair};
+use crate::merge::arithmetic::{
+    Combination, Job, OPPOSITE, Outcome, Output, Remark, form, gram, opposite, pair,
+};
 
 pub const KARCHER: Method = Method {
     name: "karcher",
@@ -26,22 +28,26 @@ declare! {
 
 impl Kernel for Karcher {
     fn merge(&self, job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
-        let factors = match job.count() {
-            1 => vec![1.0],
-            n => self.factors(n, &gram(&job.walk, &job.inputs)?),
+        let combination = match job.count() {
+            1 => vec![1.0].into(),
+            n => self.combination(n, &gram(&job.walk, &job.inputs)?),
         };
-        Combination::from(factors).write(job, output)
+        combination.write(job, output)
     }
 }
 
 impl Karcher {
-    /// The factors of `n` models with inner products `g`. All is done in the space of factors.
-    fn factors(&self, n: usize, g: &[f64]) -> Vec<f64> {
+    /// The combination of `n` models with inner products `g`. All is done in the space of factors.
+    ///
+    /// Directions that cancel out have no mean (opposite ones have a sphere of them): the
+    /// first is kept, where mergekit's iteration starts. Models without a length have no
+    /// direction; if all of them are so, their mean is the linear one.
+    fn combination(&self, n: usize, g: &[f64]) -> Combination {
         let tol = self.tol;
         let norms: Vec<f64> = (0..n).map(|i| g[pair(n, i, i)].max(0.0).sqrt()).collect();
         let valid: Vec<usize> = (0..n).filter(|i| norms[*i] > tol).collect();
         if valid.is_empty() {
-            return vec![0.0; n];
+            return vec![1.0 / n as f64; n].into();
         }
         let share = 1.0 / valid.len() as f64;
         let unit = |i: usize| {
@@ -56,7 +62,8 @@ impl Karcher {
             mean[i] = share / norms[i];
         }
         let size = length(&mean);
-        if size < tol {
+        let cancelled = size < tol.max(OPPOSITE);
+        if cancelled {
             mean = unit(valid[0]);
         } else {
             mean.iter_mut().for_each(|m| *m /= size);
@@ -76,17 +83,21 @@ impl Karcher {
             }
         }
         let scale = norms.iter().sum::<f64>() / n as f64;
-        mean.iter().map(|m| scale * m).collect()
+        Combination {
+            factors: mean.iter().map(|m| scale * m).collect(),
+            remark: cancelled.then_some(Remark::FirstDirection),
+        }
     }
 
-    /// The mean of the directions in the tangent space at `mean`.
+    /// The mean of the directions in the tangent space at `mean`. A direction that is opposite to
+    /// it lies nowhere in particular there.
     fn step(&self, n: usize, g: &[f64], mean: &[f64], directions: &[Vec<f64>]) -> Vec<f64> {
         let share = 1.0 / directions.len() as f64;
         let mut step = vec![0.0; n];
         for direction in directions {
             let cosine = form(n, g, mean, direction).clamp(-1.0, 1.0);
             let angle = cosine.acos();
-            if angle >= self.tol {
+            if angle >= self.tol && !opposite(cosine) {
                 let factor = share * angle / angle.sin();
                 for k in 0..n {
                     step[k] += factor * (direction[k] - cosine * mean[k]);

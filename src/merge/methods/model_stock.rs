@@ -4,7 +4,9 @@ use super::method::{Base, Kernel, MANY, Method};
 use super::parameter::{declare, flag};
 use crate::error::Result;
 use crate::merge::arithmetic::vector::dot;
-use crate::merge::arithmetic::{Combination, Job, Outcome, Output, gram, norms, pair, shares};
+use crate::merge::arithmetic::{
+    Combination, Job, OPPOSITE, Outcome, Output, Remark, gram, norms, pair, shares,
+};
 
 pub const MODEL_STOCK: Method = Method {
     name: "model_stock",
@@ -31,12 +33,17 @@ impl Kernel for ModelStock {
         }
         let n = job.count();
         let t = ratio(n, &gram(&job.walk, &job.inputs)?);
-        Combination::from(vec![t / n as f64; n]).write(job, output)
+        let combination = Combination {
+            factors: vec![t.unwrap_or(0.0) / n as f64; n],
+            remark: t.is_none().then_some(Remark::Cancelled),
+        };
+        combination.write(job, output)
     }
 }
 
-/// The interpolation ratio from the mean cosine between the updates.
-fn ratio(n: usize, g: &[f64]) -> f64 {
+/// The interpolation ratio from the mean cosine between the updates; none where they cancel out,
+/// as two opposed ones do: the ratio is infinite there, and near there it multiplies rounding.
+fn ratio(n: usize, g: &[f64]) -> Option<f64> {
     let mut cosines = 0.0;
     for i in 0..n {
         for j in i + 1..n {
@@ -46,8 +53,8 @@ fn ratio(n: usize, g: &[f64]) -> f64 {
     }
     let pairs = n * (n - 1) / 2;
     let cosine = cosines / pairs.max(1) as f64;
-    let t = n as f64 * cosine / (1.0 + (n as f64 - 1.0) * cosine);
-    if t.is_finite() { t } else { 0.0 }
+    let divisor = 1.0 + (n as f64 - 1.0) * cosine;
+    (divisor.abs() >= OPPOSITE).then(|| n as f64 * cosine / divisor)
 }
 
 /// One interpolation ratio per row. One pass; memory: one tile of whole rows per model and thread.
@@ -55,7 +62,7 @@ fn by_row(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     let n = job.count();
     let row = job.walk.row;
     let walk = job.walk.by_rows();
-    let sums = walk.produce(&job.inputs, output, n + 1, |range, tiles, sums| {
+    let sums = walk.produce(&job.inputs, output, n + 2, |range, tiles, sums| {
         tiles.read_deltas(&job.inputs, range);
         norms(tiles, sums);
         for start in (0..range.len()).step_by(row) {
@@ -68,6 +75,8 @@ fn by_row(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
                 }
             }
             let t = ratio(n, &g);
+            sums[n + 1] += f64::from(u8::from(t.is_none()));
+            let t = t.unwrap_or(0.0);
             sums[n] += t / n as f64;
             let factor = (t / n as f64) as f32;
             for place in at {
@@ -78,5 +87,6 @@ fn by_row(job: &Job<'_>, output: &Output<'_>) -> Result<Outcome> {
     })?;
     let coefficient = sums[n] / walk.len.div_ceil(row) as f64;
     let shares = shares(&vec![coefficient; n], &sums[..n]);
-    Ok(Outcome::new(shares, sums.last()))
+    let remark = (sums[n + 1] > 0.0).then_some(Remark::Cancelled);
+    Ok(Outcome::new(shares, sums.last()).with(remark))
 }

@@ -3,7 +3,9 @@
 use super::method::{Base, Kernel, MANY, Method, check_sum};
 use super::parameter::{declare, flag, number};
 use crate::error::Result;
-use crate::merge::arithmetic::{Combination, Job, Outcome, Output, Remark, form, gram, pair};
+use crate::merge::arithmetic::{
+    Combination, Job, OPPOSITE, Outcome, Output, Remark, form, gram, pair,
+};
 
 pub const MULTISLERP: Method = Method {
     name: "multislerp",
@@ -37,9 +39,12 @@ impl MultiSlerp {
             weights.iter_mut().for_each(|w| *w /= total);
         }
         let norms: Vec<f64> = (0..n).map(|i| g[pair(n, i, i)].max(0.0).sqrt()).collect();
-        let mut mean: Vec<f64> = (0..n).map(|i| weights[i] / (norms[i] + eps)).collect();
+        // Two equally weighted directions whose mean is shorter than this are opposite.
+        let cancelled = OPPOSITE.sqrt() * weights.iter().map(|w| w.abs()).sum::<f64>();
+        let inverse = |norm: f64| if norm > 0.0 { 1.0 / (norm + eps) } else { 0.0 };
+        let mut mean: Vec<f64> = (0..n).map(|i| weights[i] * inverse(norms[i])).collect();
         let length = form(n, g, &mean, &mean).max(0.0).sqrt();
-        if length < eps {
+        if length <= eps.max(cancelled) {
             let cancels = norms.iter().any(|norm| *norm > eps);
             return Combination {
                 factors: weights,
@@ -54,8 +59,13 @@ impl MultiSlerp {
             *t -= along * m;
         }
         let angle = form(n, g, &tangent, &tangent).max(0.0).sqrt() + eps;
+        let ratio = if angle > 0.0 {
+            angle.sin() / angle
+        } else {
+            1.0
+        };
         let scale: f64 = norms.iter().zip(&weights).map(|(norm, w)| norm * w).sum();
-        let factor = |(m, t): (&f64, &f64)| scale * (m * angle.cos() + t * angle.sin() / angle);
+        let factor = |(m, t): (&f64, &f64)| scale * (m * angle.cos() + t * ratio);
         Combination::from(mean.iter().zip(&tangent).map(factor).collect::<Vec<_>>())
     }
 }

@@ -1,33 +1,33 @@
 //! Which tensors of which models become which output tensor, checked over all models.
 
-use std::collections::HashSet;
-
+use super::checks::{no_extras, same_architecture};
+use super::notes::{notes, untie};
+use super::packed::{check_equal, check_renumbered};
 use super::parameters::Lookup;
-use super::shapes::{check_shapes, place_rows};
+use super::shapes::{check_shapes, check_tables, place_rows};
 use super::slices::{Stack, number_of};
 use super::tensors::{Matched, TensorPlan};
 use crate::error::{Error, Result};
 use crate::merge::config::MergeConfig;
-use crate::merge::inputs::{HEAD, Model};
+use crate::merge::follow::{Layers, follow};
+use crate::merge::inputs::Model;
+use crate::merge::stacks::{Place as Lies, Stacks};
 use crate::merge::vocabulary::Vocabulary;
-use crate::tensors::{Dtype, layer};
+use crate::tensors::Dtype;
 
-/// Pairs the tensors of all models. With a `vocabulary`, embeddings and heads are placed by token.
+/// Pairs the tensors of all models for the slices `stacks`. With a `vocabulary`, embeddings and heads
+/// are placed by token.
 ///
 /// # Errors
 ///
 /// Models of different architectures, tensors that are missing, superfluous or of different
-/// shapes, parameters that are missing.
+/// shapes, parameters that are missing, settings that depend on layers and cannot follow the slices.
 pub(super) fn match_tensors(
     config: &MergeConfig,
     models: &[Model],
+    stacks: &[Stack<'_>],
     vocabulary: Option<&Vocabulary<'_>>,
 ) -> Result<Matched> {
-    let stacks: Vec<Stack<'_>> = config
-        .slices
-        .iter()
-        .map(|slice| Stack::new(config, models, slice))
-        .collect::<Result<_>>()?;
     let (Some(first), Some(last)) = (stacks.first(), stacks.last()) else {
         return Err(Error::usage("the merge configuration has no slice"));
     };
@@ -35,29 +35,54 @@ pub(super) fn match_tensors(
     let mut matcher = Matcher {
         config,
         models,
+        layered: models.iter().map(Stacks::of).collect(),
         vocabulary,
         tensors: Vec::new(),
         layers: Vec::new(),
     };
     matcher.outside(first, true)?;
-    for stack in &stacks {
+    for stack in stacks {
         for index in 0..stack.layers {
             matcher.layer(stack, index)?;
         }
     }
+    let beyond = matcher.beyond(first, stacks)?;
     matcher.outside(last, false)?;
+    let head = matcher.head(last)?;
     let Matcher {
-        tensors, layers, ..
+        tensors,
+        layers,
+        layered,
+        ..
     } = matcher;
-    no_extras(models, &stacks, &tensors)?;
+    no_extras(models, &layered, stacks, &tensors)?;
+    check_tables(&tensors, models)?;
     let reference = &models[first.reference];
-    let unchanged =
-        layers.len() == reference.layers() && layers.iter().enumerate().all(|(i, l)| i == *l);
+    let moved = layers
+        .iter()
+        .enumerate()
+        .any(|(at, (_, layer))| at != *layer);
+    let has = layered[first.reference].layers();
+    check_renumbered(reference, moved || layers.len() != has)?;
+    let mut notes = notes(reference, models, &tensors);
+    let configs: Vec<_> = models.iter().map(|model| &model.config).collect();
+    let written = Layers {
+        reference: first.reference,
+        configs: &configs,
+        has: layered.iter().map(Stacks::layers).collect(),
+        sources: layers,
+        beyond: beyond.is_none(),
+    };
+    let mut config = follow(&written, &reference.dir, &mut notes)?;
+    notes.extend(beyond);
+    if head {
+        untie(&mut config, reference, models, &mut notes);
+    }
     Ok(Matched {
         tensors,
         reference: first.reference,
-        layers: if unchanged { Vec::new() } else { layers },
-        notes: notes(reference, models),
+        config,
+        notes,
     })
 }
 
@@ -65,10 +90,11 @@ pub(super) fn match_tensors(
 struct Matcher<'a> {
     config: &'a MergeConfig,
     models: &'a [Model],
+    layered: Vec<Stacks>,
     vocabulary: Option<&'a Vocabulary<'a>>,
     tensors: Vec<TensorPlan>,
-    /// For each output layer the reference's layer.
-    layers: Vec<usize>,
+    /// For each output layer the model and its layer that the configuration is taken from.
+    layers: Vec<(usize, usize)>,
 }
 
 /// Where a tensor lies in its slice.
@@ -80,19 +106,26 @@ struct Place<'a> {
     depth: f64,
 }
 
+impl Place<'_> {
+    /// A tensor that has the same name in all models.
+    fn fixed(depth: f64) -> Self {
+        Self { layer: None, depth }
+    }
+}
+
 impl Matcher<'_> {
-    /// The tensors before (or after) the layers.
+    /// The tensors before (or after) the layers; the layers of other stacks come before them.
     fn outside(&mut self, stack: &Stack<'_>, before: bool) -> Result<()> {
         let reference = &self.models[stack.reference];
         for tensor in reference.checkpoint.tensors() {
             let name = &tensor.name;
-            if layer(name).is_none() && is_before_layers(name) == before && !reference.ignores(name)
-            {
-                let place = Place {
-                    layer: None,
-                    depth: 0.0,
-                };
-                self.push(stack, name.clone(), &place)?;
+            let (depth, is_before) = match self.layered[stack.reference].place(name) {
+                Lies::Outside => (0.0, is_before_layers(name)),
+                Lies::Other(depth) => (depth, true),
+                Lies::Layer(..) | Lies::Beyond => continue,
+            };
+            if is_before == before && !reference.ignores(name) {
+                self.push(stack, name.clone(), &Place::fixed(depth))?;
             }
         }
         Ok(())
@@ -101,25 +134,40 @@ impl Matcher<'_> {
     /// The tensors of a layer of a slice.
     fn layer(&mut self, stack: &Stack<'_>, index: usize) -> Result<()> {
         let reference = &self.models[stack.reference];
-        let depth = match stack.layers {
-            1 => 1.0,
-            layers => index as f64 / (layers - 1) as f64,
-        };
         let wanted = stack.reference_first + index;
         let output_layer = self.layers.len();
-        self.layers.push(wanted);
+        self.layers.push((stack.reference, wanted));
         let before = self.tensors.len();
         for tensor in reference.checkpoint.tensors() {
-            if let Some((prefix, number, suffix)) = layer(&tensor.name)
-                && number == wanted
-                && !reference.ignores(&tensor.name)
-            {
-                let place = Place {
-                    layer: Some((index, prefix, suffix)),
-                    depth,
-                };
-                self.push(stack, format!("{prefix}{output_layer}{suffix}"), &place)?;
+            let name = &tensor.name;
+            let layered = &self.layered[stack.reference];
+            let Lies::Layer(prefix, number, suffix) = layered.place(name) else {
+                continue;
+            };
+            if reference.ignores(name) {
+                continue;
             }
+            if is_of_first_layer(reference, prefix, suffix) {
+                if output_layer == 0 && number == 0 {
+                    self.push(stack, name.clone(), &Place::fixed(0.0))?;
+                }
+                continue;
+            }
+            if number != wanted {
+                continue;
+            }
+            let layers = match stack.is_partial() {
+                true => stack.layers,
+                false => layered.layers_of(prefix),
+            };
+            let place = Place {
+                layer: Some((index, prefix, suffix)),
+                depth: match layers {
+                    0 | 1 => 1.0,
+                    layers => index as f64 / (layers - 1) as f64,
+                },
+            };
+            self.push(stack, format!("{prefix}{output_layer}{suffix}"), &place)?;
         }
         match self.tensors.len() > before {
             true => Ok(()),
@@ -127,10 +175,62 @@ impl Matcher<'_> {
                 reference.checkpoint.dir(),
                 format!(
                     "layer {wanted} has no tensors, config.json promises {}",
-                    stack.layers
+                    self.layered[stack.reference].layers()
                 ),
             )),
         }
+    }
+
+    /// The tensors of layers beyond those that `config.json` counts, if whole models are merged that
+    /// all have them. What is to be said where they are left out.
+    fn beyond(&mut self, first: &Stack<'_>, stacks: &[Stack<'_>]) -> Result<Option<String>> {
+        let participants = (0..self.models.len()).filter(|at| stacks.iter().any(|s| s.has(*at)));
+        let participants: Vec<usize> = participants.collect();
+        let of = |at: usize| {
+            let names = self.models[at].checkpoint.tensors().map(|t| &t.name);
+            let is = |name: &&String| {
+                self.layered[at].place(name) == Lies::Beyond && !self.models[at].ignores(name)
+            };
+            names.filter(is).cloned().collect::<Vec<_>>()
+        };
+        let names = of(first.reference);
+        let in_all = |name: &String| {
+            let mut models = participants.iter();
+            models.all(|at| self.models[*at].find(name).is_some())
+        };
+        let whole = stacks.len() == 1 && !first.is_partial();
+        if whole && !names.is_empty() && names.iter().all(in_all) {
+            for name in names {
+                self.push(first, name, &Place::fixed(1.0))?;
+            }
+            return Ok(None);
+        }
+        let found = participants.iter().map(|at| (*at, of(*at)));
+        let found = found.into_iter().find(|(_, names)| !names.is_empty());
+        Ok(found.map(|(at, names)| {
+            format!(
+                "{} tensors of `{}` in layers beyond the {} of config.json (`{}`, ..; modules that \
+                 predict several tokens) are left out",
+                names.len(),
+                self.models[at].name,
+                self.layered[at].layers(),
+                names[0]
+            )
+        }))
+    }
+
+    /// The head, where the reference has none of its own and another model does. Whether the output has
+    /// a head that is no copy of the embedding.
+    fn head(&mut self, stack: &Stack<'_>) -> Result<bool> {
+        let models = self.models.iter().enumerate();
+        let mut models = models.filter(|(number, _)| stack.has(*number));
+        let Some(head) = models.find_map(|(_, model)| model.tie.separate_head()) else {
+            return Ok(false);
+        };
+        if !self.tensors.iter().any(|tensor| tensor.name == head) {
+            self.push(stack, head.to_owned(), &Place::fixed(0.0))?;
+        }
+        Ok(true)
     }
 
     fn push(&mut self, stack: &Stack<'_>, name: String, place: &Place<'_>) -> Result<()> {
@@ -141,6 +241,7 @@ impl Matcher<'_> {
             place_rows(&mut planned, base, self.models, vocabulary, &self.tensors)?;
         }
         check_shapes(&planned, self.models)?;
+        check_equal(&planned, self.models)?;
         self.tensors.push(planned);
         Ok(())
     }
@@ -159,7 +260,7 @@ impl Matcher<'_> {
         let reference = self.models[*number].checkpoint.tensor(tensor)?;
         let inputs = || base.iter().chain(&models);
         self.same_kind(inputs(), *number, reference.dtype)?;
-        let copy = !reference.dtype.is_float();
+        let copy = !reference.dtype.is_float() || self.models[*number].packed.is_some();
         // What has 8 bits because it was quantised is not quantised again.
         let own = match reference.dtype.is_f8() {
             true => Dtype::BF16,
@@ -248,87 +349,12 @@ fn is_before_layers(name: &str) -> bool {
         .any(|part| name.contains(part))
 }
 
-/// What the user is told about the models.
-fn notes(reference: &Model, models: &[Model]) -> Vec<String> {
-    let mut notes = Vec::new();
-    if reference.ties_embeddings() && reference.checkpoint.info(HEAD).is_some() {
-        notes.push(format!(
-            "`{HEAD}` is tied to the embedding and is not written"
-        ));
-    }
-    notes.extend(models.iter().filter_map(quantised));
-    notes
-}
-
-/// What is said about a model with 8-bit weights.
-fn quantised(model: &Model) -> Option<String> {
-    let f8 = |dtype: Dtype| dtype.is_f8();
-    let count = model.checkpoint.tensors().filter(|t| f8(t.dtype)).count();
-    if count == 0 {
-        return None;
-    }
-    let scaled = model.scales.len();
-    let mut note = format!(
-        "{count} tensors of `{}` are 8-bit floats ({scaled} with scales): they are merged as the \
-         numbers they stand for, and the result is \
-         not quantised (`quantization_config` is left out of config.json)",
-        model.name
-    );
-    match model.scales.others() {
-        0 => {}
-        others => note += &format!("; {others} scales of activations or caches are left out"),
-    }
-    Some(note)
-}
-
-/// Fails where the models' architectures differ.
-fn same_architecture(models: &[Model]) -> Result<()> {
-    let Some((first, others)) = models.split_first() else {
-        return Ok(());
+/// Whether only the first layer of a stack has a tensor (T5's table of relative positions, which its
+/// other layers share): it stays in the first layer.
+fn is_of_first_layer(model: &Model, prefix: &str, suffix: &str) -> bool {
+    let has = |number: usize| {
+        let name = format!("{prefix}{number}{suffix}");
+        model.checkpoint.info(&name).is_some()
     };
-    for model in others {
-        for key in ["architectures", "model_type"] {
-            let (a, b) = (first.config.get(key), model.config.get(key));
-            if let (Some(a), Some(b)) = (a, b)
-                && a != b
-            {
-                let path = model.dir.join("config.json");
-                return Err(Error::file(
-                    &path,
-                    format!("`{key}` is {b}, model `{}` has {a}", first.name),
-                )
-                .remedy("only models of one architecture can be merged"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Fails where a model has tensors that no output tensor uses.
-fn no_extras(models: &[Model], stacks: &[Stack<'_>], tensors: &[TensorPlan]) -> Result<()> {
-    // With layer ranges, tensors outside the ranges are left out on purpose.
-    if stacks.iter().any(Stack::is_partial) {
-        return Ok(());
-    }
-    let used: HashSet<(usize, &str)> = tensors
-        .iter()
-        .flat_map(TensorPlan::inputs)
-        .map(|(number, name)| (*number, name.as_str()))
-        .collect();
-    for (number, model) in models.iter().enumerate() {
-        if !stacks.iter().any(|stack| stack.has(number)) {
-            continue;
-        }
-        for tensor in model.checkpoint.tensors() {
-            let name = tensor.name.as_str();
-            if !used.contains(&(number, name)) && !model.ignores(name) {
-                return Err(Error::input(
-                    model.dir.display(),
-                    format!("tensor `{name}` is in model `{}` only", model.name),
-                )
-                .remedy("only models of one architecture can be merged"));
-            }
-        }
-    }
-    Ok(())
+    suffix.contains("relative_attention_bias") && has(0) && !has(1)
 }

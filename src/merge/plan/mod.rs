@@ -6,14 +6,22 @@
 //! | `parameters` | the parameters of one tensor |
 //! | `tensors` | what a planned tensor is |
 //! | `slices` | which layers of which models the output is stacked from |
+//! | `packed` | which tensors are copied because they are no numbers |
 //! | `shapes` | whether shapes are equal, and which rows are placed by token |
 //! | `matching` | which tensors become which output tensor |
+//! | `left_out` | which files beside the weights the output does not get |
+//! | `checks` | whether the models belong together |
+//! | `notes` | what users are told of them |
 //! | `target` | whether the output folder may be written to |
 //! | `size`, `space`, `display` | bytes, memory, free space; the plan for people |
 
+mod checks;
 mod display;
+mod left_out;
 mod matching;
+mod notes;
 mod options;
+mod packed;
 mod parameters;
 mod shapes;
 mod size;
@@ -28,14 +36,16 @@ pub use self::options::MergeOptions;
 pub(super) use self::parameters::Lookup;
 pub(super) use self::tensors::{SMALL, TensorPlan};
 
+use self::left_out::left_out;
 use self::matching::match_tensors;
-use self::slices::reference;
+use self::packed::check_packed;
+use self::slices::stack;
 use self::target::check_output;
 use self::tensors::Matched;
 use super::config::MergeConfig;
 use super::fingerprint::{Written, fingerprint, written};
 use super::inputs::{Model, Pages};
-use super::vocabulary::{Files, describe, differences, prepare};
+use super::vocabulary::{Files, describe, differences, is_by_token, is_per_layer, prepare};
 use crate::checkpoint::{Layout, Target};
 use crate::error::Result;
 use crate::memory::free_memory;
@@ -75,23 +85,31 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         .into_iter()
         .map(|name| Model::open(config, name))
         .collect::<Result<Vec<_>>>()?;
+    check_packed(config, &models)?;
     let target = check_output(&models, out, options.force)?;
-    let vocabulary = prepare(config, &models, reference(config, &models)?)?;
+    let stacks = stack(config, &models)?;
+    let vocabulary = prepare(config, &models, stacks[0].reference)?;
     let (vocabulary, tokenizer, about) = match vocabulary {
         Some((vocabulary, files, about)) => (Some(vocabulary), Some(files), about),
         None => (None, None, Vec::new()),
     };
-    let matched = match_tensors(config, &models, vocabulary.as_ref())?;
+    let mut matched = match_tensors(config, &models, &stacks, vocabulary.as_ref())?;
     drop(vocabulary);
     let tokenizer = tokenizer.map(|files| Files {
         summary: summarise(files.summary, &matched, &models),
+        per_layer: (matched.tensors.iter())
+            .any(|tensor| tensor.placement.is_some() && is_per_layer(&tensor.name)),
         ..files
     });
+    let left = left_out(&models[matched.reference], tokenizer.as_ref())?;
+    matched.notes.extend(left);
     let layout = Layout::new(specs(&matched), options.out_shard_size)?;
     let placements = matched.tensors.iter();
     let placements = placements.filter_map(|tensor| tensor.placement.as_deref());
     let fingerprint = fingerprint(config, &models, tokenizer.as_ref(), placements, &layout)?;
-    let warnings = differences(config, &models).into_iter().chain(about);
+    let differing = differences(config, &with_tables(&matched, &models));
+    let without_effect = config.warnings.iter().cloned();
+    let warnings = differing.into_iter().chain(about).chain(without_effect);
     let inputs: u64 = models.iter().map(|model| model.checkpoint.bytes()).sum();
     let fits = free_memory().is_none_or(|memory| inputs < memory / 2);
     Ok(Plan {
@@ -107,6 +125,19 @@ pub fn plan(config: &MergeConfig, out: &Path, options: &MergeOptions) -> Result<
         matched,
         models,
     })
+}
+
+/// The models from which rows for tokens are taken.
+fn with_tables<'a>(matched: &Matched, models: &'a [Model]) -> Vec<&'a Model> {
+    let tables = matched.tensors.iter().filter(|t| is_by_token(&t.name));
+    let numbers: Vec<usize> = tables
+        .flat_map(TensorPlan::inputs)
+        .map(|(number, _)| *number)
+        .collect();
+    let all = models.iter().enumerate();
+    all.filter(|(number, _)| numbers.is_empty() || numbers.contains(number))
+        .map(|(_, model)| model)
+        .collect()
 }
 
 fn specs(matched: &Matched) -> Vec<TensorSpec> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::tensors::TensorPlan;
 use crate::error::{Error, Result};
 use crate::merge::inputs::Model;
-use crate::merge::vocabulary::{Vocabulary, is_by_token, may_be_by_token};
+use crate::merge::vocabulary::{Vocabulary, is_by_token, is_per_layer, may_be_by_token};
 
 /// Finds the rows of a tensor that has one for each token. `base` is the number of the base model;
 /// placements of `earlier` tensors are shared where they are equal.
@@ -41,13 +41,21 @@ pub(super) fn place_rows(
         )
     };
     let by_token = is_by_token(&tensor.name);
-    let may_be = || may_be_by_token(&tensor.name, inputs[0].1, vocabulary.rows_of(inputs[0].0));
+    let may_be = || {
+        let known = vocabulary.rows_of(inputs[0].0);
+        may_be_by_token(&tensor.name, inputs[0].1, known, !tensor.copy)
+    };
     if !by_token && !may_be() {
         return Ok(());
     }
     let numbers: Vec<usize> = inputs.iter().map(|(number, _)| *number).collect();
-    let placement = vocabulary.place(&numbers, base)?;
-    if placement.is_identity(&rows) {
+    let short = is_per_layer(&tensor.name).then_some(rows.as_slice());
+    let placement = vocabulary.place(&numbers, base, short)?;
+    let stays = match short {
+        Some(rows) => rows.iter().all(|r| *r == rows[0]) && placement.is_short_identity(rows),
+        None => placement.is_identity(&rows),
+    };
+    if stays {
         return Ok(());
     }
     if !by_token {
@@ -102,6 +110,52 @@ pub(super) fn check_shapes(tensor: &TensorPlan, models: &[Model]) -> Result<()> 
             )
             .remedy(remedy));
         }
+    }
+    Ok(())
+}
+
+/// Checks that the tables of tokens of the output, which may come from several models where layers
+/// are stacked, have one vocabulary.
+///
+/// # Errors
+///
+/// Tables of different lengths from different models, which no program would load.
+pub(super) fn check_tables(tensors: &[TensorPlan], models: &[Model]) -> Result<()> {
+    let tables = tensors.iter().filter(|tensor| {
+        is_by_token(&tensor.name) && !is_per_layer(&tensor.name) && !tensor.shape.is_empty()
+    });
+    let from = |tensor: &TensorPlan| {
+        tensor
+            .inputs()
+            .map(|(number, _)| *number)
+            .collect::<Vec<_>>()
+    };
+    let mut first: Option<&TensorPlan> = None;
+    for table in tables {
+        let known = *first.get_or_insert(table);
+        if known.shape[0] == table.shape[0] || from(known) == from(table) {
+            continue;
+        }
+        let names = |tensor: &TensorPlan| {
+            let names = from(tensor)
+                .into_iter()
+                .map(|number| models[number].name.as_str());
+            names.collect::<Vec<_>>().join("`, `")
+        };
+        return Err(Error::usage(format!(
+            "two vocabularies: `{}` of `{}` has {} rows, `{}` of `{}` has {}; the result would not \
+             load",
+            known.name,
+            names(known),
+            known.shape[0],
+            table.name,
+            names(table),
+            table.shape[0]
+        ))
+        .remedy(
+            "set `tokenizer: { source: base }` (or `union`, or the path of a model): rows are then \
+             placed by token; or take the first and the last layers from one model",
+        ));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::merge::config::{MergeConfig, Slice, Source};
 use crate::merge::inputs::Model;
 use crate::merge::methods::Base;
+use crate::merge::stacks::Stacks;
 
 /// A slice with everything looked up. Models are meant by their numbers.
 pub(super) struct Stack<'a> {
@@ -31,11 +32,19 @@ pub(super) fn number_of(models: &[Model], name: &str) -> Result<usize> {
         .ok_or_else(|| Error::usage(format!("model `{name}` was not opened")))
 }
 
-/// The model whose config and tokenizer the output has by default.
-pub(super) fn reference(config: &MergeConfig, models: &[Model]) -> Result<usize> {
-    match config.slices.first() {
-        Some(slice) => Ok(Stack::new(config, models, slice)?.reference),
-        None => Err(Error::usage("the merge configuration has no slice")),
+/// Looks up the models and layers of all slices; there is at least one.
+///
+/// # Errors
+///
+/// Those of [`Stack::new`], a configuration without a slice.
+pub(super) fn stack<'a>(config: &'a MergeConfig, models: &[Model]) -> Result<Vec<Stack<'a>>> {
+    let layers: Vec<Stacks> = models.iter().map(Stacks::of).collect();
+    let slices = config.slices.iter();
+    let slices = slices.map(|slice| Stack::new(config, models, &layers, slice));
+    let slices = slices.collect::<Result<Vec<_>>>()?;
+    match slices.is_empty() {
+        false => Ok(slices),
+        true => Err(Error::usage("the merge configuration has no slice")),
     }
 }
 
@@ -45,7 +54,12 @@ impl<'a> Stack<'a> {
     /// # Errors
     ///
     /// Layers that a model does not have, models with different numbers of layers.
-    pub fn new(config: &MergeConfig, models: &[Model], slice: &'a Slice) -> Result<Self> {
+    fn new(
+        config: &MergeConfig,
+        models: &[Model],
+        stacks: &[Stacks],
+        slice: &'a Slice,
+    ) -> Result<Self> {
         let base_name = match config.method.base {
             Base::Listed => None,
             _ => config.base_of(slice),
@@ -56,7 +70,7 @@ impl<'a> Stack<'a> {
         let mut base_first = None;
         for source in &slice.sources {
             let number = number_of(models, &source.model)?;
-            let (first, count) = range(source, &models[number])?;
+            let (first, count) = range(source, &models[number], &stacks[number])?;
             match layers {
                 None => layers = Some(count),
                 Some(layers) if layers != count => {
@@ -75,12 +89,17 @@ impl<'a> Stack<'a> {
         }
         let layers = layers.unwrap_or(0);
         if let (Some(base), None) = (base, base_first) {
-            check_unlisted(slice, &models[base], layers)?;
+            check_unlisted(slice, &models[base], stacks[base].layers(), layers)?;
         }
         let base_first = base_first.unwrap_or(0);
         let (reference, reference_first) = match base {
             Some(base) => (base, base_first),
-            None => others[0],
+            // A base that is one model among others says what is not merged, as in mergekit.
+            None => {
+                let listed = config.base_of(slice);
+                let is_base = |(number, _): &&(usize, usize)| Some(&models[*number].name) == listed;
+                *others.iter().find(is_base).unwrap_or(&others[0])
+            }
         };
         Ok(Self {
             slice,
@@ -105,25 +124,39 @@ impl<'a> Stack<'a> {
 }
 
 /// The first layer of a source, and how many there are.
-fn range(source: &Source, model: &Model) -> Result<(usize, usize)> {
-    let has = model.layers();
-    let (first, end) = source.layers.unwrap_or((0, has));
-    match end > has {
-        false => Ok((first, end - first)),
-        true => Err(Error::usage(format!(
+fn range(source: &Source, model: &Model, stacks: &Stacks) -> Result<(usize, usize)> {
+    let has = stacks.layers();
+    let Some((first, end)) = source.layers else {
+        return Ok((0, has));
+    };
+    if end > has {
+        return Err(Error::usage(format!(
             "`layer_range: [{first}, {end}]` of model `{}`, which has {has} layers",
             source.model
-        ))),
+        )));
     }
+    // Ranges mean the same layers of encoder and decoder.
+    if let Some((prefix, short)) = stacks.shorter()
+        && (first, end) != (0, has)
+    {
+        return Err(Error::input(
+            model.dir.display(),
+            format!(
+                "`layer_range: [{first}, {end}]`: `{prefix}` has {short} layers, the model {has}; \
+                 it is not known which layers are meant"
+            ),
+        )
+        .remedy("only models whose encoder and decoder have equally many layers can be cut"));
+    }
+    Ok((first, end - first))
 }
 
 /// Checks a base model that is not among the sources: all its layers take part.
-fn check_unlisted(slice: &Slice, base: &Model, layers: usize) -> Result<()> {
+fn check_unlisted(slice: &Slice, base: &Model, has: usize, layers: usize) -> Result<()> {
     if slice.sources.iter().any(|source| source.layers.is_some()) {
         let problem = format!("a slice lacks the base model `{}`", base.name);
         return Err(Error::usage(problem).remedy("list it in `sources` with its `layer_range`"));
     }
-    let has = base.layers();
     if has != layers {
         return Err(Error::usage(format!(
             "base model `{}` has {has} layers, the models have {layers}",

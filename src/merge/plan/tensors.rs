@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::merge::methods::Kernel;
 use crate::merge::vocabulary::Placement;
 use crate::tensors::Dtype;
+use serde_json::Value;
 
 /// Most elements of a tensor that one thread merges alone.
 pub(in crate::merge) const SMALL: usize = 1 << 22;
@@ -45,8 +46,8 @@ pub(in crate::merge) struct Matched {
     pub tensors: Vec<TensorPlan>,
     /// The model whose config and tokenizer the output has by default.
     pub reference: usize,
-    /// For each output layer the reference's layer; empty where the layers are unchanged.
-    pub layers: Vec<usize>,
+    /// The output's `config.json`, but for dtype and vocabulary.
+    pub config: Value,
     /// Notes for the user.
     pub notes: Vec<String>,
 }

@@ -45,7 +45,7 @@ pub(super) fn merge_tensor(plan: &Plan, at: usize, writer: &CheckpointWriter) ->
         },
         models: names.collect(),
         compute_dtype: tensor.compute_dtype,
-        vector: tensor.shape.len() < 2,
+        shape: &tensor.shape,
     };
     let write = |offset: u64, bytes: &[u8]| writer.write(at, offset, bytes);
     let output = Output {

@@ -56,16 +56,12 @@ fn wrong_configurations_are_refused_with_a_remedy() {
         "found `yes please`",
     );
     refused(
-        &with("parameters: {normalize: 1}"),
+        &with("parameters: {normalize: 2}"),
         "expected true or false",
     );
     refused(
         &with("parameters: {compat: merge}"),
         "one of none, mergekit, fusechat",
-    );
-    refused(
-        &with("parameters: {density: 0.5}"),
-        "it would have no effect",
     );
     refused(&with("dtype: int8"), "cannot be written");
     refused(&with("tokenizer: {source: [base]}"), "expected text");

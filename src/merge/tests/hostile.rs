@@ -195,7 +195,9 @@ fn types_that_do_not_fit_together_are_refused_and_integers_are_copied() {
     refused("F32", "I32", "is int32, model `base` has float32");
     refused("I64", "F64", "is float64, model `base` has int64");
     refused("F32", "C64", "dtype `C64` is not supported");
-    merge("I64", "U32").unwrap();
+    // As in mergekit, only what is equal is copied.
+    refused("I64", "U32", "is uint32, model `base` has int64");
+    merge("I64", "I64").unwrap();
     let merged = zoo.open("out");
     let copied = merged.tensor("model.layers.1.w").unwrap();
     assert_eq!(
@@ -203,6 +205,20 @@ fn types_that_do_not_fit_together_are_refused_and_integers_are_copied() {
         (Dtype::I64, [1u8; 16].as_slice())
     );
     merge("F64", "F32").unwrap();
+    merge("I64", "I64").unwrap();
+    let path = zoo.out("a/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() = 2;
+    std::fs::write(&path, bytes).unwrap();
+    for models in [["base", "a"], ["a", "base"]] {
+        let models = models.map(|m| json!({"model": m, "parameters": {"weight": 1}}));
+        let config = json!({"merge_method": "linear", "models": models});
+        let error = zoo.plan(config, "differ").err().unwrap().to_string();
+        assert!(
+            error.contains("`model.layers.1.w` is int64, differs"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn slices_stack_layers_and_the_config_follows() {
 }
 
 #[test]
-fn tied_embeddings_are_written_once_and_the_dtype_is_the_configured_one() {
+fn heads_that_differ_are_written_and_the_dtype_is_the_configured_one() {
     let zoo = zoo(Dtype::F32, 8);
     for name in ["base", "a", "b"] {
         let path = zoo.out(name).join("config.json");
@@ -106,10 +106,11 @@ fn tied_embeddings_are_written_once_and_the_dtype_is_the_configured_one() {
     let value = json!({"merge_method": "sce", "base_model": "base", "models": ["a", "b"],
         "dtype": "float32", "out_dtype": "bfloat16"});
     let (out, _) = zoo.merge(value, "out");
-    assert!(out.info("lm_head.weight").is_none());
+    assert_eq!(out.tensor("lm_head.weight").unwrap().dtype, Dtype::BF16);
     assert_eq!(out.tensor("model.norm.weight").unwrap().dtype, Dtype::BF16);
     let text = std::fs::read_to_string(zoo.out("out/config.json")).unwrap();
     assert!(text.contains("\"torch_dtype\": \"bfloat16\""), "{text}");
+    assert!(text.contains("\"tie_word_embeddings\": false"), "{text}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::tensors::{Dtype, TensorSpec};
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A tokenizer of whole words; words in angle brackets are special added tokens.
-fn words(words: &[&str]) -> Value {
+pub(super) fn words(words: &[&str]) -> Value {
     let ids = (0..).zip(words);
     let plain = ids.clone().filter(|(_, word)| !word.starts_with('<'));
     let vocabulary: Value = plain
@@ -32,7 +32,7 @@ fn words(words: &[&str]) -> Value {
 
 /// Writes a model whose embedding has `rows` rows (`seed` x 100 + row, and a half more), and a head
 /// with the negatives.
-fn model(zoo: &Zoo, name: &str, seed: usize, tokens: &[&str], rows: usize) {
+pub(super) fn model(zoo: &Zoo, name: &str, seed: usize, tokens: &[&str], rows: usize) {
     wide(zoo, name, seed, tokens, rows, 2);
 }
 
@@ -126,7 +126,7 @@ fn close(found: &[f32], expected: &[f32]) {
     }
 }
 
-fn json_of(zoo: &Zoo, name: &str) -> Value {
+pub(super) fn json_of(zoo: &Zoo, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(zoo.out(name)).unwrap()).unwrap()
 }
 
@@ -224,6 +224,42 @@ fn the_tokens_of_one_model_and_its_ids() {
         planned.to_string().contains("all models have these tokens"),
         "{planned}"
     );
+}
+
+#[test]
+fn ids_in_nested_objects_and_under_other_names_follow_the_tokens() {
+    let zoo = zoo();
+    let path = zoo.out("base/config.json");
+    let mut config_of_base = json_of(&zoo, "base/config.json");
+    // Token 2 of the base is "b", 1 is "a", which the other lacks.
+    config_of_base["image_token_index"] = 2.into();
+    config_of_base["audio_token_id"] = 1.into();
+    config_of_base["pad_token_id"] = (-1).into();
+    config_of_base["text_config"] = json!({"vocab_size": 6, "eos_token_id": 9, "bos_token_id": 8,
+        "boi_token_id": [2, 3], "inner": {"sep_token_id": 2}, "hidden_size": 2});
+    std::fs::write(&path, config_of_base.to_string()).unwrap();
+    let more = json!({"tokenizer_source": "m"});
+    run(&zoo.plan(config("linear", more), "out").unwrap()).unwrap();
+    let found = json_of(&zoo, "out/config.json");
+    // The tokenizer's model has ids of these; others are those of the same tokens.
+    assert_eq!(
+        (&found["eos_token_id"], &found["bos_token_id"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(found["image_token_index"], 1);
+    assert_eq!(found.get("audio_token_id"), None);
+    assert_eq!(found["pad_token_id"], -1);
+    assert_eq!(
+        found["text_config"],
+        json!({"vocab_size": 5, "eos_token_id": 2, "bos_token_id": 0, "boi_token_id": [1, 4],
+            "inner": {"sep_token_id": 1}, "hidden_size": 2})
+    );
+    // With the base's own tokenizer, they stay.
+    let more = json!({"tokenizer_source": "union"});
+    run(&zoo.plan(config("linear", more), "union").unwrap()).unwrap();
+    let found = json_of(&zoo, "union/config.json");
+    assert_eq!(found["image_token_index"], 2);
+    assert_eq!(found["text_config"]["boi_token_id"], json!([2, 3]));
 }
 
 #[test]

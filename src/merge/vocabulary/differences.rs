@@ -40,8 +40,9 @@ fn digest(dir: &Path) -> Option<[u8; 32]> {
     Some(*hasher.finalize().as_bytes())
 }
 
-/// What to tell the user where rows of embeddings do not stand for the same tokens.
-pub(in crate::merge) fn differences(config: &MergeConfig, models: &[Model]) -> Option<String> {
+/// What to tell the user where rows of embeddings and heads, which come from these models, do not
+/// stand for the same tokens.
+pub(in crate::merge) fn differences(config: &MergeConfig, models: &[&Model]) -> Option<String> {
     if config.tokenizer.is_some() {
         return None;
     }

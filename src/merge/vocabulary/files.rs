@@ -1,23 +1,19 @@
 //! The files of the output's tokenizer.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::tokens::entry;
-use crate::checkpoint::{CONFIG, Role, TOKENIZER, TOKENIZER_CONFIG, copy_companions};
+use crate::checkpoint::{Companions, Role, TOKENIZER, TOKENIZER_CONFIG};
 use crate::error::{Context, Result};
-use crate::files::read_json;
+use crate::files::{edit_json, read_json};
 
-/// Writes the tokenizer of the folder `from` to `to`.
-///
-/// # Errors
-///
-/// Files that cannot be read or written.
-pub(in crate::merge) fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    let wanted = |role| matches!(role, Role::Tokens | Role::Settings | Role::Slow);
-    copy_companions(from, to, |companion| wanted(companion.role))
+/// Whether companions of this role are a tokenizer's.
+pub(in crate::merge) fn is_tokenizer(role: Role) -> bool {
+    matches!(role, Role::Tokens | Role::Settings | Role::Slow)
 }
 
 /// The tokenizer of an output whose rows are placed by token.
@@ -30,9 +26,11 @@ pub(in crate::merge) struct Files {
     pub added: Vec<(u32, AddedToken)>,
     /// Rows of embeddings.
     pub rows: usize,
-    /// Whether the ids of special tokens come from the source: it is not the model that the
-    /// output's config comes from.
-    pub foreign: bool,
+    /// Whether an embedding that every layer adds was placed, and has so many rows, too.
+    pub per_layer: bool,
+    /// Where the tokenizer is not that of the model that the output's config comes from: for each id of
+    /// a token of that model the output's id of the same token, if it has the token.
+    pub foreign: Option<HashMap<u64, u32>>,
     /// What the vocabulary is made of, for people.
     pub summary: Vec<String>,
 }
@@ -44,73 +42,27 @@ impl Files {
     ///
     /// Files that cannot be read or written.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        let companions = Companions::of(&self.source)?;
         let Some(json) = &self.json else {
-            return copy_tokenizer(&self.source, dir);
+            return companions.copy(dir, is_tokenizer);
         };
         let write = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).at(&path)
         };
         write(TOKENIZER, json)?;
-        copy_companions(&self.source, dir, |companion| {
-            companion.role == Role::Settings
-        })?;
+        companions.copy(dir, |role| role == Role::Settings)?;
         // Older releases of transformers keep added tokens here a second time.
-        let config = read_json(&self.source.join(TOKENIZER_CONFIG))?;
-        if let Some(mut config) = config
-            && config.get("added_tokens_decoder").is_some()
-        {
-            let added = self.added.iter();
-            let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
-            config["added_tokens_decoder"] = Value::Object(added.collect());
-            write(TOKENIZER_CONFIG, &format!("{config:#}\n"))?;
+        const KEY: &str = "added_tokens_decoder";
+        match read_json(&self.source.join(TOKENIZER_CONFIG))? {
+            Some(config) if config.get(KEY).is_some() => {
+                let added = self.added.iter();
+                let added = added.map(|(id, token)| (id.to_string(), entry(None, token)));
+                edit_json(&dir.join(TOKENIZER_CONFIG), |config| {
+                    config.insert(KEY.into(), Value::Object(added.collect()));
+                })
+            }
+            _ => Ok(()),
         }
-        Ok(())
-    }
-
-    /// Corrects the output's `config.json`: the size of the vocabulary, ids of special tokens.
-    ///
-    /// # Errors
-    ///
-    /// A config of the source that cannot be read.
-    pub fn correct_config(&self, config: &mut Map<String, Value>) -> Result<()> {
-        const SIZE: &str = "vocab_size";
-        let nested = config.get_mut("text_config").and_then(Value::as_object_mut);
-        match nested {
-            Some(text) if text.contains_key(SIZE) => {
-                text.insert(SIZE.into(), self.rows.into());
-            }
-            _ => {
-                config.insert(SIZE.into(), self.rows.into());
-            }
-        }
-        self.correct_ids(CONFIG, config)
-    }
-
-    /// Takes the ids of special tokens (`.._token_id`) in the file `name` from the tokenizer's
-    /// model: those of another vocabulary mean other tokens.
-    ///
-    /// # Errors
-    ///
-    /// A config of the source that cannot be read.
-    pub fn correct_ids(&self, name: &str, config: &mut Map<String, Value>) -> Result<()> {
-        if !self.foreign {
-            return Ok(());
-        }
-        let sources = [
-            read_json(&self.source.join(name))?,
-            read_json(&self.source.join(CONFIG))?,
-        ];
-        config.retain(|key, value| {
-            if !key.ends_with("_token_id") {
-                return true;
-            }
-            let found = sources.iter().flatten().find_map(|source| source.get(key));
-            if let Some(found) = found {
-                *value = found.clone();
-            }
-            found.is_some()
-        });
-        Ok(())
     }
 }

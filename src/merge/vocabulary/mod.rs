@@ -25,6 +25,9 @@
 //! 4. the mean of the rows of all models that have it;
 //! 5. zeros: no model that takes part has the token.
 //!
+//! An embedding that every layer adds (Gemma 3n) may have rows for the first tokens only; the model
+//! reads row 0 for the others, and so do the placed rows.
+//!
 //! With `force: true` this holds for models that have the token, too. The output has one row for
 //! each id; the number of rows is rounded up to `pad_to_multiple_of`. Rows without a token hold,
 //! model by model, the mean of the rows with one.
@@ -33,7 +36,8 @@
 //! added tokens, with the settings of the first model that has them as such. Added tokens are
 //! looked for before all others: ordinary pieces of another tokenizer, added to this one, change
 //! how text is split. `vocab_size` follows; if the tokenizer is not the base's, the ids of special
-//! tokens in `config.json` and `generation_config.json` are those of its model.
+//! tokens in `config.json` and `generation_config.json`, also in objects within these, are those of its
+//! model, or of the same tokens where its model says nothing.
 //!
 //! This is what mergekit 0.1.5 does, but for these:
 //!
@@ -52,6 +56,7 @@ mod describe;
 mod differences;
 mod files;
 mod gather;
+mod ids;
 mod models;
 mod names;
 mod place;
@@ -60,9 +65,9 @@ mod tokens;
 
 pub(super) use describe::describe;
 pub(super) use differences::differences;
-pub(super) use files::{Files, copy_tokenizer};
+pub(super) use files::{Files, is_tokenizer};
 pub(super) use gather::Gathered;
 pub(super) use models::Vocabulary;
-pub(super) use names::{is_by_token, may_be_by_token};
+pub(super) use names::{is_by_token, is_per_layer, may_be_by_token};
 pub(super) use place::Placement;
 pub(super) use prepare::prepare;

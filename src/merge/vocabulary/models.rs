@@ -71,20 +71,26 @@ impl Vocabulary<'_> {
     }
 
     /// Places the rows of the models with these numbers; `base` is the number of the base model.
+    /// `short` has each model's rows of a tensor in which row 0 stands for the tokens beyond.
     ///
     /// # Errors
     ///
     /// A token whose source does not take part, or does not have it.
-    pub fn place(&self, models: &[usize], base: Option<usize>) -> Result<Placement> {
-        let model = |number: &usize| {
+    pub fn place(
+        &self,
+        models: &[usize],
+        base: Option<usize>,
+        short: Option<&[usize]>,
+    ) -> Result<Placement> {
+        let model = |(at, number): (usize, &usize)| {
             let model = &self.models[*number];
             Tokens {
                 name: model.name,
                 ids: &model.known.ids,
-                rows: model.rows,
+                rows: short.map_or(model.rows, |rows| rows[at]),
             }
         };
-        let tokens: Vec<Tokens<'_>> = models.iter().map(model).collect();
+        let tokens: Vec<Tokens<'_>> = models.iter().enumerate().map(model).collect();
         let base = base.and_then(|base| models.iter().position(|model| *model == base));
         place(&self.output, self.rows, &tokens, base, self.configured)
     }

@@ -39,10 +39,18 @@ pub(in crate::merge) struct Placement {
 pub(super) struct Tokens<'a> {
     /// As written in the configuration.
     pub name: &'a str,
-    /// The ids of its tokens; all are below `rows`.
+    /// The ids of its tokens; row 0 stands for those that are not below `rows`.
     pub ids: &'a HashMap<String, u32>,
     /// The rows of its embedding.
     pub rows: usize,
+}
+
+impl Tokens<'_> {
+    /// The row of a token that it has.
+    fn row(&self, token: &str) -> Option<u32> {
+        let id = *self.ids.get(token)?;
+        Some(if (id as usize) < self.rows { id } else { 0 })
+    }
 }
 
 /// Places the rows of `models` for an output with `rows` rows, whose tokens are `output` (in the
@@ -67,10 +75,7 @@ pub(super) fn place(
         fills: Vec::new(),
     };
     for (id, token) in output {
-        let own: Vec<Option<u32>> = models
-            .iter()
-            .map(|model| model.ids.get(token).copied())
-            .collect();
+        let own: Vec<Option<u32>> = models.iter().map(|model| model.row(token)).collect();
         let config = configured.get(token.as_str());
         let fill = match config.and_then(|config| config.source.as_ref()) {
             Some(source) => Some(fixed(token, source, models)?),
@@ -128,7 +133,7 @@ fn fixed(token: &str, source: &TokenSource, models: &[Tokens<'_>]) -> Result<Fil
         })
     };
     let lookup = |model: usize, text: &str| {
-        let row = models[model].ids.get(text).copied();
+        let row = models[model].row(text);
         row.map(|row| Fill::One(model, row)).ok_or_else(|| {
             Error::usage(format!(
                 "{place}: model `{}` has no token `{text}`",
@@ -160,6 +165,19 @@ impl Placement {
     pub fn is_identity(&self, rows: &[usize]) -> bool {
         self.rows.iter().zip(rows).all(|(placed, rows)| {
             placed.len() == *rows && (0..).zip(placed).all(|(at, row)| *row == Row::Own(at))
+        })
+    }
+
+    /// Whether every one of the first `rows` rows of each model stays where it is, and row 0 is what
+    /// the others are: a tensor with so many rows can stay as it is.
+    pub fn is_short_identity(&self, rows: &[usize]) -> bool {
+        self.rows.iter().zip(rows).all(|(placed, rows)| {
+            let mut placed_rows = (0u32..).zip(placed);
+            placed.len() >= *rows
+                && placed_rows.all(|(at, row)| match (at as usize) < *rows {
+                    true => *row == Row::Own(at),
+                    false => matches!(row, Row::Own(0) | Row::Padding),
+                })
         })
     }
 
@@ -317,6 +335,34 @@ mod tests {
             let error = placed(&output, &models(), &[("a", config, false)]).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn row_0_stands_for_tokens_beyond_a_short_table() {
+        let model = |name: &'static str, tokens: &[(&str, u32)]| (name, ids(tokens));
+        let [a, b] = [
+            model("a", &[("x", 0), ("y", 1), ("z", 2)]),
+            model("b", &[("z", 0), ("x", 1), ("y", 2)]),
+        ];
+        let place_short = |models: &[&(&str, HashMap<String, u32>)], output: &[&str]| {
+            let tokens: Vec<Tokens<'_>> = models
+                .iter()
+                .map(|(name, ids)| Tokens { name, ids, rows: 2 })
+                .collect();
+            let output: Vec<(u32, String)> = (0..)
+                .zip(output)
+                .map(|(id, token)| (id, (*token).to_owned()))
+                .collect();
+            place(&output, output.len(), &tokens, Some(0), &[]).unwrap()
+        };
+        let both = place_short(&[&a, &b], &["x", "y", "z", "new"]);
+        assert_eq!(both.rows[0], [Own(0), Own(1), Own(0), F(0)]);
+        assert_eq!(both.rows[1], [Own(1), Own(0), Own(0), F(0)]);
+        assert!(!both.is_short_identity(&[2, 2]));
+        let own = place_short(&[&a], &["x", "y", "z"]);
+        assert!(own.is_short_identity(&[2]) && !own.is_identity(&[2]));
+        assert!(!place_short(&[&b], &["x", "y", "z"]).is_short_identity(&[2]));
+        assert!(!place_short(&[&a], &["x"]).is_short_identity(&[2]));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The output's tokens and tokenizer.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::additions::{additions, check_models};
 use super::files::Files;
 use super::models::{ModelTokens, Vocabulary, read_all};
-use super::tokens::{FILE, Output, build, read};
+use super::tokens::{FILE, Known, Output, build, read};
 use crate::error::{Error, Result};
 use crate::merge::config::{MergeConfig, TokenizerConfig, TokenizerSource};
 use crate::merge::inputs::Model;
@@ -48,8 +49,9 @@ pub(in crate::merge) fn prepare<'a>(
     warnings.extend(without_effect(settings, &known));
     if foreign && !source.join("config.json").is_file() {
         warnings.push(format!(
-            "`{}` has no config.json: the output's has no ids of special tokens",
-            source.display()
+            "`{}` has no config.json: the output's special tokens are those that `{}` has",
+            source.display(),
+            models[reference].name
         ));
     }
     let rows = rows(settings, &source, &output)?;
@@ -67,7 +69,8 @@ pub(in crate::merge) fn prepare<'a>(
         json,
         added,
         rows,
-        foreign,
+        per_layer: false,
+        foreign: foreign.then(|| renumbered(&known[reference].known, &tokens)),
         summary: vec![summary(&name, tokens.len(), rows, &more.counts)],
     };
     let vocabulary = Vocabulary {
@@ -77,6 +80,15 @@ pub(in crate::merge) fn prepare<'a>(
         models: known,
     };
     Ok(Some((vocabulary, files, warnings)))
+}
+
+/// The output's id of each id of `known`, for tokens that the output has.
+fn renumbered(known: &Known, output: &[(u32, String)]) -> HashMap<u64, u32> {
+    let output = output.iter().map(|(id, token)| (token.as_str(), *id));
+    let output: HashMap<&str, u32> = output.collect();
+    let ids = known.ids.iter();
+    ids.filter_map(|(token, id)| Some((u64::from(*id), *output.get(token.as_str())?)))
+        .collect()
 }
 
 /// The folder whose tokenizer the output's is made from, and the number of its model, if it is

@@ -48,6 +48,14 @@ pub(crate) struct Names {
     pub feed_forward_norm: Option<&'static str>,
 }
 
+impl Names {
+    /// What is before the names of all tensors but the head's.
+    pub fn prefix(&self) -> &'static str {
+        let end = self.embedding.find('.').map_or(0, |dot| dot + 1);
+        &self.embedding[..end]
+    }
+}
+
 /// The projections to queries, keys and values.
 #[derive(Debug)]
 pub(crate) enum QkvNames {

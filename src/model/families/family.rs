@@ -12,6 +12,9 @@ pub(crate) struct Family {
     pub model_type: &'static str,
     /// The names in its checkpoints.
     pub names: &'static Names,
+    /// Other names of fields, each with the usual one. transformers takes the value under the other
+    /// name where a file has both.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// How its `config.json` is read.
     pub reading: Reading,
     /// For tests: changes, as JSON, to the fields of a tiny Llama that make one of this family.
@@ -47,6 +50,11 @@ pub(crate) struct LlamaLike {
     pub rope_theta: f64,
     /// Whether `partial_rotary_factor` may rotate a part of each head only.
     pub partial_rotary: bool,
+    /// `original_max_position_embeddings` where it is absent at the top of the file; none: what stands
+    /// beside the other settings of the rotary embedding, else `max_position_embeddings`.
+    pub original_context: Option<usize>,
+    /// `num_key_value_heads` where it is absent; none: as many as query heads.
+    pub key_value_heads: Option<usize>,
     /// `head_dim` where it is absent; none: the hidden size divided by the heads.
     pub head_dim: Option<usize>,
     /// `tie_word_embeddings` where it is absent.
@@ -59,9 +67,8 @@ pub(crate) struct LlamaLike {
     pub attention_bias: AttentionBias,
     /// The field that gives the feed-forward projections biases, if they may have them.
     pub mlp_bias: Option<&'static str>,
-    /// The fields that may name the non-linearity, the first that is there counts, and what it is
-    /// where none is.
-    pub activation: (&'static [&'static str], Activation),
+    /// The field that names the non-linearity, and what it is where the field is absent.
+    pub activation: (&'static str, Activation),
     /// How far layers look back.
     pub windows: Windows,
     /// What the rest of the table cannot say; called last.
@@ -84,11 +91,14 @@ pub(crate) enum AttentionBias {
 pub(crate) enum Windows {
     /// To the first token.
     Never,
-    /// By `sliding_window`, in all layers, where it is given.
-    Everywhere,
-    /// By `sliding_window` where `use_sliding_window` asks for it: in the layers that `layer_types`
-    /// names, or from `max_window_layers` on.
-    WhereAsked,
+    /// By `sliding_window`, in all layers; what it is where it is absent (`null` is none).
+    Everywhere(Option<usize>),
+    /// By `sliding_window`, so many where it is absent: in the layers that `layer_types` names, in
+    /// all without it.
+    Named(usize),
+    /// By `sliding_window`, so many where it is absent, where `use_sliding_window` asks for it: in
+    /// the layers that `layer_types` names, or from `max_window_layers` on.
+    WhereAsked(usize),
     /// By `sliding_window`, so many where it is absent, in the layers that `layer_types` names, or
     /// in every second one from the first on.
     Alternating(usize),
@@ -100,13 +110,15 @@ pub(crate) const LLAMA_LIKE: LlamaLike = LlamaLike {
     norm: NormKind::Rms,
     rope_theta: 1e4,
     partial_rotary: false,
+    original_context: None,
+    key_value_heads: None,
     head_dim: None,
     tied: false,
     scaled_embeddings: false,
     qk_norm: false,
     attention_bias: AttentionBias::Never,
     mlp_bias: None,
-    activation: (&["hidden_act"], Activation::Silu),
+    activation: ("hidden_act", Activation::Silu),
     windows: Windows::Never,
     more: |_, _| Ok(()),
 };

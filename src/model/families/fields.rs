@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::json_line;
 use crate::model::config::Activation;
 
 /// An object in the file, and where it is.
@@ -46,9 +47,20 @@ impl<'a> Fields<'a> {
         self.map.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     /// Whether the field has a value.
     pub fn has(&self, field: &str) -> bool {
         self.get(field).is_some()
+    }
+
+    /// The first field, of those in this object, that is itself an object.
+    pub fn first_object(&self) -> Option<&'a str> {
+        let mut fields = self.map.iter();
+        fields.find_map(|(field, value)| value.is_object().then_some(field.as_str()))
     }
 
     /// The fields of an object within this one.
@@ -72,6 +84,14 @@ impl<'a> Fields<'a> {
             // Ids are u32, so no dimension of interest is larger.
             Some(size @ 1..=0xffff_ffff) => Ok(Some(size as usize)),
             _ => Err(self.wrong(field, "a positive integer")),
+        }
+    }
+
+    /// A size that is `default` where the file does not have the field, and none for `null`.
+    pub fn size_or_null(&self, field: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.map.get(field) {
+            None => Ok(default),
+            Some(_) => self.optional_size(field),
         }
     }
 
@@ -153,12 +173,10 @@ impl<'a> Fields<'a> {
         .ok_or_else(|| self.wrong(field, "a token id or a list of them"))
     }
 
-    /// The non-linearity named by the first of `fields` that is there, `default` where none is.
-    pub fn activation(&self, fields: &[&str], default: Activation) -> Result<Activation> {
-        let Some(field) = fields.iter().find(|field| self.has(field)) else {
-            return Ok(default);
-        };
+    /// The non-linearity that `field` names, `default` where it is absent.
+    pub fn activation(&self, field: &str, default: Activation) -> Result<Activation> {
         match self.text(field)? {
+            None => Ok(default),
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
@@ -177,7 +195,7 @@ impl<'a> Fields<'a> {
 
 /// A JSON value short enough for a message.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
+    let text = json_line(value);
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("`{}…`", &text[..end]),
         None => format!("`{text}`"),

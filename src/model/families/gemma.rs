@@ -15,7 +15,6 @@ const BASE: LlamaLike = LlamaLike {
     tied: true,
     scaled_embeddings: true,
     attention_bias: AttentionBias::Field("attention_bias", false),
-    activation: (&["hidden_activation", "hidden_act"], Activation::GeluTanh),
     ..LLAMA_LIKE
 };
 
@@ -23,7 +22,10 @@ pub(super) const GEMMA: Family = Family {
     classes: &["GemmaForCausalLM"],
     model_type: "gemma",
     names: &llama::NAMES,
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
+        key_value_heads: Some(16),
+        activation: ("hidden_act", Activation::GeluTanh),
         more: gemma,
         ..BASE
     }),
@@ -40,7 +42,10 @@ pub(super) const GEMMA2: Family = Family {
         feed_forward_norm: Some("post_feedforward_layernorm"),
         ..llama::NAMES
     },
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
+        key_value_heads: Some(4),
+        activation: ("hidden_activation", Activation::GeluTanh),
         windows: Windows::Alternating(4096),
         more: gemma2,
         ..BASE

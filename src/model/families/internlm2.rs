@@ -21,6 +21,7 @@ pub(super) const INTERNLM2: Family = Family {
         middle_norm: "ffn_norm",
         ..llama::NAMES
     },
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Field("bias", true),
         ..LLAMA_LIKE

@@ -23,6 +23,7 @@ pub(super) const LLAMA: Family = Family {
     classes: &["LlamaForCausalLM"],
     model_type: "llama",
     names: &NAMES,
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Field("attention_bias", false),
         mlp_bias: Some("mlp_bias"),

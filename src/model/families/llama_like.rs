@@ -5,14 +5,14 @@ use serde_json::Map;
 use super::family::{AttentionBias, LlamaLike};
 use super::fields::Fields;
 use crate::error::Result;
-use crate::model::config::{Architecture, Config, Rope, RopeScaling};
+use crate::model::config::{Architecture, Config, RopeScaling};
 
 impl LlamaLike {
     /// The configuration in `fields`, without its raw form.
     pub(super) fn read(&self, fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
         let hidden_size = fields.size("hidden_size")?;
         let num_hidden_layers = fields.layers("num_hidden_layers")?;
-        let (num_attention_heads, num_key_value_heads) = heads(fields)?;
+        let (num_attention_heads, num_key_value_heads) = self.heads(fields)?;
         let head_dim = self.head_dim(fields, hidden_size)?;
         let mut config = Config {
             architecture,
@@ -66,9 +66,23 @@ impl LlamaLike {
         Ok(head_dim)
     }
 
+    /// Query heads, and key/value heads.
+    fn heads(&self, fields: &Fields<'_>) -> Result<(usize, usize)> {
+        let name = "num_key_value_heads";
+        let heads = fields.size("num_attention_heads")?;
+        let groups = fields.size_or_null(name, self.key_value_heads)?;
+        let groups = groups.unwrap_or(heads);
+        if !heads.is_multiple_of(groups) {
+            let expected = format!("a divisor of the {heads} query heads");
+            let absent = format!("{expected} (without the field there are {groups})");
+            let expected = if fields.has(name) { expected } else { absent };
+            return Err(fields.wrong(name, expected));
+        }
+        Ok((heads, groups))
+    }
+
     fn read_rope(&self, fields: &Fields<'_>, config: &mut Config) -> Result<()> {
-        let (head_dim, theta) = (config.head_dim, self.rope_theta);
-        let rope = Rope::read(fields, head_dim, theta, self.partial_rotary)?;
+        let rope = self.rope(fields, config.head_dim)?;
         if let RopeScaling::Long {
             original_max_position_embeddings: original,
             ..
@@ -94,19 +108,4 @@ impl LlamaLike {
         }
         Ok(())
     }
-}
-
-/// Query heads, and key/value heads.
-fn heads(fields: &Fields<'_>) -> Result<(usize, usize)> {
-    let heads = fields.size("num_attention_heads")?;
-    let groups = fields
-        .optional_size("num_key_value_heads")?
-        .unwrap_or(heads);
-    if !heads.is_multiple_of(groups) {
-        return Err(fields.wrong(
-            "num_key_value_heads",
-            format!("a divisor of the {heads} query heads"),
-        ));
-    }
-    Ok((heads, groups))
 }

@@ -11,8 +11,10 @@ pub(super) const MISTRAL: Family = Family {
     classes: &["MistralForCausalLM"],
     model_type: "mistral",
     names: &llama::NAMES,
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
-        windows: Windows::Everywhere,
+        key_value_heads: Some(8),
+        windows: Windows::Named(4096),
         ..LLAMA_LIKE
     }),
     #[cfg(test)]
@@ -30,10 +32,12 @@ pub(super) const MIXTRAL: Family = Family {
         },
         ..llama::NAMES
     },
+    aliases: &[("num_experts", "num_local_experts")],
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         rope_theta: 1e6,
-        windows: Windows::Everywhere,
+        key_value_heads: Some(8),
+        windows: Windows::Everywhere(None),
         more: experts,
         ..LLAMA_LIKE
     }),

@@ -29,11 +29,15 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::config::Config;
-use crate::checkpoint::read_config;
+use crate::checkpoint::{Checkpoint, is_gguf, read_config};
 use crate::error::{Error, Result, did_you_mean};
+use crate::progress::warn_once;
 pub(super) use family::Family;
 use family::Reading;
 pub(super) use fields::Fields;
+
+/// The field that makes the head the embedding.
+const TIE: &str = "tie_word_embeddings";
 
 /// All families.
 pub(super) static FAMILIES: &[&Family] = &[
@@ -57,7 +61,31 @@ impl Config {
     /// field is missing, of the wrong type or out of range (each names file and field).
     pub fn load(dir: &Path) -> Result<Self> {
         let (raw, path) = read_config(dir)?;
-        Self::from_json(raw, &path)
+        let mut config = Self::from_json(raw, &path)?;
+        if config.tie_word_embeddings && !is_gguf(dir) {
+            config.untie_separate_head(dir);
+        }
+        Ok(config)
+    }
+
+    /// Notes where the checkpoint in `dir` has a head of its own in spite of `tie_word_embeddings`:
+    /// as in transformers, the head counts. What is wrong with the weights is said by those who read
+    /// them.
+    fn untie_separate_head(&mut self, dir: &Path) {
+        let names = self.names();
+        let separate = Checkpoint::open(dir)
+            .map(|checkpoint| checkpoint.prefixed(names.prefix(), names.head))
+            .is_ok_and(|checkpoint| checkpoint.differ(names.head, names.embedding));
+        if separate {
+            warn_once(format!(
+                "{}: the head `{}` and the embedding have different values though the configuration \
+                 ties them; the head is kept, as in transformers (`tie_word_embeddings: false` says so)",
+                dir.display(),
+                names.head
+            ));
+            self.tie_word_embeddings = false;
+            self.raw.insert(TIE.to_owned(), Value::Bool(false));
+        }
     }
 
     /// Validates the content of a `config.json`; `path` is only used in messages.
@@ -65,8 +93,9 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self> {
-        let fields = Fields::new(path, &raw);
-        let family = family(&fields)?;
+        let family = family(&Fields::new(path, &raw))?;
+        let usual = usual_names(family, &raw, path);
+        let fields = Fields::new(path, usual.as_ref().unwrap_or(&raw));
         let config = match &family.reading {
             Reading::LlamaLike(settings) => settings.read(&fields, family.architecture()),
             Reading::Own(read) => read(&fields, family.architecture()),
@@ -81,32 +110,84 @@ impl Config {
     }
 }
 
-/// The family that the file names.
+/// The file with the usual names of fields, where it has others.
+fn usual_names(
+    family: &Family,
+    raw: &Map<String, Value>,
+    path: &Path,
+) -> Option<Map<String, Value>> {
+    let mut usual: Option<Map<String, Value>> = None;
+    for (alias, name) in family.aliases {
+        let Some(value) = raw.get(*alias).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        if raw.get(*name).is_some_and(|usual| usual != value) {
+            warn_once(format!(
+                "{}: `{alias}` and `{name}` differ; `{alias}` counts, as in transformers",
+                path.display()
+            ));
+        }
+        let map = usual.get_or_insert_with(|| raw.clone());
+        map.insert((*name).to_owned(), value.clone());
+    }
+    usual
+}
+
+/// The family that the file names: by `model_type`, as in transformers, or by `architectures` where
+/// that is absent.
 fn family(fields: &Fields<'_>) -> Result<&'static Family> {
     let named = match fields.get("architectures") {
         Some(Value::Array(names)) => names.first().and_then(Value::as_str),
         _ => None,
     };
-    let found = match (named, fields.get("model_type").and_then(Value::as_str)) {
-        (Some(name), _) => FAMILIES
-            .iter()
-            .find(|family| family.classes.contains(&name)),
-        (None, Some(kind)) => FAMILIES.iter().find(|family| family.model_type == kind),
-        (None, None) => None,
+    let kind = fields.text("model_type")?;
+    let has_class = |name: &str| FAMILIES.iter().find(|f| f.classes.contains(&name));
+    let found = match kind {
+        Some(kind) => FAMILIES.iter().find(|family| family.model_type == kind),
+        None => named.and_then(has_class),
     };
-    found.copied().ok_or_else(|| {
-        let classes = FAMILIES.iter().flat_map(|family| family.classes).copied();
-        let known: Vec<&str> = classes.clone().collect();
-        let field = match named.is_none() && fields.has("model_type") {
-            true => "model_type",
-            false => "architectures",
-        };
-        let expected = format!("one of the supported architectures {}", known.join(", "));
-        let near = named.and_then(|name| did_you_mean(name, classes));
-        fields
-            .wrong(field, expected)
-            .remedy(near.unwrap_or_else(|| {
-                "distributions of other models can be imported as `topk`".to_owned()
-            }))
-    })
+    let Some(family) = found.copied() else {
+        return Err(unknown(fields, named, kind));
+    };
+    match named {
+        Some(name) if !family.classes.contains(&name) => {
+            // A class of the folder's own code may compute anything.
+            if fields.has("auto_map") && has_class(name).is_none() {
+                return Err(unknown(fields, Some(name), None));
+            }
+            warn_once(format!(
+                "{}: `architectures` names {name}, `model_type` is {}; it is read as {}, as in transformers",
+                fields.path().display(),
+                family.model_type,
+                family.classes[0]
+            ));
+        }
+        _ => {}
+    }
+    Ok(family)
+}
+
+/// The error for a file of no family.
+fn unknown(fields: &Fields<'_>, named: Option<&str>, kind: Option<&str>) -> Error {
+    let classes = FAMILIES.iter().flat_map(|family| family.classes).copied();
+    let kinds = FAMILIES.iter().map(|family| family.model_type);
+    let is_known = named.is_some_and(|name| classes.clone().any(|class| class == name));
+    let (field, expected, near) = match kind {
+        Some(kind) if is_known || named.is_none() => {
+            let known: Vec<&str> = kinds.clone().collect();
+            let expected = format!("one of the supported types {}", known.join(", "));
+            ("model_type", expected, did_you_mean(kind, kinds))
+        }
+        _ => {
+            let known: Vec<&str> = classes.clone().collect();
+            let expected = format!("one of the supported architectures {}", known.join(", "));
+            let near = named.and_then(|name| did_you_mean(name, classes));
+            ("architectures", expected, near)
+        }
+    };
+    fields.wrong(field, expected).remedy(
+        near.unwrap_or_else(|| {
+            "distributions of other models can be imported as `topk`".to_owned()
+        }),
+    )
 }

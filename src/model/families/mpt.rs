@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::config::{
     Activation, Architecture, Config, FeedForwardNames, Names, NormKind, QkvNames,
 };
+use crate::progress::warn_once;
 
 pub(super) const MPT: Family = Family {
     classes: &["MptForCausalLM", "MPTForCausalLM"],
@@ -24,10 +25,16 @@ pub(super) const MPT: Family = Family {
         middle_norm: "norm_2",
         ..llama::NAMES
     },
+    aliases: &[
+        ("hidden_size", "d_model"),
+        ("num_attention_heads", "n_heads"),
+        ("num_hidden_layers", "n_layers"),
+    ],
     reading: Reading::Own(read),
     #[cfg(test)]
     sample: r#"{"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4, "n_layers": 2,
-        "expansion_ratio": 2, "max_seq_len": 32}"#,
+        "expansion_ratio": 2, "max_seq_len": 32, "hidden_size": null, "num_attention_heads": null,
+        "num_hidden_layers": null}"#,
 };
 
 fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
@@ -55,7 +62,7 @@ fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
         norm: NormKind::Layer,
         norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
         rope: None,
-        alibi_bias_max: Some(attention.number("alibi_bias_max", 8.0)?),
+        alibi_bias_max: Some(bias_max(&attention)?),
         tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
         qkv_bias: false,
         output_bias: false,
@@ -74,6 +81,20 @@ fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
         eos_token_ids: fields.ids("eos_token_id")?,
         raw: Map::new(),
     })
+}
+
+/// The exponent of the flattest slope of ALiBi. transformers has 8 for all models, as all published
+/// ones do, whatever the file says.
+fn bias_max(attention: &Fields<'_>) -> Result<f64> {
+    let (name, all) = ("alibi_bias_max", 8.0);
+    let stated = attention.number(name, all)?;
+    if stated != all {
+        warn_once(format!(
+            "{}: `attn_config.{name}` is {stated}; it is taken for {all}, as in transformers",
+            attention.path().display()
+        ));
+    }
+    Ok(all)
 }
 
 /// Refuses settings of what is not implemented.

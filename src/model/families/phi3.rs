@@ -12,10 +12,12 @@ pub(super) const PHI3: Family = Family {
         feed_forward: FeedForwardNames::Joined(["mlp.gate_up_proj", "mlp.down_proj"]),
         ..llama::NAMES
     },
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         partial_rotary: true,
-        windows: Windows::Everywhere,
+        original_context: Some(4096),
+        windows: Windows::Everywhere(None),
         ..LLAMA_LIKE
     }),
     #[cfg(test)]

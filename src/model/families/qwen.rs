@@ -8,9 +8,11 @@ pub(super) const QWEN2: Family = Family {
     classes: &["Qwen2ForCausalLM"],
     model_type: "qwen2",
     names: &llama::NAMES,
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Qkv,
-        windows: Windows::WhereAsked,
+        key_value_heads: Some(32),
+        windows: Windows::WhereAsked(4096),
         ..LLAMA_LIKE
     }),
     #[cfg(test)]
@@ -21,11 +23,13 @@ pub(super) const QWEN3: Family = Family {
     classes: &["Qwen3ForCausalLM"],
     model_type: "qwen3",
     names: &llama::NAMES,
+    aliases: &[],
     reading: Reading::LlamaLike(LlamaLike {
         head_dim: Some(128),
         qk_norm: true,
         attention_bias: AttentionBias::Field("attention_bias", false),
-        windows: Windows::WhereAsked,
+        key_value_heads: Some(32),
+        windows: Windows::WhereAsked(4096),
         ..LLAMA_LIKE
     }),
     #[cfg(test)]

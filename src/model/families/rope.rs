@@ -1,64 +1,74 @@
 //! How `config.json` describes the rotary position embedding.
+//!
+//! The old form is `rope_theta` beside `rope_scaling`, the new one `rope_parameters` with both. Where
+//! a file has both, transformers takes `rope_scaling` as a whole, and `rope_theta` from it or from the
+//! top of the file; `rope_parameters` then has no effect.
 
 use serde_json::Value;
 
+use super::family::LlamaLike;
 use super::fields::Fields;
 use crate::error::Result;
 use crate::model::config::{Rope, RopeScaling};
+use crate::progress::warn_once;
 
-impl Rope {
-    /// The old `rope_theta` + `rope_scaling`, or the new `rope_parameters` that has both.
-    /// `partial` says whether the architecture may rotate a part of each head only.
-    pub(crate) fn read(
-        fields: &Fields<'_>,
-        head_dim: usize,
-        theta: f64,
-        partial: bool,
-    ) -> Result<Self> {
-        let inner = match fields.object("rope_parameters")? {
-            Some(parameters) => Some(parameters),
-            None => fields.object("rope_scaling")?,
+const OLD: &str = "rope_scaling";
+const NEW: &str = "rope_parameters";
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// What the settings of the rotary embedding are read from.
+struct Places<'a, 'b> {
+    inner: Option<Fields<'a>>,
+    outer: &'b Fields<'a>,
+}
+
+impl LlamaLike {
+    /// The rotary embedding of heads of `head_dim`.
+    pub(super) fn rope(&self, fields: &Fields<'_>, head_dim: usize) -> Result<Rope> {
+        let places = Places {
+            inner: chosen(fields)?,
+            outer: fields,
         };
-        let places = || inner.iter().chain(std::iter::once(fields));
-        let mut rope = Self {
-            theta: fields.number("rope_theta", theta)?,
-            dims: head_dim,
+        let mut rope = Rope {
+            theta: fields.number("rope_theta", self.rope_theta)?,
+            dims: self.rotated(&places, head_dim)?,
             scaling: RopeScaling::Default,
         };
-        for place in places() {
-            let name = "partial_rotary_factor";
-            let factor = place.number(name, 1.0)?;
-            let dims = (head_dim as f64 * factor) as usize;
-            if factor != 1.0 && !partial {
-                return Err(place.wrong(name, "1 (whole heads are rotated)"));
-            }
-            if factor > 1.0 || dims == 0 || !dims.is_multiple_of(2) {
-                let expected = format!("an even part of the {head_dim} dimensions of a head");
-                return Err(place.wrong(name, expected));
-            }
-            if factor != 1.0 {
-                rope.dims = dims;
-                break;
-            }
-        }
-        if let Some(inner) = &inner {
+        if let Some(inner) = &places.inner {
             rope.theta = inner.number("rope_theta", rope.theta)?;
-            rope.scaling = RopeScaling::read(inner, fields, rope.dims)?;
+            rope.scaling = self.scaling(inner, fields, rope.dims)?;
         }
         Ok(rope)
     }
-}
 
-impl RopeScaling {
-    fn read(inner: &Fields<'_>, outer: &Fields<'_>, dims: usize) -> Result<Self> {
+    /// How many of a head's dimensions are rotated.
+    fn rotated(&self, places: &Places<'_, '_>, head_dim: usize) -> Result<usize> {
+        let name = "partial_rotary_factor";
+        let mut all = places.inner.iter().chain(std::iter::once(places.outer));
+        let Some(place) = all.find(|place| place.has(name)) else {
+            return Ok(head_dim);
+        };
+        let factor = place.number(name, 1.0)?;
+        let dims = (head_dim as f64 * factor) as usize;
+        if factor != 1.0 && !self.partial_rotary {
+            return Err(place.wrong(name, "1 (whole heads are rotated)"));
+        }
+        if factor > 1.0 || dims == 0 || !dims.is_multiple_of(2) {
+            let expected = format!("an even part of the {head_dim} dimensions of a head");
+            return Err(place.wrong(name, expected));
+        }
+        Ok(dims)
+    }
+
+    fn scaling(&self, inner: &Fields<'_>, outer: &Fields<'_>, dims: usize) -> Result<RopeScaling> {
         let kind = if inner.has("rope_type") {
             "rope_type"
         } else {
             "type"
         };
         Ok(match inner.text(kind)? {
-            None | Some("default" | "dynamic") => Self::Default,
-            Some("linear") => Self::Linear {
+            None | Some("default" | "dynamic") => RopeScaling::Default,
+            Some("linear") => RopeScaling::Linear {
                 factor: inner.required("factor")?,
             },
             Some("llama3") => {
@@ -68,23 +78,34 @@ impl RopeScaling {
                     let expected = format!("more than low_freq_factor {low}");
                     return Err(inner.wrong("high_freq_factor", expected));
                 }
-                Self::Llama3 {
+                RopeScaling::Llama3 {
                     factor: inner.required("factor")?,
                     low_freq_factor: low,
                     high_freq_factor: high,
-                    original_max_position_embeddings: inner
-                        .required("original_max_position_embeddings")?,
+                    original_max_position_embeddings: self.original(inner, outer)? as f64,
                 }
             }
             // "su" is what the first files called it.
-            Some("longrope" | "su") => Self::long(inner, outer, dims)?,
+            Some("longrope" | "su") => self.long(inner, outer, dims)?,
             Some(_) => {
                 return Err(inner.wrong(kind, "default, linear, dynamic, llama3 or longrope"));
             }
         })
     }
 
-    fn long(inner: &Fields<'_>, outer: &Fields<'_>, dims: usize) -> Result<Self> {
+    /// The context of the original training, in tokens.
+    fn original(&self, inner: &Fields<'_>, outer: &Fields<'_>) -> Result<usize> {
+        if let Some(original) = outer.optional_size(ORIGINAL)? {
+            return Ok(original);
+        }
+        match (self.original_context, inner.optional_size(ORIGINAL)?) {
+            (Some(default), _) => Ok(default),
+            (None, Some(original)) => Ok(original),
+            (None, None) => outer.size("max_position_embeddings"),
+        }
+    }
+
+    fn long(&self, inner: &Fields<'_>, outer: &Fields<'_>, dims: usize) -> Result<RopeScaling> {
         let positive = |value: &Value| value.as_f64().filter(|factor| *factor > 0.0);
         let factors: Option<Vec<f64>> = match inner.get("short_factor") {
             Some(Value::Array(factors)) if factors.len() == dims / 2 => {
@@ -94,21 +115,38 @@ impl RopeScaling {
         };
         let factors = factors
             .ok_or_else(|| inner.wrong("short_factor", format!("{} positive numbers", dims / 2)))?;
-        let name = "original_max_position_embeddings";
         let longest = outer.size("max_position_embeddings")?;
-        let original = match outer.optional_size(name)? {
-            Some(original) => original,
-            None => inner.optional_size(name)?.unwrap_or(longest),
-        };
+        let original = self.original(inner, outer)?;
         let extension = inner.number("factor", longest as f64 / original as f64)?;
         let attention_factor = match extension {
             extension if extension <= 1.0 => 1.0,
             _ => (1.0 + extension.ln() / (original as f64).ln()).sqrt(),
         };
-        Ok(Self::Long {
+        Ok(RopeScaling::Long {
             factors,
             attention_factor: inner.number("attention_factor", attention_factor)?,
             original_max_position_embeddings: original,
         })
     }
+}
+
+/// The object that the settings are read from, if the file has one.
+fn chosen<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    let old = fields.object(OLD)?.filter(|old| !old.is_empty());
+    let new = fields.object(NEW)?.filter(|new| !new.is_empty());
+    if old.is_some() && new.is_some() && fields.get(OLD) != fields.get(NEW) {
+        warn_once(format!(
+            "{}: `{OLD}` and `{NEW}` differ; `{OLD}` counts, as in transformers",
+            fields.path().display()
+        ));
+    }
+    let (name, chosen) = match old {
+        Some(old) => (OLD, Some(old)),
+        None => (NEW, new),
+    };
+    if let Some(field) = chosen.as_ref().and_then(Fields::first_object) {
+        let expected = format!("one setting for all layers, not one for `{field}`");
+        return Err(fields.wrong(name, expected));
+    }
+    Ok(chosen)
 }

@@ -4,18 +4,29 @@ use super::family::Windows;
 use super::fields::Fields;
 use crate::error::Result;
 
+const WINDOW: &str = "sliding_window";
+
 impl Windows {
     /// For each of `layers`, how many positions (itself included) a token sees; `None` is all.
     pub(super) fn read(self, fields: &Fields<'_>, layers: usize) -> Result<Vec<Option<usize>>> {
-        let window = fields.optional_size("sliding_window")?;
         match self {
             Self::Never => Ok(vec![None; layers]),
-            Self::Everywhere => Ok(vec![window; layers]),
-            Self::WhereAsked => where_asked(fields, layers, window),
+            Self::Everywhere(default) => {
+                let window = fields.size_or_null(WINDOW, default)?;
+                Ok(vec![window; layers])
+            }
+            Self::Named(default) => {
+                let window = fields.size_or_null(WINDOW, Some(default))?;
+                let named = layer_types(fields, layers, window)?;
+                Ok(named.unwrap_or_else(|| vec![window; layers]))
+            }
+            Self::WhereAsked(default) => where_asked(fields, layers, default),
             Self::Alternating(default) => {
-                let window = window.unwrap_or(default);
+                let window = fields.size_or_null(WINDOW, Some(default))?;
+                let window =
+                    Some(window.ok_or_else(|| fields.wrong(WINDOW, "a positive integer"))?);
                 let alternating = || {
-                    let window = |layer: usize| layer.is_multiple_of(2).then_some(window);
+                    let window = |layer: usize| window.filter(|_| layer.is_multiple_of(2));
                     (0..layers).map(window).collect()
                 };
                 let named = layer_types(fields, layers, window)?;
@@ -25,14 +36,10 @@ impl Windows {
     }
 }
 
-fn where_asked(
-    fields: &Fields<'_>,
-    layers: usize,
-    window: Option<usize>,
-) -> Result<Vec<Option<usize>>> {
-    let window = match window {
-        Some(window) if fields.flag("use_sliding_window", false)? => window,
-        _ => return Ok(vec![None; layers]),
+fn where_asked(fields: &Fields<'_>, layers: usize, default: usize) -> Result<Vec<Option<usize>>> {
+    let window = match fields.flag("use_sliding_window", false)? {
+        true => fields.size_or_null(WINDOW, Some(default))?,
+        false => None,
     };
     if let Some(windows) = layer_types(fields, layers, window)? {
         return Ok(windows);
@@ -44,15 +51,16 @@ fn where_asked(
             .ok_or_else(|| fields.wrong("max_window_layers", "a number of layers"))?,
     };
     Ok((0..layers)
-        .map(|layer| (layer as u64 >= first).then_some(window))
+        .map(|layer| window.filter(|_| layer as u64 >= first))
         .collect())
 }
 
-/// The windows of `layers` layers by `layer_types`, if the file has the field.
+/// The windows of `layers` layers by `layer_types`, if the file has the field; those that slide
+/// look back over `window`.
 fn layer_types(
     fields: &Fields<'_>,
     layers: usize,
-    window: usize,
+    window: Option<usize>,
 ) -> Result<Option<Vec<Option<usize>>>> {
     let Some(types) = fields.get("layer_types") else {
         return Ok(None);
@@ -62,9 +70,13 @@ fn layer_types(
         .as_array()
         .filter(|types| types.len() == layers)
         .ok_or_else(|| fields.wrong("layer_types", expected()))?;
-    let windows = types.iter().map(|kind| match kind.as_str() {
-        Some("full_attention") => Ok(None),
-        Some("sliding_attention") => Ok(Some(window)),
+    let windows = types.iter().map(|kind| match (kind.as_str(), window) {
+        (Some("full_attention"), _) => Ok(None),
+        (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+        (Some("sliding_attention"), None) => {
+            let expected = "`full_attention` everywhere, as the file has no sliding window";
+            Err(fields.wrong("layer_types", expected))
+        }
         _ => Err(fields.wrong("layer_types", expected())),
     });
     windows.collect::<Result<_>>().map(Some)

@@ -91,6 +91,16 @@ fn damaged_checkpoints_are_refused_by_name() {
         let t = all[k].to_dtype(DType::U8).unwrap();
         all.insert(k.to_owned(), t);
     });
+    let error = load_error(&dir);
+    assert!(
+        error.contains("the weights are quantised") && error.contains(k),
+        "{error}"
+    );
+    rewrite(&|all| {
+        let norm = "model.norm.weight";
+        let t = all[norm].to_dtype(DType::U8).unwrap();
+        all.insert(norm.to_owned(), t);
+    });
     assert!(load_error(&dir).contains("expected dtype"));
     rewrite(&|all| {
         // What old exporters leave behind is no error.

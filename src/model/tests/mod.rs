@@ -1,6 +1,7 @@
 //! The decoder against Hugging Face transformers, a plain float64 version, and bad files.
 
 mod adapters;
+mod configurations;
 pub(crate) mod families;
 mod files;
 mod gradients;

@@ -13,6 +13,7 @@ use super::columns::{self, Column};
 use super::kinds::{self, Opened, Unpacked};
 use super::lenient::{self, Wrong};
 use crate::error::{Context, Error, Result};
+use crate::files::numbers_as_strings;
 
 /// Which numbers JSON may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,32 +263,10 @@ fn broken_at(place: &str, wrong: &Wrong) -> Error {
 
 /// JSON whose `NaN`, `Infinity` and `-Infinity` have become strings, where they are allowed.
 fn quoted(text: &[u8], numbers: Numbers) -> Cow<'_, [u8]> {
-    const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
-    let has = |word: &[u8]| text.windows(word.len()).any(|at| at == word);
-    if numbers == Numbers::Finite || !(has(WORDS[0]) || has(WORDS[1])) {
-        return Cow::Borrowed(text);
+    match numbers {
+        Numbers::Finite => Cow::Borrowed(text),
+        Numbers::Python => numbers_as_strings(text, ""),
     }
-    let mut out = Vec::with_capacity(text.len() + 64);
-    let (mut at, mut in_string) = (0, false);
-    while let Some(byte) = text.get(at) {
-        let word = WORDS.iter().find(|word| text[at..].starts_with(word));
-        let length = match (in_string, byte, word) {
-            (false, _, Some(word)) => {
-                out.push(b'"');
-                out.extend_from_slice(word);
-                out.push(b'"');
-                at += word.len();
-                continue;
-            }
-            // An escaped quotation mark does not end the string.
-            (true, b'\\', _) => 2.min(text.len() - at),
-            _ => 1,
-        };
-        in_string ^= *byte == b'"';
-        out.extend_from_slice(&text[at..at + length]);
-        at += length;
-    }
-    Cow::Owned(out)
 }
 
 #[cfg(test)]

@@ -458,6 +458,14 @@ fn present<'a>(message: &'a Message, name: &str) -> Option<&'a Json> {
     message.fields.get(name).filter(|value| !value.is_null())
 }
 
+/// The text of a model folder's chat template, if it has one.
+///
+/// # Errors
+/// Files that cannot be read, named templates without a `default`.
+pub fn chat_template_of(dir: &Path) -> Result<Option<String>> {
+    Ok(Sources::read(dir)?.map(|sources| sources.source))
+}
+
 /// The templates of a model folder.
 struct Sources {
     /// The file that has them.

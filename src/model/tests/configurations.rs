@@ -1,0 +1,350 @@
+//! Configurations with absent and contradictory fields: what transformers 5.24 makes of them.
+
+use std::collections::HashMap;
+
+use super::families::mpt;
+use super::*;
+use crate::model::config::{Activation, RopeScaling};
+
+fn read(changes: Value) -> Config {
+    Config::from_json(families::tiny(changes), Path::new("m/config.json")).unwrap()
+}
+
+fn refused(changes: Value) -> String {
+    let read = Config::from_json(families::tiny(changes), Path::new("m/config.json"));
+    read.unwrap_err().to_string()
+}
+
+/// [`families::tiny`] without a field.
+fn without(field: &str, changes: Value) -> Config {
+    let mut map = families::tiny(changes);
+    map.shift_remove(field);
+    Config::from_json(map, Path::new("m/config.json")).unwrap()
+}
+
+#[test]
+fn absent_fields_are_what_the_family_has() {
+    let of =
+        |class: &str| json!({ "architectures": [class], "num_attention_heads": 96, "head_dim": 2 });
+    for (class, windows, heads) in [
+        ("LlamaForCausalLM", None, 96),
+        ("MistralForCausalLM", Some(4096), 8),
+        ("MixtralForCausalLM", None, 8),
+        ("Qwen2ForCausalLM", None, 32),
+        ("Qwen3ForCausalLM", None, 32),
+        ("GemmaForCausalLM", None, 16),
+        ("Gemma2ForCausalLM", Some(4096), 4),
+        ("Phi3ForCausalLM", None, 96),
+    ] {
+        let config = without("num_key_value_heads", of(class));
+        assert_eq!(config.windows[0], windows, "{class}");
+        assert_eq!(config.num_key_value_heads, heads, "{class}");
+        // Null is none.
+        let mut null = of(class);
+        null["num_key_value_heads"] = Value::Null;
+        null["sliding_window"] = Value::Null;
+        if class == "Gemma2ForCausalLM" {
+            assert!(refused(null).contains("`sliding_window`"));
+            continue;
+        }
+        let config = read(null);
+        assert_eq!(config.windows[0], None, "{class}");
+        assert_eq!(config.num_key_value_heads, 96, "{class}");
+    }
+    let asked = json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true, "max_window_layers": 1});
+    assert_eq!(read(asked).windows, [None, Some(4096)]);
+    // What cannot be shared says what is missing.
+    let mut map = families::tiny(json!({"architectures": ["MistralForCausalLM"]}));
+    map.shift_remove("num_key_value_heads");
+    let error = Config::from_json(map, Path::new("m/config.json")).unwrap_err();
+    assert!(
+        error.to_string().contains("without the field there are 8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn windows_are_where_layer_types_say() {
+    let types = json!(["sliding_attention", "full_attention"]);
+    let of = |class: &str, more: Value| {
+        let mut all = json!({"architectures": [class], "layer_types": types, "sliding_window": 3});
+        for (key, value) in more.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let alternating = [Some(3), None];
+    assert_eq!(
+        read(of("MistralForCausalLM", json!({}))).windows,
+        alternating
+    );
+    assert_eq!(
+        read(of("Gemma2ForCausalLM", json!({}))).windows,
+        alternating
+    );
+    let asked = json!({"use_sliding_window": true});
+    assert_eq!(read(of("Qwen3ForCausalLM", asked)).windows, alternating);
+    // These do not read the list.
+    assert_eq!(
+        read(of("MixtralForCausalLM", json!({}))).windows,
+        [Some(3); 2]
+    );
+    assert_eq!(read(of("LlamaForCausalLM", json!({}))).windows, [None; 2]);
+    // A window without a width.
+    for (class, more) in [
+        ("Qwen2ForCausalLM", json!({})),
+        ("MistralForCausalLM", json!({"sliding_window": null})),
+    ] {
+        let error = refused(of(class, more));
+        assert!(
+            error.contains("`layer_types`") && error.contains("no sliding window"),
+            "{error}"
+        );
+    }
+    let error = refused(of(
+        "MistralForCausalLM",
+        json!({"layer_types": ["full_attention"]}),
+    ));
+    assert!(error.contains("`layer_types`"), "{error}");
+}
+
+#[test]
+fn of_two_descriptions_of_the_rotary_embedding_the_old_one_counts() {
+    let linear = json!({"rope_type": "linear", "factor": 2.0});
+    let with_theta = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 30.0});
+    let new = json!({"rope_type": "default", "rope_theta": 70.0});
+    for (changes, theta, factor) in [
+        (json!({}), 10_000.0, None),
+        (json!({"rope_theta": 20.0}), 20.0, None),
+        (
+            json!({"rope_theta": 20.0, "rope_parameters": new}),
+            70.0,
+            None,
+        ),
+        (
+            json!({"rope_theta": 20.0, "rope_parameters": linear}),
+            20.0,
+            Some(2.0),
+        ),
+        (
+            json!({"rope_theta": 20.0, "rope_scaling": with_theta}),
+            30.0,
+            Some(2.0),
+        ),
+        (
+            json!({"rope_scaling": linear, "rope_parameters": new}),
+            10_000.0,
+            Some(2.0),
+        ),
+        (
+            json!({"rope_scaling": with_theta, "rope_parameters": new}),
+            30.0,
+            Some(2.0),
+        ),
+        (
+            json!({"rope_scaling": {}, "rope_parameters": new}),
+            70.0,
+            None,
+        ),
+        (
+            json!({"rope_scaling": null, "rope_parameters": new}),
+            70.0,
+            None,
+        ),
+    ] {
+        let rope = read(changes.clone()).rope.unwrap();
+        let scaling = match factor {
+            Some(factor) => RopeScaling::Linear { factor },
+            None => RopeScaling::Default,
+        };
+        assert_eq!((rope.theta, rope.scaling), (theta, scaling), "{changes}");
+    }
+    let nested = json!({"rope_parameters": {"full_attention": {"rope_theta": 9.0}}});
+    let error = refused(nested);
+    assert!(
+        error.contains("`rope_parameters`") && error.contains("`full_attention`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_original_context_is_looked_for_in_the_order_of_transformers() {
+    let scaling = |original: Value| {
+        let mut scaling = json!({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+        if !original.is_null() {
+            scaling["original_max_position_embeddings"] = original;
+        }
+        scaling
+    };
+    let original = |changes: Value| match read(changes).rope.unwrap().scaling {
+        RopeScaling::Llama3 {
+            original_max_position_embeddings: original,
+            ..
+        } => original as usize,
+        RopeScaling::Long {
+            original_max_position_embeddings: original,
+            ..
+        } => original,
+        other => panic!("{other:?}"),
+    };
+    let top = "original_max_position_embeddings";
+    assert_eq!(original(json!({"rope_scaling": scaling(json!(null))})), 32);
+    assert_eq!(original(json!({"rope_scaling": scaling(json!(8))})), 8);
+    assert_eq!(
+        original(json!({"rope_scaling": scaling(json!(8)), top: 16})),
+        16
+    );
+    let long = |more: Value| {
+        let mut all = json!({"architectures": ["Phi3ForCausalLM"], "rope_scaling":
+            {"type": "longrope", "short_factor": [1, 1, 2], "long_factor": [1, 1, 2], top: 8}});
+        for (key, value) in more.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    assert_eq!(original(long(json!({ top: 16 }))), 16);
+    assert_eq!(original(long(json!({}))), 4096);
+    assert_eq!(read(long(json!({}))).max_position_embeddings, 32);
+}
+
+#[test]
+fn the_type_counts_and_not_the_class() {
+    let class = |changes: Value| read(changes).architecture.name();
+    assert_eq!(
+        class(json!({"model_type": "mistral"})),
+        "MistralForCausalLM"
+    );
+    assert_eq!(
+        class(json!({"architectures": ["LlamaModel"], "model_type": "qwen2"})),
+        "Qwen2ForCausalLM"
+    );
+    assert_eq!(
+        class(json!({"architectures": null, "model_type": "qwen2"})),
+        "Qwen2ForCausalLM"
+    );
+    assert_eq!(
+        class(json!({"architectures": ["Qwen3ForCausalLM"]})),
+        "Qwen3ForCausalLM"
+    );
+    let error = refused(json!({"model_type": "mistrall"}));
+    assert!(
+        error.contains("`model_type`") && error.contains("did you mean `mistral`?"),
+        "{error}"
+    );
+    // A class of the folder's own code.
+    let own = json!({"architectures": ["OwnForCausalLM"], "model_type": "llama",
+        "auto_map": {"AutoModelForCausalLM": "own.OwnForCausalLM"}});
+    assert!(refused(own).contains("`architectures`"));
+}
+
+#[test]
+fn other_names_of_fields_count() {
+    let mixtral =
+        json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts": 3});
+    assert_eq!(read(mixtral).experts.unwrap().count, 3);
+    let aliased = mpt(
+        json!({"n_layers": 7, "num_hidden_layers": 3, "hidden_size": 12, "num_attention_heads": 4}),
+    );
+    assert_eq!(read(aliased).num_hidden_layers, 3);
+    let act = |changes: Value| read(changes).activation;
+    let gemma = json!({"architectures": ["GemmaForCausalLM"], "hidden_act": "silu", "hidden_activation": "gelu"});
+    assert_eq!(act(gemma), Activation::Silu);
+    let gemma2 = json!({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "silu"});
+    assert_eq!(act(gemma2), Activation::GeluTanh);
+}
+
+#[test]
+fn mpt_has_its_usual_slopes_whatever_the_file_says() {
+    let config = read(mpt(json!({"attn_config": {"alibi_bias_max": 4}})));
+    assert_eq!(config.alibi_bias_max, Some(8.0));
+}
+
+/// A model of the family with this class, saved, with changed tensors and `config.json`.
+fn stored(
+    changes: Value,
+    config: Value,
+    tensors: &dyn Fn(&mut HashMap<String, Tensor>),
+) -> (tempfile::TempDir, Decoder) {
+    let out = tempfile::tempdir().unwrap();
+    let made = random(&read(changes), Mode::Inference);
+    let dir = out.path().join("model");
+    made.save(&dir, &dir, DType::F32).unwrap();
+    let path = dir.join("config.json");
+    let mut stored: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (key, value) in config.as_object().unwrap() {
+        stored[key] = value.clone();
+    }
+    std::fs::write(&path, stored.to_string()).unwrap();
+    let path = dir.join("model.safetensors");
+    let mut all = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    tensors(&mut all);
+    candle_core::safetensors::save(&all, &path).unwrap();
+    (out, made)
+}
+
+fn same_logits(dir: &tempfile::TempDir, expected: &Decoder) -> Decoder {
+    let again = Decoder::load(dir.path().join("model"), &options(Mode::Inference)).unwrap();
+    let (a, b) = (
+        all_logits(&again, &some_ids()),
+        all_logits(expected, &some_ids()),
+    );
+    assert_eq!(largest_difference(&a, &b), 0.0);
+    again
+}
+
+#[test]
+fn a_head_of_its_own_counts_in_spite_of_the_configuration() {
+    for (class, config) in [
+        ("LlamaForCausalLM", json!({"tie_word_embeddings": true})),
+        ("GemmaForCausalLM", json!({"tie_word_embeddings": true})),
+        ("Gemma2ForCausalLM", json!({"tie_word_embeddings": null})),
+    ] {
+        let untied =
+            json!({"architectures": [class], "tie_word_embeddings": false, "sliding_window": 3});
+        let (dir, made) = stored(untied, config, &|_| {});
+        let again = same_logits(&dir, &made);
+        assert!(!again.config().tie_word_embeddings);
+        // What is saved says so.
+        let out = dir.path().join("again");
+        again.save(&out, &out, DType::F32).unwrap();
+        let text = std::fs::read_to_string(out.join("config.json")).unwrap();
+        assert!(text.contains("\"tie_word_embeddings\": false"), "{text}");
+    }
+}
+
+#[test]
+fn a_tied_tensor_may_be_stored_twice_or_as_the_head() {
+    let (embedding, head) = ("model.embed_tokens.weight", "lm_head.weight");
+    let tied = json!({"tie_word_embeddings": true});
+    let (dir, made) = stored(tied.clone(), json!({}), &|all| {
+        let copy = all[embedding].clone();
+        all.insert(head.to_owned(), copy);
+    });
+    assert!(same_logits(&dir, &made).config().tie_word_embeddings);
+    let (dir, made) = stored(tied, json!({}), &|all| {
+        let moved = all.remove(embedding).unwrap();
+        all.insert(head.to_owned(), moved);
+    });
+    assert!(same_logits(&dir, &made).config().tie_word_embeddings);
+}
+
+#[test]
+fn names_may_lack_the_prefix_and_buffers_may_be_there() {
+    for (name, changes) in families::families() {
+        let (dir, made) = stored(changes, json!({}), &|all| {
+            let trunk = all.drain().map(|(name, tensor)| {
+                let short = name
+                    .strip_prefix("model.")
+                    .or(name.strip_prefix("transformer."));
+                (short.unwrap_or(&name).to_owned(), tensor)
+            });
+            *all = trunk.collect();
+            let mask = Tensor::zeros((1, 1, 3, 3), DType::F32, &Device::Cpu).unwrap();
+            all.insert("layers.0.attn.bias".to_owned(), mask);
+            let low = Tensor::full(f32::NEG_INFINITY, (), &Device::Cpu).unwrap();
+            all.insert("layers.0.attn.masked_bias".to_owned(), low);
+        });
+        eprintln!("{name}");
+        same_logits(&dir, &made);
+    }
+}

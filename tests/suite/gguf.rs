@@ -180,7 +180,6 @@ fn quantised_files_are_models_of_the_decoded_weights() {
     }
 }
 
-/// Samples of many lengths, one without anything to predict.
 /// In f32 a folder has the very weights of the file, for every family and type of numbers.
 #[test]
 fn a_folder_that_a_file_is_converted_to_is_the_same_model() {
@@ -263,6 +262,7 @@ fn the_program_converts_files_and_models_with_adapters() {
     workshop.has_no_leftovers();
 }
 
+/// Samples of many lengths, one without anything to predict.
 fn samples() -> Vec<SampleTokens> {
     let sample = |n: u32| {
         let len = 2 + n * 29 % 41;

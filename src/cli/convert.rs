@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use fuselm::checkpoint::tokenizer_dir;
 use fuselm::convert::Convert;
 use fuselm::error::Result;
-use fuselm::{lora, model};
+use fuselm::lora;
 
 use super::{Force, perform};
 
@@ -25,18 +26,19 @@ pub struct Command {
     /// Type of the weights: f32 (exact), bf16 or f16
     #[arg(long, default_value = "bf16", value_name = "TYPE")]
     dtype: String,
-    /// Folder of the model's tokenizer [default: the model's own]
+    /// Folder or Hugging Face id of the model's tokenizer [default: the model's own]
     #[arg(long, value_name = "DIR")]
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<String>,
     #[command(flatten)]
     force: Force,
 }
 
 pub fn run(command: &Command) -> Result<()> {
+    let model = lora::locate(&command.model)?;
     let stage = Convert {
-        model: lora::locate(&command.model)?,
-        tokenizer: command.tokenizer.clone(),
-        dtype: model::dtype(&command.dtype)?,
+        tokenizer: tokenizer_dir(&model.base, command.tokenizer.as_deref())?,
+        model,
+        dtype: fuselm::model::dtype(&command.dtype)?,
         out: command.out_dir.clone(),
     };
     perform(

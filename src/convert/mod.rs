@@ -5,13 +5,13 @@
 //! tokenizer is the model's: of a GGUF file the one beside it, or else what its metadata says, as
 //! `tokenizer.json`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::DType;
 use serde_json::Value;
 
 use crate::artifact::{Existing, Kind};
-use crate::checkpoint::{Target, tokenizer_dir, write_companions};
+use crate::checkpoint::{Target, write_companions};
 use crate::error::Result;
 use crate::lora::ModelPath;
 use crate::model::{Rounding, write_plain};
@@ -27,8 +27,8 @@ const SHARD: u64 = 5_000_000_000;
 pub struct Convert {
     /// The model.
     pub model: ModelPath,
-    /// Where its tokenizer is, if not with it.
-    pub tokenizer: Option<PathBuf>,
+    /// Where its tokenizer is: a folder, or the GGUF file itself.
+    pub tokenizer: PathBuf,
     /// Type of the weights that are written: F32, F16 or BF16.
     pub dtype: DType,
     /// The folder to write.
@@ -46,21 +46,16 @@ impl Convert {
     /// The largest tensor three times, in f32.
     pub fn perform(&self, existing: Existing) -> Result<Rounding> {
         let target = Target::look(&self.out, existing == Existing::Replace)?;
-        let tokenizer = self.tokenizer()?;
-        check_tokens(&self.model.base, Tokenizer::load(&tokenizer)?.vocabulary())?;
+        let tokenizer = Tokenizer::load(&self.tokenizer)?;
+        check_tokens(&self.model.base, tokenizer.vocabulary())?;
         let mut rounding = Rounding::default();
         target.begin("convert")?.fill(|dir| {
-            write_companions(&self.model.base, &tokenizer, dir)?;
+            write_companions(&self.model.base, &self.tokenizer, dir)?;
             let (record, changed) = write_plain(&self.model, dir, self.dtype, SHARD)?;
             rounding = changed;
             Ok(record)
         })?;
         Ok(rounding)
-    }
-
-    fn tokenizer(&self) -> Result<PathBuf> {
-        let given = self.tokenizer.as_deref().and_then(Path::to_str);
-        tokenizer_dir(&self.model.base, given)
     }
 }
 
@@ -70,7 +65,7 @@ impl Stage for Convert {
     }
 
     fn reads(&self) -> Result<Reads> {
-        let tokenizer = Item::Companions(self.tokenizer()?);
+        let tokenizer = Item::Companions(self.tokenizer.clone());
         Ok(Reads::new()
             .input("model", Item::model(self.model.clone()))
             .input("companions", tokenizer))

@@ -18,6 +18,15 @@ const FAMILIES: [(&str, &str); 6] = [
     ("phi3", "Phi3ForCausalLM"),
 ];
 
+/// A number that was written as `f32`, as it was meant: 1e-5, not 9.999999747378752e-6.
+fn shortest(number: f64) -> f64 {
+    let narrow = number as f32;
+    match f64::from(narrow) == number {
+        true => narrow.to_string().parse().unwrap_or(number),
+        false => number,
+    }
+}
+
 /// Reads single values of the metadata.
 pub(super) struct Metadata<'a> {
     pub path: &'a Path,
@@ -55,7 +64,7 @@ impl<'a> Metadata<'a> {
     fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Float(number)) => Ok(Some(*number)),
+            Some(Value::Float(number)) => Ok(Some(shortest(*number))),
             Some(_) => Err(self.wrong(key, "a fraction")),
         }
     }

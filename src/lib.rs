@@ -34,6 +34,7 @@ pub mod stage;
 pub mod query;
 
 pub mod align;
+pub mod convert;
 pub mod corpus;
 pub mod eval;
 pub mod export;

@@ -39,20 +39,28 @@ pub fn model_digest(dir: &Path) -> Result<String> {
     files_digest(dir, names.iter().map(String::as_str))
 }
 
-/// Digest of the files of a model folder that tokenisation and chat templates depend on.
+/// Digest of the files of a model folder that tokenisation and chat templates depend on; of a
+/// GGUF model, which has them in itself, the model's.
 ///
 /// # Errors
 /// Files that cannot be read.
 pub fn tokenizer_digest(dir: &Path) -> Result<String> {
+    if is_gguf(dir) {
+        return model_digest(dir);
+    }
     let files = COMPANIONS.iter().filter(|companion| companion.tokenises);
     files_digest(dir, files.map(|companion| companion.name))
 }
 
-/// Digest of the files of a model folder that what is made from it gets copies of.
+/// Digest of the files of a model folder that what is made from it gets copies of; of a GGUF
+/// model, the model's.
 ///
 /// # Errors
 /// Files that cannot be read.
 pub fn companions_digest(dir: &Path) -> Result<String> {
+    if is_gguf(dir) {
+        return model_digest(dir);
+    }
     Companions::of(dir)?.digest()
 }
 

@@ -25,11 +25,12 @@ pub fn locate(name: &str) -> Result<PathBuf> {
     find(name, Wanted::Model)
 }
 
-/// The folder of the tokenizer of `model` (as [`locate()`] returns it): of the one called `given`
-/// (a folder or a hub id), or else the model's own folder.
+/// Where the tokenizer of `model` (as [`locate()`] returns it) is: in the folder called `given` (a
+/// folder or a hub id), or else in the model's own; a GGUF file has one itself, before which a
+/// `tokenizer.json` beside it counts.
 ///
 /// # Errors
-/// Those of [`locate()`]; a GGUF file without a `tokenizer.json` beside it.
+/// Those of [`locate()`].
 pub fn tokenizer_dir(model: &Path, given: Option<&str>) -> Result<PathBuf> {
     if let Some(name) = given {
         return find(name, Wanted::Tokenizer);
@@ -41,15 +42,10 @@ pub fn tokenizer_dir(model: &Path, given: Option<&str>) -> Result<PathBuf> {
         Some(dir) if dir != Path::new("") => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    match dir.join(TOKENIZER).is_file() {
-        true => Ok(dir),
-        false => Err(
-            Error::file(model, format!("no `{TOKENIZER}` beside this file")).remedy(
-                "copy `tokenizer.json` and `tokenizer_config.json` of the model that it was made \
-             from there, or name their folder (in a recipe, as `tokenizer`)",
-            ),
-        ),
-    }
+    Ok(match dir.join(TOKENIZER).is_file() {
+        true => dir,
+        false => model.to_owned(),
+    })
 }
 
 /// What is looked for under a name.
@@ -215,16 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn a_gguf_file_needs_a_tokenizer() {
+    fn a_tokenizer_beside_a_gguf_file_wins() {
         let dir = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
         let gguf = dir.path().join("x.gguf");
         std::fs::write(&gguf, "").unwrap();
-        let error = tokenizer_dir(&gguf, None).unwrap_err().to_string();
-        assert!(
-            error.contains("x.gguf") && error.contains("tokenizer.json"),
-            "{error}"
-        );
+        assert_eq!(tokenizer_dir(&gguf, None).unwrap(), gguf);
         let given = other.path().to_str().unwrap();
         assert_eq!(tokenizer_dir(&gguf, Some(given)).unwrap(), other.path());
         assert!(tokenizer_dir(&gguf, Some("./missing")).is_err());

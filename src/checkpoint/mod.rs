@@ -26,6 +26,7 @@
 //! | `record` | what was written to the files of a folder |
 //! | `swap` | finished folders put in their place |
 
+mod beside;
 mod carried;
 mod cells;
 mod companions;
@@ -42,6 +43,7 @@ mod swap;
 mod weights;
 mod writer;
 
+pub use beside::{TOOL_TEMPLATE, companion_json, companion_text, write_companions};
 pub use carried::Companions;
 pub use companions::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADDED_TOKENS, CHAT_TEMPLATE, COMPANIONS, CONFIG, Companion,

@@ -2,6 +2,7 @@
 
 mod align;
 mod check;
+mod convert;
 mod corpus;
 mod eval;
 mod export;
@@ -75,6 +76,7 @@ enum Command {
     Fuse(fuse::Command),
     Train(Box<train::Command>),
     Merge(merge::Command),
+    Convert(convert::Command),
     ExtractLora(extract_lora::Command),
     Eval(eval::Command),
     Generate(generate::Command),
@@ -182,6 +184,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Fuse(command) => fuse::run(&command),
         Command::Train(command) => train::run(&command, global),
         Command::Merge(command) => merge::run(&command),
+        Command::Convert(command) => convert::run(&command),
         Command::ExtractLora(command) => extract_lora::run(&command),
         Command::Eval(command) => eval::run(&command, global),
         Command::Generate(command) => generate::run(&command, global),

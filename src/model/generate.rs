@@ -8,8 +8,8 @@ use candle_transformers::generation::{LogitsProcessor, Sampling};
 use super::cache::Cache;
 use super::decoder::Decoder;
 use super::families::Fields;
+use crate::checkpoint::{GENERATION, companion_json};
 use crate::error::{Context, Error, Result};
-use crate::files::read_json;
 use crate::progress;
 
 /// How a continuation is sampled.
@@ -86,8 +86,8 @@ impl GenerateOptions {
 /// # Errors
 /// A file that is no JSON object, or whose `eos_token_id` is neither an id nor a list of them.
 pub fn generation_stops(dir: &Path) -> Result<Vec<u32>> {
-    let path = dir.join("generation_config.json");
-    match read_json(&path)? {
+    let path = dir.join(GENERATION);
+    match companion_json(dir, GENERATION)? {
         None => Ok(Vec::new()),
         Some(serde_json::Value::Object(map)) => Fields::new(&path, &map).ids("eos_token_id"),
         Some(_) => Err(Error::file(&path, "expected a JSON object")),

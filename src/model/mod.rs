@@ -34,6 +34,7 @@ mod layers;
 pub mod lora;
 pub(crate) mod ops;
 mod options;
+mod plain;
 mod predict;
 mod random;
 mod save;
@@ -56,6 +57,7 @@ pub use head::Head;
 pub use layers::Rotary;
 pub use lora::{Adapters, LoraSave};
 pub use options::{LoadOptions, Mode, dtype};
+pub use plain::{Rounding, write_plain};
 pub use predict::{
     DEFAULT_OFFLOAD, Draws, Listed, NextToken, PredictOptions, Predictions, Predictor, Streamed,
     Wanted, next_token, predict,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::decoder::Decoder;
 use super::lora::LoraSave;
@@ -82,7 +82,8 @@ impl Decoder {
 
     fn write_model(&self, dir: &Path, base_dir: &Path, dtype: DType) -> Result<FolderRecord> {
         let record = self.write_weights(dir, dtype)?;
-        self.write_config(&dir.join(CONFIG), dtype)?;
+        let path = dir.join(CONFIG);
+        std::fs::write(&path, config_text(&self.config().raw, dtype)?).at(&path)?;
         let companions = Companions::of(base_dir)?;
         let why = |role| (role == Role::Quantisation).then_some("the result is not quantised");
         companions.copy(dir, |role| why(role).is_none())?;
@@ -90,19 +91,6 @@ impl Decoder {
             note(left);
         }
         Ok(record)
-    }
-
-    fn write_config(&self, path: &Path, dtype: DType) -> Result<()> {
-        let mut config = self.config().raw.clone();
-        let field = if config.contains_key("dtype") {
-            "dtype"
-        } else {
-            "torch_dtype"
-        };
-        config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
-        // The weights that are written are not quantised, even if those that were read are.
-        remove_quantisation(&mut config);
-        std::fs::write(path, json_text(&Value::Object(config))).at(path)
     }
 
     fn write_weights(&self, dir: &Path, dtype: DType) -> Result<FolderRecord> {
@@ -132,8 +120,22 @@ impl Decoder {
     }
 }
 
+/// The `config.json` of a model whose weights are written in `dtype`.
+pub(super) fn config_text(raw: &Map<String, Value>, dtype: DType) -> Result<String> {
+    let mut config = raw.clone();
+    let field = if config.contains_key("dtype") {
+        "dtype"
+    } else {
+        "torch_dtype"
+    };
+    config.insert(field.to_owned(), json!(stored_dtype(dtype)?.torch_name()));
+    // The weights that are written are not quantised, even if those that were read are.
+    remove_quantisation(&mut config);
+    Ok(json_text(&Value::Object(config)))
+}
+
 /// The dtype of files in which `dtype` is written.
-fn stored_dtype(dtype: DType) -> Result<Dtype> {
+pub(super) fn stored_dtype(dtype: DType) -> Result<Dtype> {
     match dtype {
         DType::F32 => Ok(Dtype::F32),
         DType::F16 => Ok(Dtype::F16),
@@ -146,7 +148,7 @@ fn stored_dtype(dtype: DType) -> Result<Dtype> {
 }
 
 /// The elements of `tensor` in `dtype`, little-endian.
-fn bytes(tensor: &Tensor, dtype: DType) -> candle_core::Result<Vec<u8>> {
+pub(super) fn bytes(tensor: &Tensor, dtype: DType) -> candle_core::Result<Vec<u8>> {
     let values = tensor.to_dtype(dtype)?.flatten_all()?;
     Ok(match dtype {
         DType::F16 => bytemuck::cast_slice(&values.to_vec1::<half::f16>()?).to_vec(),

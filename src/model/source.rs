@@ -7,6 +7,8 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use serde_json::Value;
 
+use serde_json::{Map, Value};
+
 use super::config::{Config, Rope, TensorSpec};
 use super::gguf::Gguf;
 use super::options::LoadOptions;
@@ -69,6 +71,17 @@ impl Source {
     /// The model's shape and settings.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The fields of a `config.json` for its weights as a plain folder has them.
+    ///
+    /// # Errors
+    /// Frequencies of the rotary embedding that no field can say.
+    pub fn plain_config(&self) -> Result<Map<String, Value>> {
+        match &self.files {
+            Files::Safetensors(_) => Ok(self.config.raw.clone()),
+            Files::Gguf(gguf) => gguf.plain_config(&self.config),
+        }
     }
 
     /// Bytes that reading a parameter of `elements` takes beside the parameter itself, at most.

@@ -41,6 +41,11 @@ impl Model {
         &self.spec.name
     }
 
+    /// Whether it is quantised in a form that can be scored only.
+    pub fn is_gguf(&self) -> bool {
+        is_gguf(&self.dir)
+    }
+
     /// Where it is.
     pub fn path(&self) -> ModelPath {
         ModelPath {
@@ -64,10 +69,6 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             path.clone().plain("the pivot")?;
         }
         let dir = path.base.clone();
-        if models.is_empty() && is_gguf(&dir) {
-            return Err(Error::file(&dir, "the pivot cannot be a GGUF file")
-                .remedy("give the folder of the model that it was made from"));
-        }
         let config = Config::load(&dir)?;
         let tokenizer_dir = tokenizer_dir(&dir, spec.tokenizer.as_deref())?;
         let tokenizer = Rc::new(Tokenizer::load(&tokenizer_dir)?);

@@ -70,6 +70,16 @@ impl<'a> Run<'a> {
         &self.models[0]
     }
 
+    /// Where model `index` is when it is scored, trained and measured: of a pivot that is a GGUF file
+    /// the folder that it is converted to.
+    fn path(&self, index: usize) -> ModelPath {
+        let model = &self.models[index];
+        match index == 0 && model.is_gguf() {
+            true => self.dir.checkpoint(model.name()).into(),
+            false => model.path(),
+        }
+    }
+
     fn sources(&self) -> &'a [Model] {
         &self.models[1..]
     }
@@ -192,6 +202,7 @@ fn clm_name(n: usize) -> String {
 pub fn steps<'a>(run: &Run<'a>) -> Result<Vec<Step<'a>>> {
     check_draws(run)?;
     let mut steps = vec![run.register_models()];
+    steps.extend(run.convert_step());
     steps.extend(run.corpus_steps());
     steps.extend(run.vocabulary_steps()?);
     if !run.sources().is_empty() {
@@ -238,8 +249,8 @@ impl Run<'_> {
         targets: &[Target],
         merges: &[(&'static str, Vec<&str>)],
     ) -> Vec<(String, ModelPath)> {
-        let given = self.models.iter().filter(|model| model.has_weights);
-        let given = given.map(|model| (model.name().to_owned(), model.path()));
+        let given = (0..self.models.len()).filter(|index| self.models[*index].has_weights);
+        let given = given.map(|index| (self.models[index].name().to_owned(), self.path(index)));
         // The other seeds of the baseline are there to be merged.
         let trained = targets
             .iter()

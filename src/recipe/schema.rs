@@ -291,9 +291,9 @@ impl Recipe {
                 );
             }
         }
-        if self.pivot.tokenizer.is_some() {
+        if self.pivot.tokenizer.is_some() && !self.pivot.model.ends_with(".gguf") {
             return Err(
-                Error::usage("the pivot has a `tokenizer`, which only sources may have")
+                Error::usage("the pivot has a `tokenizer`, which only sources and GGUF files may have")
                     .remedy("put the tokenizer's files into the pivot's folder"),
             );
         }

@@ -12,11 +12,12 @@ use super::listing::{self, Listed};
 use super::literal::Literal;
 use super::pieces::{Growth, Prefix, Scheme};
 use super::{Kind, Role, Tokenizer, Vocabulary, merges, roles};
+use crate::checkpoint::{TOKENIZER, companion_text, is_gguf};
 use crate::error::{Context, Error, Result};
 use crate::text::{ChatTemplate, TokenFacts};
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, the files beside it that have special and added tokens
+    /// Reads the tokenizer of a model: of a GGUF file its metadata, of a folder `tokenizer.json`, the files beside it that have special and added tokens
     /// (`tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`), and the chat
     /// template of a model folder.
     ///
@@ -24,14 +25,13 @@ impl Tokenizer {
     /// A missing or damaged file, a vocabulary without tokens; files that contradict each other; a
     /// BOS or EOS that a file names and the tokenizer lacks.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound && dir.is_dir() {
-                Error::file(dir, "no `tokenizer.json` in this folder")
-                    .remedy("convert the model's tokenizer to a fast one (`AutoTokenizer.from_pretrained(..).save_pretrained(..)`)")
-            } else {
-                Error::io(&path, source)
-            }
+        let path = match is_gguf(dir) {
+            true => dir.to_owned(),
+            false => dir.join(TOKENIZER),
+        };
+        let text = companion_text(dir, TOKENIZER)?.ok_or_else(|| {
+            Error::file(dir, "no `tokenizer.json` in this folder")
+                .remedy("convert the model's tokenizer to a fast one (`AutoTokenizer.from_pretrained(..).save_pretrained(..)`)")
         })?;
         let mut spec: Value = serde_json::from_str(&text)
             .map_err(|error| Error::file(&path, format!("no valid JSON: {error}")))?;

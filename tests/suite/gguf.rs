@@ -5,10 +5,11 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fuselm::artifact::tokens::SampleTokens;
 use fuselm::model::{
     Config, Decoder, Mode, PredictOptions, Predictions, Predictor, RopeScaling, predict,
+    write_plain,
 };
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value as Json, json};
@@ -179,6 +180,88 @@ fn quantised_files_are_models_of_the_decoded_weights() {
     }
 }
 
+/// In f32 a folder has the very weights of the file, for every family and type of numbers.
+#[test]
+fn a_folder_that_a_file_is_converted_to_is_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, decoder) in variants() {
+        for dtype in [GgmlDType::F32, GgmlDType::Q8_0, GgmlDType::Q4_0] {
+            let file = dir.path().join("x.gguf");
+            save(&decoder, dtype, &file);
+            let of_file = Decoder::load(&file, &options(Mode::Inference)).unwrap();
+            for kind in [DType::F32, DType::F16, DType::BF16] {
+                let out = dir.path().join("out");
+                let _ = fs::remove_dir_all(&out);
+                fs::create_dir(&out).unwrap();
+                let (_, rounding) = write_plain(&file.clone().into(), &out, kind, 1 << 30).unwrap();
+                let folder = Decoder::load(&out, &options(Mode::Inference)).unwrap();
+                if kind == DType::F32 {
+                    assert_eq!(logits(&folder), logits(&of_file), "{name} {dtype:?}");
+                }
+                let of_weights = |decoder: &Decoder, name: &str| {
+                    let tensor = decoder.params()[name].as_detached_tensor();
+                    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                };
+                let mut largest = 0f32;
+                for name in of_file.params().keys() {
+                    let pair = [&of_file, &folder].map(|decoder| of_weights(decoder, name));
+                    largest = largest.max(largest_difference(&pair[0], &pair[1]));
+                }
+                let said = rounding.largest.map_or(0.0, |(largest, _)| largest);
+                assert_eq!(said, f64::from(largest), "{name} {dtype:?} {kind:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_program_converts_files_and_models_with_adapters() {
+    let workshop = Workshop::new();
+    let folder = workshop.path("models/market");
+    let decoder = Decoder::load(&folder, &options(Mode::Inference)).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let mut gguf = convert(&decoder, GgmlDType::F32, Some(tokenizer.vocabulary()));
+    gguf.write(&workshop.path("market.gguf"));
+    // It has tokens, but not how they are made.
+    workshop.fuselm("convert market.gguf out").exits(1).says(&[
+        "market.gguf",
+        "tokenizer.ggml.model",
+        "`tokenizer`",
+    ]);
+    workshop
+        .fuselm("convert market.gguf out --tokenizer models/atlas")
+        .exits(1)
+        .says(&["as token"]);
+    workshop
+        .fuselm("convert market.gguf out --tokenizer models/market --dtype f32")
+        .exits(0)
+        .says(&["no weight changed"]);
+    let converted = Decoder::load(&workshop.path("out"), &options(Mode::Inference)).unwrap();
+    assert_eq!(logits(&converted), logits(&decoder));
+    workshop.fuselm("convert market.gguf out").exits(1);
+    workshop
+        .fuselm("convert market.gguf out --tokenizer models/market --force")
+        .exits(0)
+        .says(&["weights changed by"]);
+    workshop.fuselm("inspect out").exits(0);
+    workshop
+        .fuselm("eval --model out --data valid.jsonl")
+        .exits(0);
+    // What does not fit is an error with its place, and leaves nothing behind.
+    let large = quantised(
+        &(decoder.params()["model.norm.weight"].as_detached_tensor() * 1e6).unwrap(),
+        GgmlDType::F32,
+    );
+    gguf.tensors.insert("output_norm.weight".to_owned(), large);
+    gguf.write(&workshop.path("market.gguf"));
+    workshop
+        .fuselm("convert market.gguf large --tokenizer models/market --dtype f16")
+        .exits(1)
+        .says(&["model.norm.weight", "too large for f16", "f32"]);
+    assert!(!workshop.path("large").exists());
+    workshop.has_no_leftovers();
+}
+
 /// Samples of many lengths, one without anything to predict.
 fn samples() -> Vec<SampleTokens> {
     let sample = |n: u32| {
@@ -321,6 +404,45 @@ fn a_gguf_source_in_a_recipe() {
         .exits(0);
 }
 
+/// A pivot that is a GGUF file is converted, and trained as the folder that it was made from.
+#[test]
+fn a_gguf_pivot_in_a_recipe() {
+    let workshop = Workshop::new();
+    workshop.fuselm("run recipe.yml").exits(0);
+    let folder = workshop.path("models/pivot");
+    let decoder = Decoder::load(&folder, &options(Mode::Inference)).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let gguf = convert(&decoder, GgmlDType::F32, Some(tokenizer.vocabulary()));
+    fs::create_dir(workshop.path("models/files")).unwrap();
+    gguf.write(&workshop.path("models/files/pivot.gguf"));
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let to = workshop.path("models/files").join(name);
+        fs::copy(folder.join(name), to).unwrap();
+    }
+    workshop.edit(
+        "recipe.yml",
+        "model: models/pivot }",
+        "model: models/files/pivot.gguf }",
+    );
+    let run = "run recipe.yml --run-dir again";
+    workshop.fuselm(run).exits(0).says(&["convert pivot"]);
+    for part in [
+        "topk/teacher=pivot/part-00000.parquet",
+        "targets/fusion=market/part-00001.parquet",
+        "eval_items/model=merged/part-00000.parquet",
+    ] {
+        let [a, b] = ["run", "again"].map(|run| all_rows(&workshop.path(run).join(part)));
+        assert!(a == b, "{part} differs");
+    }
+    workshop.fuselm(run).exits(0).says(&["up to date"]);
+    workshop.fuselm("check again").exits(0);
+    fs::remove_dir_all(workshop.path("again/checkpoints/pivot")).unwrap();
+    workshop
+        .fuselm(run)
+        .exits(0)
+        .says(&["convert pivot", "1 steps done"]);
+}
+
 #[test]
 fn what_a_gguf_file_cannot_be() {
     let workshop = Workshop::new();
@@ -335,12 +457,6 @@ fn what_a_gguf_file_cannot_be() {
         workshop.edit("recipe.yml", old, new);
         workshop.fuselm("run recipe.yml").exits(code).says(words);
     };
-    says(
-        "model: models/pivot }",
-        "model: market.gguf }",
-        1,
-        &["market.gguf", "pivot cannot be a GGUF file"],
-    );
     says(
         "model: models/pivot }",
         "model: models/pivot, tokenizer: models/pivot }",

@@ -152,6 +152,13 @@ pub(super) fn texts(bytes: &[u8], begin: usize, count: u64) -> impl Iterator<Ite
     })
 }
 
+/// The elements of an array of 4-byte numbers that starts at `begin`, as their bytes.
+pub(super) fn quads(bytes: &[u8], begin: usize, count: u64) -> impl Iterator<Item = [u8; 4]> {
+    let quads = bytes.get(begin..).unwrap_or_default().chunks_exact(4);
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    quads.filter_map(|quad| quad.try_into().ok()).take(count)
+}
+
 /// A tensor as the header lists it.
 pub(super) struct Listed {
     name: String,

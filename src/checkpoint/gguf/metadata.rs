@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json, json};
 use super::header::{Header, Value};
 use crate::error::{Error, Result};
 
-/// Architectures by their GGUF names, with the Hugging Face class.
+/// Architectures by their GGUF names (which Hugging Face has as `model_type` as well), with the
+/// Hugging Face class.
 const FAMILIES: [(&str, &str); 6] = [
     ("llama", "LlamaForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
@@ -17,14 +18,23 @@ const FAMILIES: [(&str, &str); 6] = [
     ("phi3", "Phi3ForCausalLM"),
 ];
 
+/// A number that was written as `f32`, as it was meant: 1e-5, not 9.999999747378752e-6.
+fn shortest(number: f64) -> f64 {
+    let narrow = number as f32;
+    match f64::from(narrow) == number {
+        true => narrow.to_string().parse().unwrap_or(number),
+        false => number,
+    }
+}
+
 /// Reads single values of the metadata.
 pub(super) struct Metadata<'a> {
     pub path: &'a Path,
     pub header: &'a Header,
 }
 
-impl Metadata<'_> {
-    fn wrong(&self, key: &str, expected: &str) -> Error {
+impl<'a> Metadata<'a> {
+    pub fn wrong(&self, key: &str, expected: &str) -> Error {
         let found = match self.header.metadata.get(key) {
             None => "nothing".to_owned(),
             Some(Value::Array { count, .. }) => format!("a list of {count}"),
@@ -37,7 +47,7 @@ impl Metadata<'_> {
     }
 
     /// A number that is not negative.
-    fn size(&self, key: &str) -> Result<Option<u64>> {
+    pub fn size(&self, key: &str) -> Result<Option<u64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Unsigned(size)) => Ok(Some(*size)),
@@ -54,16 +64,24 @@ impl Metadata<'_> {
     fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Float(number)) => Ok(Some(*number)),
+            Some(Value::Float(number)) => Ok(Some(shortest(*number))),
             Some(_) => Err(self.wrong(key, "a fraction")),
         }
     }
 
-    fn text(&self, key: &str) -> Result<Option<&str>> {
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text)),
             Some(_) => Err(self.wrong(key, "a text")),
+        }
+    }
+
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.header.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Flag(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(self.wrong(key, "true or false")),
         }
     }
 
@@ -90,15 +108,16 @@ impl Metadata<'_> {
 
         let experts = self.size(&key("expert_count"))?.unwrap_or(0);
         let window = self.size(&key("attention.sliding_window"))?.unwrap_or(0);
-        let class = match family {
-            "llama" if experts > 0 => "MixtralForCausalLM",
-            "llama" if window > 0 => "MistralForCausalLM",
+        let (kind, class) = match family {
+            "llama" if experts > 0 => ("mixtral", "MixtralForCausalLM"),
+            "llama" if window > 0 => ("mistral", "MistralForCausalLM"),
             _ => FAMILIES
-                .iter()
+                .into_iter()
                 .find(|(name, _)| *name == family)
-                .map_or("", |(_, class)| class),
+                .unwrap_or_default(),
         };
         set("architectures", json!([class]));
+        set("model_type", json!(kind));
         for (field, name) in [
             ("hidden_size", "embedding_length"),
             ("intermediate_size", "feed_forward_length"),
@@ -142,6 +161,7 @@ impl Metadata<'_> {
         for (field, name) in [
             ("bos_token_id", "tokenizer.ggml.bos_token_id"),
             ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+            ("pad_token_id", "tokenizer.ggml.padding_token_id"),
         ] {
             if let Some(id) = self.size(name)? {
                 set(field, json!(id));

@@ -6,6 +6,7 @@
 mod header;
 mod metadata;
 mod summary;
+mod tokenizer;
 mod types;
 
 use std::collections::BTreeMap;
@@ -132,11 +133,14 @@ impl Gguf {
     /// # Errors
     /// A missing or wrong setting, by its name in the file.
     pub fn config(&self) -> Result<Map<String, Json>> {
-        let metadata = Metadata {
+        self.metadata().config()
+    }
+
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata {
             path: self.path(),
             header: &self.header,
-        };
-        metadata.config()
+        }
     }
 
     /// All tensors, by name.

@@ -17,8 +17,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use serde_json::{Map, Value, json};
 
-use super::config::{Config, TensorSpec};
+use super::config::{Config, Rope, RopeScaling, TensorSpec};
 use crate::checkpoint::{self, GgufTensor};
 use crate::error::{Context, Error, Result};
 use names::{Change, Origin, origin};
@@ -212,6 +213,27 @@ impl Gguf {
         Ok(values)
     }
 
+    /// The fields of a `config.json` for the model as a folder.
+    ///
+    /// # Errors
+    /// Divisors of frequencies that are not those of Llama 3: nothing but the file can say them.
+    pub fn plain_config(&self, config: &Config) -> Result<Map<String, Value>> {
+        let mut fields = config.raw.clone();
+        let Some(factors) = self.rope_factors(config)? else {
+            return Ok(fields);
+        };
+        let scaling = config.rope.as_ref().and_then(|rope| llama3(rope, &factors));
+        let scaling = scaling.ok_or_else(|| {
+            let problem =
+                format!("tensor `{ROPE_FACTORS}`: expected the divisors of a Llama 3 model");
+            Error::file(self.path(), problem).remedy(
+                "the file can be scored, but its frequencies have no place in a `config.json`",
+            )
+        })?;
+        fields.insert("rope_scaling".to_owned(), scaling);
+        Ok(fields)
+    }
+
     /// What each frequency of the rotary embedding is divided by, if the file says so.
     pub fn rope_factors(&self, config: &Config) -> Result<Option<Vec<f32>>> {
         let (Some(info), Some(map)) = (self.file.tensor(ROPE_FACTORS), self.file.map(ROPE_FACTORS))
@@ -241,4 +263,34 @@ impl Gguf {
         }
         Ok(Some(factors))
     }
+}
+
+/// The `rope_scaling` of the Llama 3 models with which frequencies are divided by `factors`.
+fn llama3(rope: &Rope, factors: &[f32]) -> Option<Value> {
+    // Llama 3.1 and 3.3, Llama 3.2, Llama 4 Scout (meta-llama).
+    [8.0, 32.0, 16.0].into_iter().find_map(|factor| {
+        let scaled = Rope {
+            scaling: RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: 8192.0,
+            },
+            ..rope.clone()
+        };
+        let pairs = rope.frequencies().into_iter().zip(scaled.frequencies());
+        let same = pairs.zip(factors).all(|((plain, scaled), found)| {
+            let expected = plain / scaled;
+            (expected - found).abs() <= 1e-5 * expected
+        });
+        same.then(|| {
+            json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            })
+        })
+    })
 }

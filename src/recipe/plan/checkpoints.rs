@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Run, Target};
 use crate::artifact::Kind;
+use crate::convert::Convert;
 use crate::error::Result;
 use crate::eval::Eval;
 use crate::lora::ModelPath;
@@ -12,13 +13,25 @@ use crate::recipe::step::Step;
 use crate::train::{Init, Train};
 
 impl<'a> Run<'a> {
+    /// A pivot that is a GGUF file as a folder, which can be trained.
+    pub(super) fn convert_step(&self) -> Option<Step<'a>> {
+        let pivot = self.pivot();
+        let convert = Convert {
+            model: pivot.path(),
+            tokenizer: pivot.tokenizer_dir.clone(),
+            dtype: pivot.spec.dtype.into(),
+            out: self.path(0).base,
+        };
+        pivot.is_gguf().then(|| Step::new(pivot.name(), convert))
+    }
+
     pub(super) fn train_step(&self, target: &Target) -> Step<'a> {
         let pivot = self.pivot();
         let valid = target.options.valid.as_ref();
         let fusion = target.fusion.as_deref();
         let train = Train {
             pivot: match pivot.has_weights {
-                true => Init::Model(pivot.dir.clone()),
+                true => Init::Model(self.path(0).base),
                 false => Init::Random {
                     config: pivot.config.raw.clone(),
                     tokenizer: pivot.dir.clone(),
@@ -44,7 +57,7 @@ impl<'a> Run<'a> {
             .collect();
         let beside = self.recipe.path.parent().unwrap_or(Path::new(""));
         let merge = Merge {
-            config: MergeConfig::from_recipe(&written, &members, &self.pivot().dir, beside)?,
+            config: MergeConfig::from_recipe(&written, &members, &self.path(0).base, beside)?,
             written,
             out: self.dir.checkpoint(name),
             stats: Some(self.dir.artifact(Kind::MergeStats, &[name])),

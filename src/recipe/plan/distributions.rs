@@ -32,7 +32,7 @@ impl<'a> Run<'a> {
         }
         let score = Score {
             name: name.to_owned(),
-            model: model.path(),
+            model: self.path(index),
             tokens,
             transcripts,
             vocab: self.vocab(index),

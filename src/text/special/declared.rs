@@ -8,8 +8,8 @@ use tokenizers::AddedToken;
 
 use super::classes::{Defaults, defaults};
 use crate::error::{Error, Result};
-use crate::files::read_json;
 
+use crate::checkpoint::companion_json;
 pub(super) use crate::checkpoint::{
     ADDED_TOKENS as ADDED, SPECIAL_TOKENS_MAP as MAP, TOKENIZER_CONFIG as CONFIG,
 };
@@ -75,7 +75,7 @@ impl Declared {
         let map = object(dir, MAP)?;
         let configured = config.is_some() || map.is_some();
         let config = Value::Object(config.unwrap_or_default());
-        let model = read_json(&dir.join("config.json"))?.unwrap_or(Value::Null);
+        let model = companion_json(dir, "config.json")?.unwrap_or(Value::Null);
         let decoder = config.get(DECODER).filter(|decoder| !decoder.is_null());
         // Where there is a decoder, transformers looks at no older file.
         let map = map.filter(|_| decoder.is_none()).unwrap_or_default();
@@ -111,12 +111,11 @@ impl Declared {
 
 /// A file with a JSON object, if it is there.
 fn object(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
-    let path = dir.join(name);
-    match read_json(&path)? {
+    match companion_json(dir, name)? {
         None => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),
         Some(other) => Err(Error::file(
-            &path,
+            &dir.join(name),
             format!("a JSON object was expected, and {} found", shown(&other)),
         )),
     }

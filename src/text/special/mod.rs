@@ -33,8 +33,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::declared::Declared;
+use crate::checkpoint::companion_json;
 use crate::error::Result;
-use crate::files::read_json;
 
 /// Spellings of BOS and EOS where no configuration names them.
 const BEGINNINGS: [&str; 5] = [
@@ -94,7 +94,7 @@ impl TokenFacts {
     /// # Errors
     /// Those of [`TokenFacts::complete`].
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        if let Some(mut spec) = read_json(&dir.join("tokenizer.json"))? {
+        if let Some(mut spec) = companion_json(dir, "tokenizer.json")? {
             return Ok(Self::complete(dir, &mut spec)?.0);
         }
         let declared = Declared::read(dir)?;

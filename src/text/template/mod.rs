@@ -22,8 +22,8 @@ use serde_json::Value as Json;
 use super::chat::{Chat, Message};
 use super::special::TokenFacts;
 use super::turns::{self, Frame, Marks, REASONING, Skeleton};
+use crate::checkpoint::{CHAT_TEMPLATE, TOOL_TEMPLATE, companion_json, companion_text};
 use crate::error::{Error, Result};
-use crate::files::read_json;
 
 /// The date that `strftime_now` returns where no other is set: 26 July 2024.
 pub const DEFAULT_DATE: &str = "2024-07-26";
@@ -477,24 +477,19 @@ struct Sources {
 
 impl Sources {
     fn read(dir: &Path) -> Result<Option<Self>> {
-        let text =
-            |path: &Path| std::fs::read_to_string(path).map_err(|error| Error::io(path, error));
-        let own = dir.join("chat_template.jinja");
-        if own.is_file() {
-            let tool_use = dir.join("additional_chat_templates/tool_use.jinja");
+        if let Some(source) = companion_text(dir, CHAT_TEMPLATE)? {
             return Ok(Some(Self {
-                source: text(&own)?,
-                origin: own.display().to_string(),
-                tool_use: tool_use.is_file().then(|| text(&tool_use)).transpose()?,
+                source,
+                origin: dir.join(CHAT_TEMPLATE).display().to_string(),
+                tool_use: companion_text(dir, TOOL_TEMPLATE)?,
             }));
         }
         for file in ["tokenizer_config.json", "chat_template.json"] {
-            let path = dir.join(file);
-            let found = read_json(&path)?;
+            let found = companion_json(dir, file)?;
             if let Some(found) = found.as_ref().and_then(|file| file.get("chat_template"))
                 && !found.is_null()
             {
-                return Self::named(&path, found).map(Some);
+                return Self::named(&dir.join(file), found).map(Some);
             }
         }
         Ok(None)

@@ -1,4 +1,5 @@
 mod first;
+mod gguf;
 mod literal;
 mod made;
 mod normal;

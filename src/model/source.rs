@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
-use serde_json::Value;
-
 use serde_json::{Map, Value};
 
 use super::config::{Config, Rope, TensorSpec};

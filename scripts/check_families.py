@@ -45,6 +45,11 @@ FAMILIES = {
     "gemma": ("gemma", {"head_dim": 16}),
     "gemma2": ("gemma2", {"head_dim": 24, "sliding_window": 8, "query_pre_attn_scalar": 20,
                           "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}),
+    "gemma3": ("gemma3_text", {"head_dim": 24, "sliding_window": 8, "query_pre_attn_scalar": 20, "num_hidden_layers": 3,
+                               "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                               "rope_parameters": {
+                                   "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+                                   "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}}),
     "phi3": ("phi3", {"sliding_window": 8, "pad_token_id": 0}),
     "phi3-long": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 96,
                            "pad_token_id": 0, "tie_word_embeddings": True}),

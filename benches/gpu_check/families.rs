@@ -49,6 +49,11 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
         ),
         ("gemma2", gemma2),
         (
+            "gemma3",
+            json!({"architectures": ["Gemma3ForCausalLM"], "sliding_window": 9,
+                "sliding_window_pattern": 2, "query_pre_attn_scalar": 10}),
+        ),
+        (
             "phi3, part rotated",
             json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.67}),
         ),

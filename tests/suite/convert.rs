@@ -64,7 +64,7 @@ const PARTS: [(&str, &str); 14] = [
     ("post_attention_layernorm", "ffn_norm"),
 ];
 
-/// The same for the norms of Gemma 2.
+/// The same for the norms of Gemma 2 and 3.
 const GEMMA2: [(&str, &str); 4] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "post_attention_norm"),
@@ -74,7 +74,7 @@ const GEMMA2: [(&str, &str); 4] = [
 
 fn rename(family: &str, name: &str) -> String {
     let mut name = name.replace("model.layers.", "blk.");
-    if family == "gemma2" {
+    if ["gemma2", "gemma3"].contains(&family) {
         for (long, short) in GEMMA2 {
             name = name.replace(&format!(".{long}."), &format!(".{short}."));
         }
@@ -106,17 +106,23 @@ pub fn quantised(tensor: &Tensor, dtype: GgmlDType) -> QTensor {
     QTensor::quantize(tensor, dtype).unwrap()
 }
 
-/// `decoder` as a GGUF file with matrices in `dtype` and the tokens of `vocabulary`.
-pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabulary>) -> Gguf {
-    let config = decoder.config();
-    let family = match config.architecture.name() {
+/// `general.architecture` of a model.
+pub fn family(config: &Config) -> &'static str {
+    match config.architecture.name() {
         "Qwen2ForCausalLM" => "qwen2",
         "Qwen3ForCausalLM" => "qwen3",
         "GemmaForCausalLM" => "gemma",
         "Gemma2ForCausalLM" => "gemma2",
+        "Gemma3ForCausalLM" => "gemma3",
         "Phi3ForCausalLM" => "phi3",
         _ => "llama",
-    };
+    }
+}
+
+/// `decoder` as a GGUF file with matrices in `dtype` and the tokens of `vocabulary`.
+pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabulary>) -> Gguf {
+    let config = decoder.config();
+    let family = family(config);
     let mut tensors = BTreeMap::new();
     for (name, var) in decoder.params() {
         let mut tensor = var.as_detached_tensor();

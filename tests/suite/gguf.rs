@@ -14,7 +14,7 @@ use fuselm::model::{
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value as Json, json};
 
-use super::convert::{convert, options, quantised, rope_factors};
+use super::convert::{convert, family, options, quantised, rope_factors};
 use super::program::{Workshop, data_samples};
 use super::rows::all_rows;
 
@@ -77,6 +77,13 @@ fn variants() -> Vec<(&'static str, Decoder)> {
             json!({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 6,
                 "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
         ),
+        // The sixth layer is the one without a window.
+        (
+            "gemma3",
+            json!({"architectures": ["Gemma3ForCausalLM"], "sliding_window": 6,
+                "query_pre_attn_scalar": 64, "num_hidden_layers": 6,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+        ),
         (
             "phi3",
             json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
@@ -96,11 +103,9 @@ fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
             gguf.tensors.insert("rope_freqs.weight".to_owned(), factors);
         }
         RopeScaling::Linear { factor } => {
-            gguf.set(
-                "llama.rope.scaling.type",
-                Value::String("linear".to_owned()),
-            );
-            gguf.set("llama.rope.scaling.factor", Value::F32(factor as f32));
+            let place = format!("{}.rope.scaling", family(decoder.config()));
+            gguf.set(&format!("{place}.type"), Value::String("linear".to_owned()));
+            gguf.set(&format!("{place}.factor"), Value::F32(factor as f32));
         }
         _ => {}
     }

@@ -64,6 +64,8 @@ pub struct Config {
     pub norm_eps: f64,
     /// The rotary position embedding, if positions enter that way.
     pub rope: Option<Rope>,
+    /// The rotary position embedding of layers with a window, where it is another one.
+    pub window_rope: Option<Rope>,
     /// ALiBi, if positions enter that way: the slopes go down to 2^-`alibi_bias_max`.
     pub alibi_bias_max: Option<f64>,
     /// Whether the head is the embedding.

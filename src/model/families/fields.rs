@@ -25,6 +25,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An object that stood in the field `within` of the file.
+    pub fn within(path: &'a Path, within: &str, map: &'a Map<String, Value>) -> Self {
+        Self {
+            path,
+            prefix: format!("{within}."),
+            map,
+        }
+    }
+
+    /// All fields.
+    pub fn map(&self) -> &'a Map<String, Value> {
+        self.map
+    }
+
     /// The file, for messages.
     pub fn path(&self) -> &'a Path {
         self.path

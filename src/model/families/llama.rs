@@ -17,6 +17,7 @@ pub(super) const NAMES: Names = Names {
     attention_norm: None,
     middle_norm: "post_attention_layernorm",
     feed_forward_norm: None,
+    towers: None,
 };
 
 pub(super) const LLAMA: Family = Family {
@@ -24,6 +25,7 @@ pub(super) const LLAMA: Family = Family {
     model_type: "llama",
     names: &NAMES,
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Field("attention_bias", false),
         mlp_bias: Some("mlp_bias"),

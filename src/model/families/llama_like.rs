@@ -27,6 +27,7 @@ impl LlamaLike {
             norm: self.norm,
             norm_eps: fields.number("rms_norm_eps", self.norm_eps)?,
             rope: None,
+            window_rope: None,
             alibi_bias_max: None,
             tie_word_embeddings: fields.flag("tie_word_embeddings", self.tied)?,
             qkv_bias: false,
@@ -82,15 +83,18 @@ impl LlamaLike {
     }
 
     fn read_rope(&self, fields: &Fields<'_>, config: &mut Config) -> Result<()> {
-        let rope = self.rope(fields, config.head_dim)?;
-        if let RopeScaling::Long {
-            original_max_position_embeddings: original,
-            ..
-        } = rope.scaling
-        {
-            config.max_position_embeddings = config.max_position_embeddings.min(original);
+        let (rope, of_windows) = self.ropes(fields, config.head_dim)?;
+        for rope in of_windows.iter().chain([&rope]) {
+            if let RopeScaling::Long {
+                original_max_position_embeddings: original,
+                ..
+            } = rope.scaling
+            {
+                config.max_position_embeddings = config.max_position_embeddings.min(original);
+            }
         }
         config.rope = Some(rope);
+        config.window_rope = of_windows;
         Ok(())
     }
 

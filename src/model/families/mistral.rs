@@ -12,6 +12,7 @@ pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",
     names: &llama::NAMES,
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         key_value_heads: Some(8),
         windows: Windows::Named(4096),
@@ -33,6 +34,7 @@ pub(super) const MIXTRAL: Family = Family {
         ..llama::NAMES
     },
     aliases: &[("num_experts", "num_local_experts")],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         rope_theta: 1e6,

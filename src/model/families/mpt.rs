@@ -30,6 +30,7 @@ pub(super) const MPT: Family = Family {
         ("num_attention_heads", "n_heads"),
         ("num_hidden_layers", "n_layers"),
     ],
+    defaults: &[],
     reading: Reading::Own(read),
     #[cfg(test)]
     sample: r#"{"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4, "n_layers": 2,
@@ -62,6 +63,7 @@ fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
         norm: NormKind::Layer,
         norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
         rope: None,
+        window_rope: None,
         alibi_bias_max: Some(bias_max(&attention)?),
         tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
         qkv_bias: false,

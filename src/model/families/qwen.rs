@@ -9,6 +9,7 @@ pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
     names: &llama::NAMES,
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Qkv,
         key_value_heads: Some(32),
@@ -24,6 +25,7 @@ pub(super) const QWEN3: Family = Family {
     model_type: "qwen3",
     names: &llama::NAMES,
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         head_dim: Some(128),
         qk_norm: true,

@@ -46,7 +46,7 @@ const LAYER: [(&str, &str); 14] = [
     ("block_sparse_moe.gate", "ffn_gate_inp"),
 ];
 
-/// Where Gemma 2 differs.
+/// Where Gemma 2 and 3 differ.
 const GEMMA2: [(&str, &str); 3] = [
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
@@ -98,7 +98,10 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
             change: Change::None,
         });
     }
-    let special: &[(&str, &str)] = if family == "gemma2" { &GEMMA2 } else { &[] };
+    let special: &[(&str, &str)] = match family {
+        "gemma2" | "gemma3" => &GEMMA2,
+        _ => &[],
+    };
     let (_, short) = special
         .iter()
         .chain(&LAYER)

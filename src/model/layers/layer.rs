@@ -29,8 +29,8 @@ pub(crate) struct Layer {
     attention_norm: Option<Norm>,
     middle_norm: Norm,
     feed_forward_norm: Option<Norm>,
-    query_norm: Option<Tensor>,
-    key_norm: Option<Tensor>,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
     window: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Layer {
         adapter: impl Fn(&str) -> Option<Adapter>,
     ) -> Result<Self> {
         let (names, parts) = (config.names(), Parts::new(config, index, find, adapter));
-        let head_norm = |name: &str| config.qk_norm.then(|| parts.weight(name)).transpose();
+        let head_norm = |name: &str| config.qk_norm.then(|| parts.norm(name)).transpose();
         Ok(Self {
             qkv: parts.qkv(&names.qkv)?,
             output: parts.linear(names.output)?,
@@ -99,13 +99,10 @@ impl Layer {
         let (rows, len) = (y.dim(0)?, rotary.len);
         let batch = rows / len.max(1);
         let [query, key, value] = self.qkv.forward(c, y)?;
-        let place = |y: Tensor, heads: usize, norm: Option<&Tensor>| {
-            let y = match norm {
-                Some(norm) => ops::rms_norm(&y, norm, c.norm_eps)?,
-                None => y,
-            };
-            let y = y.reshape((batch, len, heads, d))?;
-            match &rotary.tables {
+        let tables = rotary.of(self.window);
+        let place = |y: Tensor, heads: usize, norm: Option<&Norm>| {
+            let y = normed(y, norm)?.reshape((batch, len, heads, d))?;
+            match tables {
                 Some((cos, sin)) => ops::rotate_heads(&y, cos, sin),
                 None => y.transpose(1, 2),
             }

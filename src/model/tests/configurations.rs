@@ -6,11 +6,11 @@ use super::families::mpt;
 use super::*;
 use crate::model::config::{Activation, RopeScaling};
 
-fn read(changes: Value) -> Config {
+pub(super) fn read(changes: Value) -> Config {
     Config::from_json(families::tiny(changes), Path::new("m/config.json")).unwrap()
 }
 
-fn refused(changes: Value) -> String {
+pub(super) fn refused(changes: Value) -> String {
     let read = Config::from_json(families::tiny(changes), Path::new("m/config.json"));
     read.unwrap_err().to_string()
 }
@@ -34,6 +34,7 @@ fn absent_fields_are_what_the_family_has() {
         ("Qwen3ForCausalLM", None, 32),
         ("GemmaForCausalLM", None, 16),
         ("Gemma2ForCausalLM", Some(4096), 4),
+        ("Gemma3ForCausalLM", Some(4096), 4),
         ("Phi3ForCausalLM", None, 96),
     ] {
         let config = without("num_key_value_heads", of(class));
@@ -43,7 +44,7 @@ fn absent_fields_are_what_the_family_has() {
         let mut null = of(class);
         null["num_key_value_heads"] = Value::Null;
         null["sliding_window"] = Value::Null;
-        if class == "Gemma2ForCausalLM" {
+        if ["Gemma2ForCausalLM", "Gemma3ForCausalLM"].contains(&class) {
             assert!(refused(null).contains("`sliding_window`"));
             continue;
         }
@@ -168,6 +169,27 @@ fn of_two_descriptions_of_the_rotary_embedding_the_old_one_counts() {
 }
 
 #[test]
+fn next_versions_of_families_are_refused_by_name() {
+    for (class, kind) in [
+        ("Gemma4ForCausalLM", "gemma4_text"),
+        ("Gemma4ForConditionalGeneration", "gemma4"),
+        ("Gemma3nForCausalLM", "gemma3n_text"),
+        ("Qwen3NextForCausalLM", "qwen3_next"),
+        ("Qwen3_5ForCausalLM", "qwen3_5_text"),
+        ("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
+        ("Qwen2MoeForCausalLM", "qwen2_moe"),
+        ("GPTNeoForCausalLM", "gpt_neo"),
+        ("GPTNeoXJapaneseForCausalLM", "gpt_neox_japanese"),
+        ("GPTBigCodeForCausalLM", "gpt_bigcode"),
+    ] {
+        let error = refused(json!({"architectures": [class], "model_type": kind}));
+        assert!(error.contains(class) || error.contains(kind), "{error}");
+        let error = refused(json!({"architectures": [class]}));
+        assert!(error.contains(class), "{error}");
+    }
+}
+
+#[test]
 fn the_original_context_is_looked_for_in_the_order_of_transformers() {
     let scaling = |original: Value| {
         let mut scaling = json!({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
@@ -260,7 +282,7 @@ fn mpt_has_its_usual_slopes_whatever_the_file_says() {
 }
 
 /// A model of the family with this class, saved, with changed tensors and `config.json`.
-fn stored(
+pub(super) fn stored(
     changes: Value,
     config: Value,
     tensors: &dyn Fn(&mut HashMap<String, Tensor>),
@@ -282,7 +304,7 @@ fn stored(
     (out, made)
 }
 
-fn same_logits(dir: &tempfile::TempDir, expected: &Decoder) -> Decoder {
+pub(super) fn same_logits(dir: &tempfile::TempDir, expected: &Decoder) -> Decoder {
     let again = Decoder::load(dir.path().join("model"), &options(Mode::Inference)).unwrap();
     let (a, b) = (
         all_logits(&again, &some_ids()),

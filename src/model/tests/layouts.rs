@@ -199,6 +199,15 @@ fn families_name_their_parameters() {
             ),
         ),
         (
+            "gemma3_text",
+            tied,
+            format!(
+                "{attention} {mlp} input_layernorm pre_feedforward_layernorm \
+                 post_attention_layernorm post_feedforward_layernorm \
+                 self_attn.q_norm self_attn.k_norm"
+            ),
+        ),
+        (
             "phi3",
             outer,
             format!("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj {norms}"),

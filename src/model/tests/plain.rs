@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use crate::model::config::{Activation, Config, FeedForwardNames, Names, NormKind, QkvNames};
+use crate::model::config::{Activation, Config, FeedForwardNames, Names, NormKind, QkvNames, Rope};
 
 type Params = BTreeMap<String, Tensor>;
 
@@ -159,7 +159,7 @@ impl Layer<'_> {
         };
         let turn = |y: Tensor| y.transpose(1, 2).unwrap().contiguous().unwrap();
         let head_norm = |y: Tensor, name: &str| match self.find(&format!("{name}.weight")) {
-            Some(weight) => rms_norm(&y, weight, c.norm_eps),
+            Some(weight) => norm(c, &y, weight),
             None => y,
         };
         let repeat = |y: Tensor| {
@@ -171,8 +171,10 @@ impl Layer<'_> {
         let [q, k, v] = self.qkv();
         let q = head_norm(split(&q, heads), self.names.head_norms[0]);
         let k = head_norm(split(&k, groups), self.names.head_norms[1]);
-        let q = rotate(c, &turn(q));
-        let k = repeat(rotate(c, &turn(k)));
+        let own = window.and(c.window_rope.as_ref());
+        let rope = own.or(c.rope.as_ref());
+        let q = rotate(rope, &turn(q));
+        let k = repeat(rotate(rope, &turn(k)));
         let v = repeat(turn(split(&v, groups)));
         let scores = q.matmul(&k.t().unwrap()).unwrap();
         let scores = cap((scores * c.attention_scale).unwrap(), c.attention_softcap);
@@ -251,8 +253,8 @@ fn activate(c: &Config, x: &Tensor) -> Tensor {
 }
 
 /// `x` (batch, heads, len, d) with its first dimensions rotated.
-fn rotate(c: &Config, x: &Tensor) -> Tensor {
-    let Some(rope) = &c.rope else {
+fn rotate(rope: Option<&Rope>, x: &Tensor) -> Tensor {
+    let Some(rope) = rope else {
         return x.clone();
     };
     let (_, _, len, d) = x.dims4().unwrap();

@@ -44,6 +44,11 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
         ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
         ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
         (
+            "qwen3 with experts",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": [1]}),
+        ),
+        (
             "gemma",
             json!({"architectures": ["GemmaForCausalLM"], "hidden_act": "gelu"}),
         ),

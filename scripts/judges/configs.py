@@ -58,6 +58,21 @@ READ = {
                     {"rope_type": "default", "rope_theta": 1e6}},
                    [{"use_sliding_window": True, "sliding_window": None, "layer_types": None, "max_window_layers": 0}]),
     "qwen3": ({"head_dim": 128}, [{"head_dim": None}, {"attention_bias": None}, {"rope_parameters": None}]),
+    "qwen3_moe": ({"head_dim": 16, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                   "norm_topk_prob": True}, [
+        {}, {"norm_topk_prob": None}, {"norm_topk_prob": False}, {"num_experts_per_tok": None}, {"num_experts_per_tok": 3},
+        {"num_local_experts": 5, "num_experts": 4}, {"num_local_experts": None, "num_experts": 5},
+        {"num_local_experts": None}, {"moe_intermediate_size": None}, {"num_key_value_heads": None}, {"rope_parameters": None},
+        {"decoder_sparse_step": None}, {"mlp_only_layers": "null"}, {"mlp_only_layers": None}, {"mlp_only_layers": [7, -1]},
+        {"mlp_only_layers": [2]}, {"decoder_sparse_step": 2}, {"decoder_sparse_step": 0}, {"head_dim": None},
+        {"use_sliding_window": True, "sliding_window": 3}, {"sliding_window": 3}, {"attention_bias": None},
+        {"use_sliding_window": True, "sliding_window": 3, "layer_types": HALF, "max_window_layers": 3},
+        {"model_type": "qwen3_next"}, {"model_type": "qwen3"},
+    ]),
+    "qwen3_moe-sparse": ({"head_dim": 8, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                          "decoder_sparse_step": 2, "mlp_only_layers": [3]}, [
+        {}, {"intermediate_size": None}, {"decoder_sparse_step": 1}, {"mlp_only_layers": [0, 2, 3], "decoder_sparse_step": 1},
+    ]),
     "gemma": ({"head_dim": 16}, [
         {"tie_word_embeddings": None}, {"hidden_act": "gelu"}, {"hidden_act": "silu", "hidden_activation": "gelu"},
         {"hidden_act": None},

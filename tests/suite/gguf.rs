@@ -71,6 +71,11 @@ fn variants() -> Vec<(&'static str, Decoder)> {
             json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
                 "rope_theta": 1e4}),
         ),
+        (
+            "qwen3moe",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": true}),
+        ),
         ("gemma", json!({"architectures": ["GemmaForCausalLM"]})),
         (
             "gemma2",

@@ -8,10 +8,11 @@ use super::header::{Header, Value};
 use crate::error::{Error, Result};
 
 /// Architectures by their GGUF names, with the Hugging Face class.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     ("llama", "LlamaForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
     ("qwen3", "Qwen3ForCausalLM"),
+    ("qwen3moe", "Qwen3MoeForCausalLM"),
     ("gemma", "GemmaForCausalLM"),
     ("gemma2", "Gemma2ForCausalLM"),
     ("gemma3", "Gemma3ForCausalLM"),
@@ -19,7 +20,7 @@ const FAMILIES: [(&str, &str); 7] = [
 ];
 
 /// `model_type` where it is not the GGUF name: `gemma3` reads images as well, which the file has not.
-const TYPES: [(&str, &str); 1] = [("gemma3", "gemma3_text")];
+const TYPES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("qwen3moe", "qwen3_moe")];
 
 /// A number that was written as `f32`, as it was meant: 1e-5, not 9.999999747378752e-6.
 fn shortest(number: f64) -> f64 {
@@ -143,7 +144,11 @@ impl<'a> Metadata<'a> {
             }
         }
         if experts > 0 {
-            set("num_local_experts", json!(experts));
+            let field = match family {
+                "qwen3moe" => "num_experts",
+                _ => "num_local_experts",
+            };
+            set(field, json!(experts));
             let used = self.required(&key("expert_used_count"))?;
             set("num_experts_per_tok", json!(used));
         }
@@ -161,7 +166,7 @@ impl<'a> Metadata<'a> {
         let rows = rows.ok_or_else(|| Error::file(self.path, "has no `token_embd.weight`"))?;
         set("vocab_size", json!(rows));
         set("tie_word_embeddings", json!(!has("output.weight")));
-        if matches!(family, "llama" | "qwen3") {
+        if matches!(family, "llama" | "qwen3" | "qwen3moe") {
             set("attention_bias", json!(has("blk.0.attn_q.bias")));
             set("mlp_bias", json!(has("blk.0.ffn_gate.bias")));
         }
@@ -177,6 +182,12 @@ impl<'a> Metadata<'a> {
         match family {
             "gemma2" => self.gemma2(&mut config)?,
             "gemma3" => self.gemma3(&mut config)?,
+            "qwen3moe" => {
+                let width = self.required("qwen3moe.expert_feed_forward_length")?;
+                config.insert("moe_intermediate_size".to_owned(), json!(width));
+                // llama.cpp has no other way.
+                config.insert("norm_topk_prob".to_owned(), json!(true));
+            }
             _ => {}
         }
         self.rope(family, &mut config)?;

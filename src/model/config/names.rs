@@ -98,7 +98,7 @@ pub(crate) enum FeedForwardNames {
     Joined([&'static str; 2]),
     /// act(up), then down.
     Plain([&'static str; 2]),
-    /// A router, and numbered gated blocks of their own.
+    /// A router, and numbered gated blocks of their own; in layers without experts, one such block.
     Experts {
         /// The router.
         router: &'static str,
@@ -106,5 +106,7 @@ pub(crate) enum FeedForwardNames {
         experts: &'static str,
         /// Gate, up and down of an expert.
         gated: [&'static str; 3],
+        /// Those of a layer without experts.
+        dense: [&'static str; 3],
     },
 }

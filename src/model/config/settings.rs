@@ -23,6 +23,11 @@ pub struct Experts {
     pub count: usize,
     /// How many of them a token uses, 1 to `count`.
     pub per_token: usize,
+    /// Width of each block.
+    pub width: usize,
+    /// Whether the weights of a token's experts sum to one; else they are the probabilities that the
+    /// router gives to them among all.
+    pub normalised: bool,
 }
 
 /// The non-linearity of the gated feed-forward block.
@@ -90,8 +95,8 @@ pub struct Config {
     pub embedding_scale: f64,
     /// Non-linearity of the feed-forward block.
     pub activation: Activation,
-    /// Experts, if the feed-forward block has them.
-    pub experts: Option<Experts>,
+    /// For each layer its experts, if its feed-forward block has them.
+    pub experts: Vec<Option<Experts>>,
     /// For each layer, how many positions (itself included) a token sees; `None` is all.
     pub windows: Vec<Option<usize>>,
     /// Standard deviation of random initialisation.

@@ -2,7 +2,7 @@
 //! initialisation, counting and saving follow.
 
 use super::names::{FeedForwardNames, QkvNames};
-use super::settings::{Config, NormKind};
+use super::settings::{Config, Experts, NormKind};
 
 /// How a parameter starts in a model that is initialised at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +34,14 @@ impl Config {
 
     /// [`Config::parameters`]; none where they are more than can be addressed.
     pub(crate) fn checked_parameters(&self) -> Option<u64> {
-        let mut total = 0u64;
-        for spec in self.layer_tensors(0) {
-            total = total.checked_add(spec.elements()?)?;
-        }
-        total = total.checked_mul(self.num_hidden_layers as u64)?;
-        for spec in self.outer_tensors() {
-            total = total.checked_add(spec.elements()?)?;
+        let sum = |specs: Vec<TensorSpec>| {
+            let mut elements = specs.iter().map(TensorSpec::elements);
+            elements.try_fold(0u64, |sum, elements| sum.checked_add(elements?))
+        };
+        let mut total = sum(self.outer_tensors())?;
+        for (layer, count) in self.kinds_of_layers() {
+            let layers = sum(self.layer_tensors(layer))?.checked_mul(count)?;
+            total = total.checked_add(layers)?;
         }
         (total <= u64::MAX / 16).then_some(total)
     }
@@ -74,6 +75,19 @@ impl Config {
         all
     }
 
+    /// A layer of each kind, as far as parameters go, with the number of its kind.
+    pub(crate) fn kinds_of_layers(&self) -> Vec<(usize, u64)> {
+        let mut kinds: Vec<(usize, u64)> = Vec::new();
+        for (layer, experts) in self.experts.iter().enumerate() {
+            let mut known = kinds.iter_mut();
+            match known.find(|(known, _)| self.experts[*known] == *experts) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((layer, 1)),
+            }
+        }
+        kinds
+    }
+
     fn norm_init(&self) -> Init {
         match self.norm {
             NormKind::RmsPlusOne => Init::Zeros,
@@ -89,7 +103,7 @@ impl Config {
             all: Vec::with_capacity(16),
         };
         self.list_attention(&mut list);
-        self.list_feed_forward(&mut list);
+        self.list_feed_forward(layer, &mut list);
         self.list_norms(&mut list);
         list.all
     }
@@ -112,14 +126,10 @@ impl Config {
         list.linear(names.output, [hidden, query], self.output_bias);
     }
 
-    fn list_feed_forward(&self, list: &mut LayerList) {
+    fn list_feed_forward(&self, layer: usize, list: &mut LayerList) {
         let (hidden, inner, bias) = (self.hidden_size, self.intermediate_size, self.mlp_bias);
         match &self.names().feed_forward {
-            FeedForwardNames::Gated([gate, up, down]) => {
-                list.linear(gate, [inner, hidden], bias);
-                list.linear(up, [inner, hidden], bias);
-                list.linear(down, [hidden, inner], bias);
-            }
+            FeedForwardNames::Gated(names) => list.gated(*names, [inner, hidden], bias),
             FeedForwardNames::Joined([gate_up, down]) => {
                 list.linear(gate_up, [inner.saturating_mul(2), hidden], bias);
                 list.linear(down, [hidden, inner], bias);
@@ -131,15 +141,16 @@ impl Config {
             FeedForwardNames::Experts {
                 router,
                 experts,
-                gated: [gate, up, down],
+                gated,
+                dense,
             } => {
-                let count = self.experts.map_or(0, |experts| experts.count);
+                let Some(Experts { count, width, .. }) = self.experts[layer] else {
+                    return list.gated(*dense, [inner, hidden], bias);
+                };
                 list.linear(router, [count, hidden], false);
                 for expert in 0..count {
-                    let name = |part: &str| format!("{experts}{expert}.{part}");
-                    list.linear(&name(gate), [inner, hidden], false);
-                    list.linear(&name(up), [inner, hidden], false);
-                    list.linear(&name(down), [hidden, inner], false);
+                    let names = gated.map(|part| format!("{experts}{expert}.{part}"));
+                    list.gated(names.each_ref().map(String::as_str), [width, hidden], bias);
                 }
             }
         }
@@ -177,6 +188,13 @@ impl LayerList {
         if bias {
             self.push(name, "bias", &shape[..1], Init::Zeros);
         }
+    }
+
+    /// Gate, up and down of a feed-forward block that is `inner` wide.
+    fn gated(&mut self, [gate, up, down]: [&str; 3], [inner, hidden]: [usize; 2], bias: bool) {
+        self.linear(gate, [inner, hidden], bias);
+        self.linear(up, [inner, hidden], bias);
+        self.linear(down, [hidden, inner], bias);
     }
 
     fn norm(&mut self, name: &str, width: usize) {

@@ -104,6 +104,9 @@ pub(crate) enum Windows {
     /// By `sliding_window`, so many where it is absent, where `use_sliding_window` asks for it: in
     /// the layers that `layer_types` names, or from `max_window_layers` on.
     WhereAsked(usize),
+    /// By `sliding_window`, so many where it is absent, where `use_sliding_window` asks for it: in
+    /// all layers.
+    EverywhereAsked(usize),
     /// By `sliding_window`, `width` where it is absent, in the layers that `layer_types` names, or in
     /// all but the last of every `period` layers, of which the file may give the number in `field`.
     Periodic {

@@ -43,7 +43,7 @@ impl LlamaLike {
                 false => 1.0,
             },
             activation: fields.activation(self.activation.0, self.activation.1)?,
-            experts: None,
+            experts: vec![None; num_hidden_layers],
             windows: self.windows.read(fields, num_hidden_layers)?,
             initializer_range: fields.number("initializer_range", 0.02)?,
             bos_token_id: fields.ids("bos_token_id")?.first().copied(),

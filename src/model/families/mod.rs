@@ -47,6 +47,7 @@ pub(super) static FAMILIES: &[&Family] = &[
     &mistral::MIXTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,

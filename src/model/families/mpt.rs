@@ -76,7 +76,7 @@ fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
         final_softcap: None,
         embedding_scale: 1.0,
         activation: Activation::Gelu,
-        experts: None,
+        experts: vec![None; layers],
         windows: vec![None; layers],
         initializer_range: fields.number("initializer_range", 0.02)?,
         bos_token_id: fields.ids("bos_token_id")?.first().copied(),

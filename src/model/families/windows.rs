@@ -21,6 +21,7 @@ impl Windows {
                 Ok(named.unwrap_or_else(|| vec![window; layers]))
             }
             Self::WhereAsked(default) => where_asked(fields, layers, default),
+            Self::EverywhereAsked(default) => Ok(vec![asked(fields, default)?; layers]),
             Self::Periodic {
                 width,
                 period,
@@ -45,11 +46,16 @@ impl Windows {
     }
 }
 
+/// The window that `use_sliding_window` asks for.
+fn asked(fields: &Fields<'_>, default: usize) -> Result<Option<usize>> {
+    match fields.flag("use_sliding_window", false)? {
+        true => fields.size_or_null(WINDOW, Some(default)),
+        false => Ok(None),
+    }
+}
+
 fn where_asked(fields: &Fields<'_>, layers: usize, default: usize) -> Result<Vec<Option<usize>>> {
-    let window = match fields.flag("use_sliding_window", false)? {
-        true => fields.size_or_null(WINDOW, Some(default))?,
-        false => None,
-    };
+    let window = asked(fields, default)?;
     if let Some(windows) = layer_types(fields, layers, window)? {
         return Ok(windows);
     }

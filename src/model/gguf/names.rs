@@ -29,7 +29,7 @@ pub(super) enum Change {
 }
 
 /// Parts of a layer by their Hugging Face names.
-const LAYER: [(&str, &str); 14] = [
+const LAYER: [(&str, &str); 15] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -44,6 +44,7 @@ const LAYER: [(&str, &str); 14] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
     ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("mlp.gate", "ffn_gate_inp"),
 ];
 
 /// Where Gemma 2 and 3 differ.
@@ -53,11 +54,17 @@ const GEMMA2: [(&str, &str); 3] = [
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
+/// What is before the number of an expert.
+const EXPERTS: [&str; 2] = ["block_sparse_moe.experts.", "mlp.experts."];
+
 /// Matrices of an expert.
-const EXPERT: [(&str, &str); 3] = [
+const EXPERT: [(&str, &str); 6] = [
     ("w1", "ffn_gate_exps"),
     ("w2", "ffn_down_exps"),
     ("w3", "ffn_up_exps"),
+    ("gate_proj", "ffn_gate_exps"),
+    ("down_proj", "ffn_down_exps"),
+    ("up_proj", "ffn_up_exps"),
 ];
 
 /// Where the parameter `name` lies in a file of architecture `family`.
@@ -89,7 +96,8 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
         return Some(plain(format!("{outer}.{kind}"), change(place)));
     }
     let (layer, part) = place.strip_prefix("model.layers.")?.split_once('.')?;
-    if let Some(rest) = part.strip_prefix("block_sparse_moe.experts.") {
+    let mut experts = EXPERTS.iter();
+    if let Some(rest) = experts.find_map(|experts| part.strip_prefix(experts)) {
         let (expert, matrix) = rest.split_once('.')?;
         let (_, stacked) = EXPERT.iter().find(|(name, _)| *name == matrix)?;
         return Some(Origin {

@@ -32,6 +32,7 @@ fn absent_fields_are_what_the_family_has() {
         ("MixtralForCausalLM", None, 8),
         ("Qwen2ForCausalLM", None, 32),
         ("Qwen3ForCausalLM", None, 32),
+        ("Qwen3MoeForCausalLM", None, 4),
         ("GemmaForCausalLM", None, 16),
         ("Gemma2ForCausalLM", Some(4096), 4),
         ("Gemma3ForCausalLM", Some(4096), 4),
@@ -263,7 +264,9 @@ fn the_type_counts_and_not_the_class() {
 fn other_names_of_fields_count() {
     let mixtral =
         json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts": 3});
-    assert_eq!(read(mixtral).experts.unwrap().count, 3);
+    assert_eq!(read(mixtral).experts[0].unwrap().count, 3);
+    let qwen3 = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_local_experts": 40, "num_experts": 30});
+    assert_eq!(read(qwen3).experts[0].unwrap().count, 40);
     let aliased = mpt(
         json!({"n_layers": 7, "num_hidden_layers": 3, "hidden_size": 12, "num_attention_heads": 4}),
     );
@@ -273,6 +276,67 @@ fn other_names_of_fields_count() {
     assert_eq!(act(gemma), Activation::Silu);
     let gemma2 = json!({"architectures": ["Gemma2ForCausalLM"], "hidden_act": "silu"});
     assert_eq!(act(gemma2), Activation::GeluTanh);
+}
+
+/// Qwen3-MoE: in which layers, and what is usual.
+#[test]
+fn experts_are_in_the_layers_that_the_file_says() {
+    let qwen3 = |changes: Value| {
+        let mut all = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 6});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let usual = read(qwen3(json!({}))).experts[5].unwrap();
+    let shape = [usual.count, usual.per_token, usual.width];
+    assert_eq!((shape, usual.normalised), ([128, 8, 768], false));
+    for (changes, expected) in [
+        (json!({}), "eeeeee"),
+        (json!({"decoder_sparse_step": 2}), "-e-e-e"),
+        (json!({"mlp_only_layers": [0, 5]}), "-eeee-"),
+        (
+            json!({"mlp_only_layers": null, "decoder_sparse_step": 4}),
+            "---e--",
+        ),
+        (
+            json!({"mlp_only_layers": [1, 9, -1], "decoder_sparse_step": 2}),
+            "---e-e",
+        ),
+    ] {
+        let config = read(qwen3(changes.clone()));
+        let found = config
+            .experts
+            .iter()
+            .map(|experts| experts.map_or('-', |_| 'e'));
+        assert_eq!(found.collect::<String>(), expected, "{changes}");
+        // What is counted is what is listed.
+        let elements = config
+            .tensors()
+            .into_iter()
+            .map(|spec| spec.elements().unwrap());
+        assert_eq!(config.parameters(), elements.sum::<u64>(), "{changes}");
+    }
+    for (changes, words) in [
+        (
+            json!({"mlp_only_layers": 3}),
+            "`mlp_only_layers`: expected a list",
+        ),
+        (
+            json!({"mlp_only_layers": ["1"]}),
+            "`mlp_only_layers`: expected a list",
+        ),
+        (json!({"decoder_sparse_step": 0}), "`decoder_sparse_step`"),
+        (json!({"num_experts": 4}), "at most the 4 experts"),
+    ] {
+        let error = refused(qwen3(changes));
+        assert!(error.contains(words), "{error}");
+    }
+    // A window holds for all layers, where it is asked for.
+    let types = json!(vec!["full_attention"; 6]);
+    let asked = json!({"sliding_window": 3, "use_sliding_window": true, "layer_types": types});
+    assert_eq!(read(qwen3(asked)).windows, [Some(3); 6]);
+    assert_eq!(read(qwen3(json!({"sliding_window": 3}))).windows, [None; 6]);
 }
 
 #[test]

@@ -48,6 +48,12 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
             json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true,
                 "sliding_window": 2, "max_window_layers": 1}),
         ),
+        (
+            "qwen3_moe probabilities",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 5,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 14, "decoder_sparse_step": 2,
+                "use_sliding_window": true, "sliding_window": 3}),
+        ),
         ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
         (
             "phi3 longrope",

@@ -172,6 +172,10 @@ fn families_name_their_parameters() {
         ["w1", "w3", "w2"].map(|part| format!("block_sparse_moe.experts.{number}.{part}"))
     };
     let experts = [0, 1, 2, 3].map(expert).concat().join(" ");
+    let expert = |number: usize| {
+        ["gate_proj", "up_proj", "down_proj"].map(|part| format!("mlp.experts.{number}.{part}"))
+    };
+    let qwen_experts = [0, 1, 2, 3].map(expert).concat().join(" ");
     let biased = "self_attn.q_proj self_attn.q_proj.bias self_attn.k_proj self_attn.k_proj.bias \
                   self_attn.v_proj self_attn.v_proj.bias self_attn.o_proj";
     let llama = format!("{attention} {mlp} {norms}");
@@ -188,6 +192,13 @@ fn families_name_their_parameters() {
             "qwen3",
             outer,
             format!("{llama} self_attn.q_norm self_attn.k_norm"),
+        ),
+        (
+            "qwen3_moe",
+            outer,
+            format!(
+                "{attention} mlp.gate {qwen_experts} {norms} self_attn.q_norm self_attn.k_norm"
+            ),
         ),
         ("gemma", tied, llama),
         (

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use crate::model::config::{Activation, Config, FeedForwardNames, Names, NormKind, QkvNames, Rope};
+use crate::model::config::{
+    Activation, Config, Experts, FeedForwardNames, Names, NormKind, QkvNames, Rope,
+};
 
 type Params = BTreeMap<String, Tensor>;
 
@@ -23,6 +25,7 @@ pub(super) fn logits(c: &Config, params: &Params, ids: &Tensor) -> Tensor {
             c,
             params,
             names: c.names(),
+            experts: c.experts[index],
             prefix: format!("{}{index}.", c.names().layers),
         };
         let y = layer.attention(&layer.norm(&x, 0), (batch, len), c.windows[index]);
@@ -71,6 +74,7 @@ struct Layer<'a> {
     c: &'a Config,
     params: &'a Params,
     names: &'a Names,
+    experts: Option<Experts>,
     prefix: String,
 }
 
@@ -203,9 +207,13 @@ impl Layer<'_> {
                 router,
                 experts,
                 gated,
-            } => self.mixture(x, router, |expert| {
-                self.gated(x, gated, &format!("{experts}{expert}."))
-            }),
+                dense,
+            } => match self.experts {
+                None => self.gated(x, dense, ""),
+                Some(shape) => self.mixture(x, shape, router, |expert| {
+                    self.gated(x, gated, &format!("{experts}{expert}."))
+                }),
+            },
         }
     }
 
@@ -216,9 +224,14 @@ impl Layer<'_> {
     }
 
     /// All experts for all tokens, with weight 0 for those not chosen: softmax over all, the
-    /// largest kept and divided by their sum.
-    fn mixture(&self, x: &Tensor, router: &str, expert: impl Fn(usize) -> Tensor) -> Tensor {
-        let experts = self.c.experts.unwrap();
+    /// largest kept and, in most families, divided by their sum.
+    fn mixture(
+        &self,
+        x: &Tensor,
+        experts: Experts,
+        router: &str,
+        expert: impl Fn(usize) -> Tensor,
+    ) -> Tensor {
         let logits = self.linear(x, router);
         let all = candle_nn::ops::softmax(&logits, D::Minus1).unwrap();
         let wide = all.detach().to_dtype(DType::F64).unwrap();
@@ -230,8 +243,10 @@ impl Layer<'_> {
         let chosen: Vec<f64> = chosen.collect();
         let chosen = Tensor::from_vec(chosen, all.shape(), &Device::Cpu).unwrap();
         let kept = (all * chosen.to_dtype(x.dtype()).unwrap()).unwrap();
-        let sum = kept.sum_keepdim(1).unwrap();
-        let weights = kept.broadcast_div(&sum).unwrap();
+        let weights = match experts.normalised {
+            true => kept.broadcast_div(&kept.sum_keepdim(1).unwrap()).unwrap(),
+            false => kept,
+        };
         let mut y = x.zeros_like().unwrap();
         for index in 0..experts.count {
             let weight = weights.narrow(1, index, 1).unwrap();

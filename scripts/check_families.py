@@ -57,6 +57,10 @@ FAMILIES = {
     "phi3": ("phi3", {"sliding_window": 8, "pad_token_id": 0}),
     "phi3-long": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 96,
                            "pad_token_id": 0, "tie_word_embeddings": True}),
+    "gpt-neox": ("gpt_neox", {}),
+    "gpt-neox-serial": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
+                                     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0,
+                                                         "partial_rotary_factor": 0.5}}),
     "mpt": ("mpt", {"d_model": 60, "n_heads": 5, "n_layers": 2, "max_seq_len": 128,
                     "attn_config": {"clip_qkv": 0.5}}),
 }

@@ -23,7 +23,13 @@ GEMMA3 = dict(SIZES, sliding_window=5, query_pre_attn_scalar=12, layer_types=["s
                   "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}})
 VISION = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=2)
 MOE = dict(SIZES, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12)
+NEOX = {k: v for k, v in SIZES.items() if k not in ("head_dim", "num_key_value_heads")} | {"hidden_size": 32}
 MODELS = {
+    "gpt-neox": t.GPTNeoXConfig(**NEOX),
+    "gpt-neox-serial": t.GPTNeoXConfig(**NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new",
+                                       tie_word_embeddings=True, rope_parameters={
+                                           "rope_type": "linear", "factor": 2.0, "rope_theta": 500.0,
+                                           "partial_rotary_factor": 0.5}),
     "qwen3-moe": t.Qwen3MoeConfig(**MOE, norm_topk_prob=True, mlp_only_layers=[1]),
     "qwen3-moe-probabilities": t.Qwen3MoeConfig(**MOE, decoder_sparse_step=2, use_sliding_window=True, sliding_window=5),
     "gemma3": t.Gemma3TextConfig(**GEMMA3),

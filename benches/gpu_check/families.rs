@@ -67,6 +67,11 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
             json!({"architectures": ["InternLM2ForCausalLM"], "bias": false}),
         ),
         ("mpt", mpt),
+        (
+            "gpt_neox",
+            json!({"architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 0.5,
+                "hidden_act": "gelu"}),
+        ),
     ];
     families
         .into_iter()

@@ -111,6 +111,15 @@ READ = {
         {"rope_parameters": {**LONG, "partial_rotary_factor": 1.0, "rope_theta": 40.0},
          "original_max_position_embeddings": 48, "partial_rotary_factor": 0.5},
     ]),
+    "gpt_neox": ({}, [
+        {}, {"rope_parameters": None}, {"rope_parameters": None, "rotary_pct": 0.5}, {"rope_parameters": None, "rotary_emb_base": 50},
+        {"rope_parameters": None, "rope_theta": 50.0, "partial_rotary_factor": 0.5}, {"rotary_pct": 0.5, "rotary_emb_base": 50},
+        {"rope_scaling": LINEAR}, {"rope_scaling": {**LINEAR, "rope_theta": 30.0, "partial_rotary_factor": 0.5}},
+        {"use_parallel_residual": False}, {"use_parallel_residual": None}, {"attention_bias": None}, {"attention_bias": False},
+        {"layer_norm_eps": None}, {"layer_norm_eps": 1e-3}, {"hidden_act": None}, {"hidden_act": "gelu_fast"},
+        {"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"tie_word_embeddings": True}, {"tie_word_embeddings": None},
+        {"num_key_value_heads": 2}, {"head_dim": 4}, {"model_type": "gpt_neox_japanese"},
+    ]),
     "mpt": ({"d_model": 32, "n_heads": 3 + 1, "n_layers": 2, "max_seq_len": 64}, [
         {}, {"attn_config": {"alibi_bias_max": 4}}, {"attn_config": None}, {"layer_norm_epsilon": None},
         {"hidden_size": 32, "d_model": 16}, {"n_layers": None, "num_hidden_layers": 2}, {"tie_word_embeddings": None},

@@ -68,6 +68,12 @@ impl Names {
         &self.embedding[..end]
     }
 
+    /// The bias of the norm before the head, where it has one.
+    pub fn final_norm_bias(&self) -> String {
+        let module = self.final_norm.strip_suffix(".weight");
+        format!("{}.bias", module.unwrap_or(self.final_norm))
+    }
+
     /// The checkpoint of a decoder under these names, in whatever spelling it has them.
     pub fn rename(&self, checkpoint: Checkpoint) -> Checkpoint {
         let checkpoint = match &self.towers {

@@ -12,7 +12,7 @@ pub enum NormKind {
     Rms,
     /// x / rms(x) · (1 + weight).
     RmsPlusOne,
-    /// The same as `Rms` for x less its mean.
+    /// The same as `Rms` for x less its mean, plus a bias where the configuration has them.
     Layer,
 }
 
@@ -67,6 +67,8 @@ pub struct Config {
     pub norm: NormKind,
     /// Added to the mean square in every norm.
     pub norm_eps: f64,
+    /// Whether the norms of the residual stream have biases.
+    pub norm_bias: bool,
     /// The rotary position embedding, if positions enter that way.
     pub rope: Option<Rope>,
     /// The rotary position embedding of layers with a window, where it is another one.
@@ -95,6 +97,8 @@ pub struct Config {
     pub embedding_scale: f64,
     /// Non-linearity of the feed-forward block.
     pub activation: Activation,
+    /// Whether the feed-forward block reads what the attention reads, not what it has made of it.
+    pub parallel: bool,
     /// For each layer its experts, if its feed-forward block has them.
     pub experts: Vec<Option<Experts>>,
     /// For each layer, how many positions (itself included) a token sees; `None` is all.

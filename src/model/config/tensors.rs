@@ -69,6 +69,10 @@ impl Config {
             self.embedding_tensor(),
             TensorSpec::new(names.final_norm, &[hidden], self.norm_init()),
         ];
+        if self.norm_bias {
+            let name = names.final_norm_bias();
+            all.push(TensorSpec::new(&name, &[hidden], Init::Zeros));
+        }
         if !self.tie_word_embeddings {
             all.push(TensorSpec::new(names.head, &[vocab, hidden], Init::Normal));
         }
@@ -159,14 +163,13 @@ impl Config {
     fn list_norms(&self, list: &mut LayerList) {
         let names = self.names();
         let after = [names.attention_norm, names.feed_forward_norm];
-        list.norm(names.input_norm, self.hidden_size);
-        list.norm(names.middle_norm, self.hidden_size);
-        for name in after.into_iter().flatten() {
-            list.norm(name, self.hidden_size);
+        let before = [names.input_norm, names.middle_norm];
+        for name in before.into_iter().chain(after.into_iter().flatten()) {
+            list.norm(name, self.hidden_size, self.norm_bias);
         }
         if self.qk_norm {
             for name in names.head_norms {
-                list.norm(name, self.head_dim);
+                list.norm(name, self.head_dim, false);
             }
         }
     }
@@ -197,8 +200,11 @@ impl LayerList {
         self.linear(down, [hidden, inner], bias);
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
+    fn norm(&mut self, name: &str, width: usize, bias: bool) {
         self.push(name, "weight", &[width], self.norm);
+        if bias {
+            self.push(name, "bias", &[width], Init::Zeros);
+        }
     }
 
     fn push(&mut self, part: &str, kind: &str, shape: &[usize], init: Init) {

@@ -217,8 +217,11 @@ impl<'a> Fields<'a> {
         match self.text(field)? {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Activation::Silu),
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+            Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
+            Some(
+                "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast"
+                | "gelu_accurate",
+            ) => Ok(Activation::GeluTanh),
             _ => Err(self.wrong(field, "silu, gelu or gelu_pytorch_tanh")),
         }
     }

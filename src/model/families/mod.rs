@@ -11,9 +11,11 @@
 //! families by their names. (GGUF files name their architectures and tensors otherwise, and have tables of
 //! their own.)
 
+mod base;
 mod family;
 mod fields;
 mod gemma;
+mod gpt_neox;
 mod internlm2;
 mod llama;
 mod llama_like;
@@ -53,6 +55,7 @@ pub(super) static FAMILIES: &[&Family] = &[
     &gemma::GEMMA3,
     &phi3::PHI3,
     &internlm2::INTERNLM2,
+    &gpt_neox::GPT_NEOX,
     &mpt::MPT,
 ];
 

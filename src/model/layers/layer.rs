@@ -79,12 +79,14 @@ impl Layer {
         let y = self.input_norm.forward(&x)?;
         let mixed = self.attend(c, &y, rotary, extend)?;
         let mixed = normed(self.output.forward(&mixed)?, self.attention_norm.as_ref())?;
-        let x = (x + mixed)?;
+        let sum = (&x + mixed)?;
 
-        let inner = self.middle_norm.forward(&x)?;
+        let inner = self
+            .middle_norm
+            .forward(if c.parallel { &x } else { &sum })?;
         let inner = self.feed_forward.forward(&inner, c.activation)?;
         let inner = normed(inner, self.feed_forward_norm.as_ref())?;
-        (x + inner)?.reshape((batch, len, hidden))
+        (sum + inner)?.reshape((batch, len, hidden))
     }
 
     /// What attention mixes for `y` (batch · len, hidden): (batch · len, heads · head_dim).

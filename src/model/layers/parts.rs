@@ -55,6 +55,7 @@ where
     pub fn norm(&self, name: &str) -> Result<Norm> {
         Ok(Norm {
             weight: self.weight(name)?,
+            bias: (self.find)(&format!("{}{name}.bias", self.prefix)),
             eps: self.config.norm_eps,
             kind: self.config.norm,
         })

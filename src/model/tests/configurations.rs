@@ -340,6 +340,53 @@ fn experts_are_in_the_layers_that_the_file_says() {
 }
 
 #[test]
+fn gpt_neox_has_its_own_names_for_the_rotary_embedding() {
+    let neox = |changes: Value| {
+        let mut all = json!({"architectures": ["GPTNeoXForCausalLM"], "hidden_size": 32, "hidden_act": "gelu"});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let linear = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 30.0});
+    for (changes, theta, dims) in [
+        (json!({}), 1e4, 2),
+        (json!({"rotary_pct": 0.5, "rotary_emb_base": 20}), 20.0, 4),
+        (
+            json!({"rope_theta": 50.0, "partial_rotary_factor": 0.5}),
+            1e4,
+            2,
+        ),
+        (
+            json!({"rotary_pct": 0.5, "rotary_emb_base": 20, "rope_parameters": linear}),
+            30.0,
+            4,
+        ),
+        (
+            json!({"rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}}),
+            1e4,
+            8,
+        ),
+    ] {
+        let rope = read(neox(changes.clone())).rope.unwrap();
+        assert_eq!((rope.theta, rope.dims), (theta, dims), "{changes}");
+    }
+    let config = read(neox(json!({})));
+    assert!(config.parallel && config.qkv_bias && config.output_bias && config.mlp_bias);
+    assert!(!read(neox(json!({"use_parallel_residual": false}))).parallel);
+    let without = read(neox(json!({"attention_bias": false})));
+    assert!(!without.qkv_bias && !without.output_bias && without.mlp_bias);
+    for (changes, field) in [
+        (json!({"rotary_pct": 2.0}), "partial_rotary_factor"),
+        (json!({"rotary_emb_base": -1}), "rotary_emb_base"),
+        (json!({"hidden_act": "relu"}), "hidden_act"),
+    ] {
+        let error = refused(neox(changes));
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
 fn mpt_has_its_usual_slopes_whatever_the_file_says() {
     let config = read(mpt(json!({"attn_config": {"alibi_bias_max": 4}})));
     assert_eq!(config.alibi_bias_max, Some(8.0));
@@ -421,7 +468,8 @@ fn names_may_lack_the_prefix_and_buffers_may_be_there() {
             let trunk = all.drain().map(|(name, tensor)| {
                 let short = name
                     .strip_prefix("model.")
-                    .or(name.strip_prefix("transformer."));
+                    .or(name.strip_prefix("transformer."))
+                    .or(name.strip_prefix("gpt_neox."));
                 (short.unwrap_or(&name).to_owned(), tensor)
             });
             *all = trunk.collect();

@@ -54,6 +54,12 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
                 "num_experts_per_tok": 2, "moe_intermediate_size": 14, "decoder_sparse_step": 2,
                 "use_sliding_window": true, "sliding_window": 3}),
         ),
+        (
+            "gpt_neox one after the other",
+            json!({"architectures": ["GPTNeoXForCausalLM"], "use_parallel_residual": false,
+                "attention_bias": false, "tie_word_embeddings": true, "hidden_act": "gelu_fast",
+                "rotary_pct": 1.0, "rotary_emb_base": 50, "hidden_size": 16}),
+        ),
         ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
         (
             "phi3 longrope",

@@ -179,6 +179,10 @@ fn families_name_their_parameters() {
     let biased = "self_attn.q_proj self_attn.q_proj.bias self_attn.k_proj self_attn.k_proj.bias \
                   self_attn.v_proj self_attn.v_proj.bias self_attn.o_proj";
     let llama = format!("{attention} {mlp} {norms}");
+    let with_biases = |names: &[&str]| {
+        let both = names.iter().map(|name| format!("{name} {name}.bias"));
+        both.collect::<Vec<_>>().join(" ")
+    };
     let expected = [
         ("llama", outer, llama.clone()),
         ("mistral", outer, llama.clone()),
@@ -231,6 +235,18 @@ fn families_name_their_parameters() {
                 .to_owned(),
         ),
         (
+            "gpt_neox",
+            "gpt_neox.embed_in gpt_neox.final_layer_norm gpt_neox.final_layer_norm.bias embed_out",
+            with_biases(&[
+                "attention.query_key_value",
+                "attention.dense",
+                "mlp.dense_h_to_4h",
+                "mlp.dense_4h_to_h",
+                "input_layernorm",
+                "post_attention_layernorm",
+            ]),
+        ),
+        (
             "mpt",
             "transformer.wte transformer.norm_f",
             "attn.Wqkv attn.out_proj ffn.up_proj ffn.down_proj norm_1 norm_2".to_owned(),
@@ -242,6 +258,7 @@ fn families_name_their_parameters() {
         let config = Config::from_json(tiny(changes), Path::new("config.json")).unwrap();
         let prefix = match family {
             "mpt" => "transformer.blocks.0.",
+            "gpt_neox" => "gpt_neox.layers.0.",
             _ => "model.layers.0.",
         };
         let names = |specs: Vec<TensorSpec>, prefix: &str| {

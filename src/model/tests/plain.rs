@@ -29,11 +29,12 @@ pub(super) fn logits(c: &Config, params: &Params, ids: &Tensor) -> Tensor {
             prefix: format!("{}{index}.", c.names().layers),
         };
         let y = layer.attention(&layer.norm(&x, 0), (batch, len), c.windows[index]);
-        x = (x + layer.after(y, c.names().attention_norm)).unwrap();
-        let y = layer.feed_forward(&layer.norm(&x, 1));
-        x = (x + layer.after(y, c.names().feed_forward_norm)).unwrap();
+        let sum = (&x + layer.after(y, c.names().attention_norm)).unwrap();
+        let y = layer.feed_forward(&layer.norm(if c.parallel { &x } else { &sum }, 1));
+        x = (sum + layer.after(y, c.names().feed_forward_norm)).unwrap();
     }
-    let x = norm(c, &x, &params[c.names().final_norm]);
+    let bias = params.get(&c.names().final_norm_bias());
+    let x = norm(c, &x, &params[c.names().final_norm], bias);
     cap(matmul(&x, &params[c.head_name()]), c.final_softcap)
 }
 
@@ -55,7 +56,7 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     x.broadcast_mul(weight).unwrap()
 }
 
-fn norm(c: &Config, x: &Tensor, weight: &Tensor) -> Tensor {
+fn norm(c: &Config, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     match c.norm {
         NormKind::Rms => rms_norm(x, weight, c.norm_eps),
         NormKind::RmsPlusOne => rms_norm(x, &(weight + 1.0).unwrap(), c.norm_eps),
@@ -65,7 +66,11 @@ fn norm(c: &Config, x: &Tensor, weight: &Tensor) -> Tensor {
             let variance = x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
             let root = (variance + c.norm_eps).unwrap().sqrt().unwrap();
             let x = x.broadcast_div(&root).unwrap();
-            x.broadcast_mul(weight).unwrap()
+            let x = x.broadcast_mul(weight).unwrap();
+            match bias {
+                Some(bias) => x.broadcast_add(bias).unwrap(),
+                None => x,
+            }
         }
     }
 }
@@ -91,13 +96,14 @@ impl Layer<'_> {
     /// The norm before the attention (0) or the feed-forward block (1).
     fn norm(&self, x: &Tensor, place: usize) -> Tensor {
         let names = [self.names.input_norm, self.names.middle_norm];
-        norm(self.c, x, self.get(names[place]))
+        let bias = self.find(&format!("{}.bias", names[place]));
+        norm(self.c, x, self.get(names[place]), bias)
     }
 
     /// What Gemma 2 does to the output of a block.
     fn after(&self, y: Tensor, name: Option<&str>) -> Tensor {
         match name {
-            Some(name) => norm(self.c, &y, self.get(name)),
+            Some(name) => norm(self.c, &y, self.get(name), None),
             None => y,
         }
     }
@@ -163,7 +169,7 @@ impl Layer<'_> {
         };
         let turn = |y: Tensor| y.transpose(1, 2).unwrap().contiguous().unwrap();
         let head_norm = |y: Tensor, name: &str| match self.find(&format!("{name}.weight")) {
-            Some(weight) => norm(c, &y, weight),
+            Some(weight) => norm(c, &y, weight, None),
             None => y,
         };
         let repeat = |y: Tensor| {

@@ -61,6 +61,9 @@ FAMILIES = {
     "gpt-neox-serial": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
                                      "rope_parameters": {"rope_type": "default", "rope_theta": 500.0,
                                                          "partial_rotary_factor": 0.5}}),
+    "gpt2": ("gpt2", {"n_inner": 96}),
+    "gpt2-by-depth": ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False,
+                               "tie_word_embeddings": False, "activation_function": "gelu"}),
     "mpt": ("mpt", {"d_model": 60, "n_heads": 5, "n_layers": 2, "max_seq_len": 128,
                     "attn_config": {"clip_qkv": 0.5}}),
 }

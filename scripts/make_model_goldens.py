@@ -24,7 +24,11 @@ GEMMA3 = dict(SIZES, sliding_window=5, query_pre_attn_scalar=12, layer_types=["s
 VISION = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=2)
 MOE = dict(SIZES, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12)
 NEOX = {k: v for k, v in SIZES.items() if k not in ("head_dim", "num_key_value_heads")} | {"hidden_size": 32}
+GPT2 = dict(vocab_size=41, n_embd=24, n_layer=3, n_head=4, n_positions=64, initializer_range=0.2)
 MODELS = {
+    "gpt2": t.GPT2Config(**GPT2),
+    "gpt2-by-depth": t.GPT2Config(**GPT2, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False, n_inner=40,
+                                  activation_function="gelu", tie_word_embeddings=False),
     "gpt-neox": t.GPTNeoXConfig(**NEOX),
     "gpt-neox-serial": t.GPTNeoXConfig(**NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new",
                                        tie_word_embeddings=True, rope_parameters={

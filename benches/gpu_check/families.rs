@@ -67,6 +67,7 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
             json!({"architectures": ["InternLM2ForCausalLM"], "bias": false}),
         ),
         ("mpt", mpt),
+        ("gpt2", json!({"architectures": ["GPT2LMHeadModel"]})),
         (
             "gpt_neox",
             json!({"architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 0.5,

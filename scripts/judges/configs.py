@@ -120,6 +120,15 @@ READ = {
         {"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"tie_word_embeddings": True}, {"tie_word_embeddings": None},
         {"num_key_value_heads": 2}, {"head_dim": 4}, {"model_type": "gpt_neox_japanese"},
     ]),
+    "gpt2": ({}, [
+        {}, {"n_inner": None}, {"n_inner": 48}, {"tie_word_embeddings": None}, {"activation_function": None},
+        {"activation_function": "gelu"}, {"layer_norm_epsilon": None}, {"layer_norm_epsilon": 1e-3},
+        {"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}, {"reorder_and_upcast_attn": True},
+        {"add_cross_attention": True}, {"n_ctx": 8}, {"hidden_size": 32, "n_embd": 16}, {"hidden_size": 16},
+        {"n_embd": None}, {"n_layer": None, "num_hidden_layers": 4}, {"n_head": None}, {"n_head": 2, "num_attention_heads": 4},
+        {"n_positions": None, "max_position_embeddings": 64}, {"n_positions": 48}, {"model_type": "gpt_bigcode"},
+        {"architectures": ["GPT2Model"]},
+    ]),
     "mpt": ({"d_model": 32, "n_heads": 3 + 1, "n_layers": 2, "max_seq_len": 64}, [
         {}, {"attn_config": {"alibi_bias_max": 4}}, {"attn_config": None}, {"layer_norm_epsilon": None},
         {"hidden_size": 32, "d_model": 16}, {"n_layers": None, "num_hidden_layers": 2}, {"tie_word_embeddings": None},

@@ -48,6 +48,10 @@ pub(crate) struct Names {
     pub middle_norm: &'static str,
     /// The norm of what the feed-forward block adds.
     pub feed_forward_norm: Option<&'static str>,
+    /// The table of learned positions, which are added to embeddings.
+    pub positions: Option<&'static str>,
+    /// Whether the projections of layers are stored as in × out.
+    pub transposed: bool,
     /// Other names in the checkpoints of models of which the decoder is a part.
     pub towers: Option<Towers>,
 }

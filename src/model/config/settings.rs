@@ -89,6 +89,8 @@ pub struct Config {
     pub qkv_clip: Option<f64>,
     /// Factor on the products of queries and keys.
     pub attention_scale: f64,
+    /// Whether layer n, from 1 on, divides this factor by n.
+    pub attention_scale_by_depth: bool,
     /// Attention scores s become c · tanh(s / c), for this c.
     pub attention_softcap: Option<f64>,
     /// Logits z become c · tanh(z / c), for this c.
@@ -125,6 +127,14 @@ impl Config {
             self.names().embedding
         } else {
             self.names().head
+        }
+    }
+
+    /// Factor on the products of queries and keys in layer `index`.
+    pub(crate) fn attention_scale_of(&self, index: usize) -> f64 {
+        match self.attention_scale_by_depth {
+            true => self.attention_scale / (index + 1) as f64,
+            false => self.attention_scale,
         }
     }
 

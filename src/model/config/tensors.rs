@@ -20,7 +20,7 @@ pub enum Init {
 pub struct TensorSpec {
     /// Name in the checkpoint.
     pub name: String,
-    /// Dimensions, outermost first; weights are (out, in).
+    /// Dimensions, outermost first; weights are (out, in), or (in, out) where the family stores them so.
     pub shape: Vec<usize>,
     /// Start of the random initialisation.
     pub init: Init,
@@ -61,6 +61,13 @@ impl Config {
         TensorSpec::new(self.embedding_name(), &shape, Init::Normal)
     }
 
+    /// The table of learned positions, if the model has one.
+    pub(crate) fn positions_tensor(&self) -> Option<TensorSpec> {
+        let shape = [self.max_position_embeddings, self.hidden_size];
+        let name = self.names().positions?;
+        Some(TensorSpec::new(name, &shape, Init::Normal))
+    }
+
     /// The parameters that belong to no layer.
     pub(crate) fn outer_tensors(&self) -> Vec<TensorSpec> {
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
@@ -73,6 +80,7 @@ impl Config {
             let name = names.final_norm_bias();
             all.push(TensorSpec::new(&name, &[hidden], Init::Zeros));
         }
+        all.extend(self.positions_tensor());
         if !self.tie_word_embeddings {
             all.push(TensorSpec::new(names.head, &[vocab, hidden], Init::Normal));
         }
@@ -104,6 +112,7 @@ impl Config {
         let mut list = LayerList {
             prefix: format!("{}{layer}.", self.names().layers),
             norm: self.norm_init(),
+            transposed: self.names().transposed,
             all: Vec::with_capacity(16),
         };
         self.list_attention(&mut list);
@@ -181,15 +190,21 @@ struct LayerList {
     prefix: String,
     /// Start of the norms' weights.
     norm: Init,
+    /// Whether weights are (in, out).
+    transposed: bool,
     all: Vec<TensorSpec>,
 }
 
 impl LayerList {
-    /// A weight (out, in), and a bias (out) where there is one.
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) {
+    /// The weight of a projection to `out` from `inner` numbers, and a bias where there is one.
+    fn linear(&mut self, name: &str, [out, inner]: [usize; 2], bias: bool) {
+        let shape = match self.transposed {
+            true => [inner, out],
+            false => [out, inner],
+        };
         self.push(name, "weight", &shape, Init::Normal);
         if bias {
-            self.push(name, "bias", &shape[..1], Init::Zeros);
+            self.push(name, "bias", &[out], Init::Zeros);
         }
     }
 

@@ -45,6 +45,7 @@ impl SizeFields {
             qk_norm: false,
             qkv_clip: None,
             attention_scale: 1.0 / (head_dim as f64).sqrt(),
+            attention_scale_by_depth: false,
             attention_softcap: None,
             final_softcap: None,
             embedding_scale: 1.0,

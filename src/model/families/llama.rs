@@ -20,6 +20,8 @@ pub(super) const NAMES: Names = Names {
     attention_norm: None,
     middle_norm: "post_attention_layernorm",
     feed_forward_norm: None,
+    positions: None,
+    transposed: false,
     towers: None,
 };
 

@@ -37,6 +37,7 @@ impl LlamaLike {
             qk_norm: self.qk_norm,
             qkv_clip: None,
             attention_scale: 1.0 / (head_dim as f64).sqrt(),
+            attention_scale_by_depth: false,
             attention_softcap: None,
             final_softcap: None,
             embedding_scale: match self.scaled_embeddings {

@@ -15,6 +15,7 @@ mod base;
 mod family;
 mod fields;
 mod gemma;
+mod gpt2;
 mod gpt_neox;
 mod internlm2;
 mod llama;
@@ -56,6 +57,7 @@ pub(super) static FAMILIES: &[&Family] = &[
     &phi3::PHI3,
     &internlm2::INTERNLM2,
     &gpt_neox::GPT_NEOX,
+    &gpt2::GPT2,
     &mpt::MPT,
 ];
 

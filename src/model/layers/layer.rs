@@ -32,6 +32,8 @@ pub(crate) struct Layer {
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
     window: Option<usize>,
+    /// Factor on the products of queries and keys.
+    scale: f64,
 }
 
 impl Layer {
@@ -59,6 +61,7 @@ impl Layer {
             query_norm: head_norm(names.head_norms[0])?,
             key_norm: head_norm(names.head_norms[1])?,
             window: config.windows[index],
+            scale: config.attention_scale_of(index),
         })
     }
 
@@ -119,7 +122,7 @@ impl Layer {
             starts: rotary.starts.clone(),
             softcap: c.attention_softcap,
             slopes: rotary.slopes.clone(),
-            ..Causal::new(c.attention_scale)
+            ..Causal::new(self.scale)
         };
         ops::attention(&query, &key, &value, &causal)?.reshape((rows, heads * d))
     }

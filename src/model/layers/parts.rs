@@ -47,6 +47,7 @@ where
     pub fn linear(&self, name: &str) -> Result<Linear> {
         Ok(Linear {
             weight: self.weight(name)?,
+            transposed: self.config.names().transposed,
             bias: (self.find)(&format!("{}{name}.bias", self.prefix)),
             adapter: (self.adapter)(&format!("{}{name}", self.prefix)),
         })

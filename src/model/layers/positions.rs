@@ -18,6 +18,9 @@ pub struct Rotary {
     pub(super) tables: Option<Tables>,
     /// The same for layers with a window, where their angles are others.
     pub(super) window_tables: Option<Tables>,
+    /// Positions, u32 (1, len), or (batch, len) where rows are packed, for a model that has learned
+    /// them.
+    pub(super) places: Option<Tensor>,
     /// Penalties on distance, f32 (heads), for a model that has them.
     pub(super) slopes: Option<Tensor>,
     /// Where rows are packed: the first token of each token's sample, u32 (batch, len).
@@ -42,6 +45,8 @@ pub(crate) struct Positions {
     rotation: Option<Rotation>,
     /// Of layers with a window, where it is another one.
     window_rotation: Option<Rotation>,
+    /// Whether the model has learned positions.
+    learned: bool,
     /// Penalties on distance, f32 (heads), for a model that has them.
     slopes: Option<Tensor>,
     /// Longest sequence, in tokens.
@@ -95,6 +100,7 @@ impl Positions {
                 frequencies: rope.frequencies(),
                 factor: rope.attention_factor(),
             }),
+            learned: config.names().positions.is_some(),
             slopes: slopes.during(|| "computing the slopes of ALiBi".to_owned())?,
             limit: config.max_position_embeddings,
             device: device.clone(),
@@ -116,6 +122,7 @@ impl Positions {
         Ok(Rotary {
             tables,
             window_tables,
+            places: self.places(&positions, (1, positions.len()))?,
             slopes: self.slopes.clone(),
             starts: None,
             offset: positions.start,
@@ -147,11 +154,28 @@ impl Positions {
         Ok(Rotary {
             tables,
             window_tables,
+            places: self.places(&positions, (rows, len))?,
             slopes: self.slopes.clone(),
             starts: Some(starts),
             offset: 0,
             len,
         })
+    }
+
+    /// The positions, for a model that has learned them.
+    fn places(
+        &self,
+        positions: &(impl IntoIterator<Item = usize> + Clone),
+        shape: (usize, usize),
+    ) -> Result<Option<Tensor>> {
+        let places = self.learned.then(|| {
+            let places = positions.clone().into_iter();
+            let places: Vec<u32> = places.map(|place| place as u32).collect();
+            Tensor::from_vec(places, shape, &self.device)
+        });
+        places
+            .transpose()
+            .during(|| "preparing positions".to_owned())
     }
 
     /// Cosines and sines of all layers, and those of layers with a window, as far as the model has

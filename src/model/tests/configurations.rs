@@ -386,6 +386,61 @@ fn gpt_neox_has_its_own_names_for_the_rotary_embedding() {
     }
 }
 
+/// GPT-2: the usual names of sizes count where the file has both, and a sequence ends with the table
+/// of positions.
+#[test]
+fn gpt2_has_its_own_names_and_a_table_of_positions() {
+    let gpt2 = |changes: Value| {
+        let mut all = json!({"architectures": ["GPT2LMHeadModel"]});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let config = read(gpt2(
+        json!({"n_embd": 24, "n_ctx": 7, "n_head": 3, "n_layer": 5, "n_positions": 9}),
+    ));
+    assert_eq!(
+        [
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_hidden_layers
+        ],
+        [12, 4, 2]
+    );
+    assert_eq!(
+        (config.max_position_embeddings, config.intermediate_size),
+        (32, 48)
+    );
+    assert!(config.tie_word_embeddings && config.norm_bias && config.rope.is_none());
+    assert_eq!(read(gpt2(json!({"n_inner": 30}))).intermediate_size, 30);
+    assert_eq!(
+        read(gpt2(json!({"scale_attn_weights": false}))).attention_scale,
+        1.0
+    );
+    let scales = |changes| {
+        let config = read(gpt2(changes));
+        [0, 1].map(|layer| config.attention_scale_of(layer) * 3f64.sqrt())
+    };
+    assert_eq!(scales(json!({})), [1.0, 1.0]);
+    assert_eq!(
+        scales(json!({"scale_attn_by_inverse_layer_idx": true})),
+        [1.0, 0.5]
+    );
+    let error = refused(gpt2(json!({"add_cross_attention": true})));
+    assert!(error.contains("`add_cross_attention`"), "{error}");
+
+    let decoder = random(&config, Mode::Inference);
+    let ids = |len: usize| Tensor::zeros((1, len), DType::U32, &Device::Cpu).unwrap();
+    assert!(decoder.hidden(&ids(32)).is_ok());
+    let error = decoder.hidden(&ids(33)).unwrap_err().to_string();
+    assert!(error.contains("context of 32 tokens"), "{error}");
+    let mut cache = Cache::new(&decoder, 1, 40).unwrap();
+    decoder.step(&ids(30), &mut cache).unwrap();
+    assert!(decoder.step(&ids(3), &mut cache).is_err());
+    assert!(decoder.step(&ids(2), &mut cache).is_ok());
+}
+
 #[test]
 fn mpt_has_its_usual_slopes_whatever_the_file_says() {
     let config = read(mpt(json!({"attn_config": {"alibi_bias_max": 4}})));

@@ -60,6 +60,12 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
                 "attention_bias": false, "tie_word_embeddings": true, "hidden_act": "gelu_fast",
                 "rotary_pct": 1.0, "rotary_emb_base": 50, "hidden_size": 16}),
         ),
+        (
+            "gpt2 by depth",
+            json!({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": true,
+                "scale_attn_weights": false, "tie_word_embeddings": false, "n_inner": 14,
+                "activation_function": "gelu"}),
+        ),
         ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
         (
             "phi3 longrope",

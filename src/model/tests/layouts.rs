@@ -97,7 +97,9 @@ fn embeddings_are_scaled_in_their_own_dtype() {
         let decoder = Decoder::random(config.clone(), &options, 1).unwrap();
         let embedding: &Var = &decoder.params()["model.embed_tokens.weight"];
         embedding.set(&embedding.ones_like().unwrap()).unwrap();
-        let x = decoder.embed(&some_ids()).unwrap();
+        let x = decoder
+            .embed(&some_ids(), &decoder.rotary(9).unwrap())
+            .unwrap();
         let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
         assert_eq!(x.to_vec1::<f32>().unwrap()[0], scale);
     }
@@ -247,6 +249,18 @@ fn families_name_their_parameters() {
             ]),
         ),
         (
+            "gpt2",
+            "transformer.wte transformer.ln_f transformer.ln_f.bias transformer.wpe",
+            with_biases(&[
+                "attn.c_attn",
+                "attn.c_proj",
+                "mlp.c_fc",
+                "mlp.c_proj",
+                "ln_1",
+                "ln_2",
+            ]),
+        ),
+        (
             "mpt",
             "transformer.wte transformer.norm_f",
             "attn.Wqkv attn.out_proj ffn.up_proj ffn.down_proj norm_1 norm_2".to_owned(),
@@ -259,6 +273,7 @@ fn families_name_their_parameters() {
         let prefix = match family {
             "mpt" => "transformer.blocks.0.",
             "gpt_neox" => "gpt_neox.layers.0.",
+            "gpt2" => "transformer.h.0.",
             _ => "model.layers.0.",
         };
         let names = |specs: Vec<TensorSpec>, prefix: &str| {

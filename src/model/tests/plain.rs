@@ -20,12 +20,17 @@ pub(super) fn logits(c: &Config, params: &Params, ids: &Tensor) -> Tensor {
         .index_select(&ids.flatten_all().unwrap(), 0)
         .unwrap();
     x = (x * c.embedding_scale).unwrap();
+    if let Some(table) = c.names().positions {
+        let rows = params[table].narrow(0, 0, len).unwrap();
+        x = (x + Tensor::cat(&vec![rows; batch], 0).unwrap()).unwrap();
+    }
     for index in 0..c.num_hidden_layers {
         let layer = Layer {
             c,
             params,
             names: c.names(),
             experts: c.experts[index],
+            scale: c.attention_scale_of(index),
             prefix: format!("{}{index}.", c.names().layers),
         };
         let y = layer.attention(&layer.norm(&x, 0), (batch, len), c.windows[index]);
@@ -80,6 +85,7 @@ struct Layer<'a> {
     params: &'a Params,
     names: &'a Names,
     experts: Option<Experts>,
+    scale: f64,
     prefix: String,
 }
 
@@ -109,10 +115,18 @@ impl Layer<'_> {
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Tensor {
-        let y = matmul(x, self.get(name));
+        let y = matmul(x, &self.matrix(name));
         match self.find(&format!("{name}.bias")) {
             Some(bias) => y.broadcast_add(bias).unwrap(),
             None => y,
+        }
+    }
+
+    /// A weight as (out, in).
+    fn matrix(&self, name: &str) -> Tensor {
+        match self.names.transposed {
+            true => self.get(name).t().unwrap(),
+            false => self.get(name).clone(),
         }
     }
 
@@ -125,7 +139,7 @@ impl Layer<'_> {
             let bias = self.find(&format!("{name}.bias"));
             [0, 1, 2].map(|part| {
                 let bias = bias.map(|bias| cut(bias, part));
-                (cut(self.get(name), part), bias)
+                (cut(&self.matrix(name), part), bias)
             })
         };
         let rows = |tensor: &Tensor, part: usize| {
@@ -149,7 +163,7 @@ impl Layer<'_> {
             QkvNames::Grouped(name) => joined(name, &by_group),
             QkvNames::Separate(names) => names.map(|name| {
                 let bias = self.find(&format!("{name}.bias"));
-                (self.get(name).clone(), bias.cloned())
+                (self.matrix(name), bias.cloned())
             }),
         }
     }
@@ -187,7 +201,7 @@ impl Layer<'_> {
         let k = repeat(rotate(rope, &turn(k)));
         let v = repeat(turn(split(&v, groups)));
         let scores = q.matmul(&k.t().unwrap()).unwrap();
-        let scores = cap((scores * c.attention_scale).unwrap(), c.attention_softcap);
+        let scores = cap((scores * self.scale).unwrap(), c.attention_softcap);
         let scores = scores.broadcast_add(&mask(c, len, window, x.dtype()));
         let mixed = candle_nn::ops::softmax(&scores.unwrap(), D::Minus1).unwrap();
         let mixed = turn(mixed.matmul(&v).unwrap());
@@ -203,7 +217,7 @@ impl Layer<'_> {
                 self.linear(&y, down)
             }
             FeedForwardNames::Joined([gate_up, down]) => {
-                let both = self.get(gate_up).chunk(2, 0).unwrap();
+                let both = self.matrix(gate_up).chunk(2, 0).unwrap();
                 let gate = activate(c, &matmul(x, &both[0]));
                 let inner = (gate * matmul(x, &both[1])).unwrap();
                 self.linear(&inner, down)

@@ -64,14 +64,14 @@ READ = {
         {"num_local_experts": 5, "num_experts": 4}, {"num_local_experts": None, "num_experts": 5},
         {"num_local_experts": None}, {"moe_intermediate_size": None}, {"num_key_value_heads": None}, {"rope_parameters": None},
         {"decoder_sparse_step": None}, {"mlp_only_layers": "null"}, {"mlp_only_layers": None}, {"mlp_only_layers": [7, -1]},
-        {"mlp_only_layers": [2]}, {"decoder_sparse_step": 2}, {"decoder_sparse_step": 0}, {"head_dim": None},
+        {"decoder_sparse_step": 0}, {"head_dim": None},
         {"use_sliding_window": True, "sliding_window": 3}, {"sliding_window": 3}, {"attention_bias": None},
         {"use_sliding_window": True, "sliding_window": 3, "layer_types": HALF, "max_window_layers": 3},
-        {"model_type": "qwen3_next"}, {"model_type": "qwen3"},
+        {"model_type": "qwen3_next"},
     ]),
     "qwen3_moe-sparse": ({"head_dim": 8, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
                           "decoder_sparse_step": 2, "mlp_only_layers": [3]}, [
-        {}, {"intermediate_size": None}, {"decoder_sparse_step": 1}, {"mlp_only_layers": [0, 2, 3], "decoder_sparse_step": 1},
+        {}, {"intermediate_size": None}, {"mlp_only_layers": [0, 2, 3], "decoder_sparse_step": 1},
     ]),
     "gemma": ({"head_dim": 16}, [
         {"tie_word_embeddings": None}, {"hidden_act": "gelu"}, {"hidden_act": "silu", "hidden_activation": "gelu"},
@@ -115,16 +115,16 @@ READ = {
         {}, {"rope_parameters": None}, {"rope_parameters": None, "rotary_pct": 0.5}, {"rope_parameters": None, "rotary_emb_base": 50},
         {"rope_parameters": None, "rope_theta": 50.0, "partial_rotary_factor": 0.5}, {"rotary_pct": 0.5, "rotary_emb_base": 50},
         {"rope_scaling": LINEAR}, {"rope_scaling": {**LINEAR, "rope_theta": 30.0, "partial_rotary_factor": 0.5}},
-        {"use_parallel_residual": False}, {"use_parallel_residual": None}, {"attention_bias": None}, {"attention_bias": False},
+        {"use_parallel_residual": False}, {"use_parallel_residual": None}, {"attention_bias": None},
         {"layer_norm_eps": None}, {"layer_norm_eps": 1e-3}, {"hidden_act": None}, {"hidden_act": "gelu_fast"},
         {"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"tie_word_embeddings": True}, {"tie_word_embeddings": None},
-        {"num_key_value_heads": 2}, {"head_dim": 4}, {"model_type": "gpt_neox_japanese"},
+        {"num_key_value_heads": 2}, {"head_dim": 4},
     ]),
     "gpt2": ({}, [
         {}, {"n_inner": None}, {"n_inner": 48}, {"tie_word_embeddings": None}, {"activation_function": None},
         {"activation_function": "gelu"}, {"layer_norm_epsilon": None}, {"layer_norm_epsilon": 1e-3},
         {"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}, {"reorder_and_upcast_attn": True},
-        {"add_cross_attention": True}, {"n_ctx": 8}, {"hidden_size": 32, "n_embd": 16}, {"hidden_size": 16},
+        {"n_ctx": 8}, {"hidden_size": 32, "n_embd": 16}, {"hidden_size": 16},
         {"n_embd": None}, {"n_layer": None, "num_hidden_layers": 4}, {"n_head": None}, {"n_head": 2, "num_attention_heads": 4},
         {"n_positions": None, "max_position_embeddings": 64}, {"n_positions": 48}, {"model_type": "gpt_bigcode"},
         {"architectures": ["GPT2Model"]},
@@ -138,7 +138,7 @@ READ = {
 
 
 # What transformers reads and fuselm refuses by name.
-REFUSED = ('"full_attention": {',)
+REFUSED = ('llama {"rope_parameters": {"full_attention": {', '"use_bidirectional_attention": true', '"relu"')
 
 
 def nats(judge, folder, text):

@@ -44,10 +44,20 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
         ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
         ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
         (
+            "qwen3 with experts",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": [1]}),
+        ),
+        (
             "gemma",
             json!({"architectures": ["GemmaForCausalLM"], "hidden_act": "gelu"}),
         ),
         ("gemma2", gemma2),
+        (
+            "gemma3",
+            json!({"architectures": ["Gemma3ForCausalLM"], "sliding_window": 9,
+                "sliding_window_pattern": 2, "query_pre_attn_scalar": 10}),
+        ),
         (
             "phi3, part rotated",
             json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.67}),
@@ -57,6 +67,12 @@ pub fn all() -> Result<Vec<(&'static str, Config)>> {
             json!({"architectures": ["InternLM2ForCausalLM"], "bias": false}),
         ),
         ("mpt", mpt),
+        ("gpt2", json!({"architectures": ["GPT2LMHeadModel"]})),
+        (
+            "gpt_neox",
+            json!({"architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 0.5,
+                "hidden_act": "gelu"}),
+        ),
     ];
     families
         .into_iter()

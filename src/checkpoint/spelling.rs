@@ -19,6 +19,23 @@ impl Checkpoint {
         self
     }
 
+    /// The same checkpoint without the tensors that the other towers of a model have, whose names begin
+    /// with one of `others`, where names have `prefixes` of such a model: the second of each is put in
+    /// the place of the first.
+    pub fn tower(mut self, prefixes: &[(&str, &str)], others: &[&str]) -> Self {
+        let spelt = |name: &str| {
+            let mut all = prefixes.iter();
+            all.find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
+        };
+        if !self.tensors().any(|tensor| spelt(&tensor.name).is_some()) {
+            return self;
+        }
+        let is_other = |name: &str| others.iter().any(|other| name.starts_with(other));
+        self.tensors.retain(|(_, tensor)| !is_other(&tensor.name));
+        self.rename(spelt);
+        self
+    }
+
     /// The same checkpoint with the tied tensor under the name `embedding`, where only the `head`'s is
     /// there: both are the same tensor.
     pub fn tied(mut self, embedding: &str, head: &str) -> Self {

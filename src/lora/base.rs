@@ -79,7 +79,7 @@ const CONVERTED: [&str; 21] = [
 ];
 
 /// What one program puts before the names of tensors, and another does not, or writes otherwise.
-const SPELLINGS: [(&str, &str); 7] = [
+const SPELLINGS: [(&str, &str); 8] = [
     ("model.", ""),
     ("transformer.", ""),
     ("gpt_neox.", ""),
@@ -87,6 +87,7 @@ const SPELLINGS: [(&str, &str); 7] = [
     ("lm_head.", "language_model.lm_head."),
     ("model.language_model.", "model."),
     ("model.", "language_model."),
+    ("language_model.", ""),
 ];
 
 impl Base {

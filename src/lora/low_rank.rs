@@ -138,9 +138,10 @@ pub struct Update {
 }
 
 impl Update {
-    /// From s, A (rank × in) and B (out × rank): W + s · B A for W of out × in.
-    pub fn new(scale: f32, rank: usize, [a, b]: [Vec<f32>; 2]) -> Self {
-        Self::of(LowRank::new(scale, rank, a, b, false))
+    /// From s, A (rank × in) and B (out × rank): W + s · B A for W of out × in, or its transpose for
+    /// one of in × out (`transposed`).
+    pub fn new(scale: f32, rank: usize, [a, b]: [Vec<f32>; 2], transposed: bool) -> Self {
+        Self::of(LowRank::new(scale, rank, a, b, transposed))
     }
 
     pub(super) fn of(product: LowRank) -> Self {

@@ -66,7 +66,7 @@ impl Decoder {
             )));
         }
         let rotary = self.rotary_from(begin, len)?;
-        let mut x = self.embed(ids)?.detach();
+        let mut x = self.embed(ids, &rotary)?.detach();
         for (index, (keys, values)) in cache.layers.iter().enumerate() {
             x = self.layer_with(index, &x, &rotary, |key, value| {
                 keys.slice_set(&key.detach().contiguous()?, 2, begin)?;

@@ -158,7 +158,11 @@ impl Decoder {
         Ok(Self {
             layers,
             norm: Norm::last(config, get)?,
-            embedder: Embedder::new(config, get(config.embedding_name())?)?,
+            embedder: Embedder::new(
+                config,
+                get(config.embedding_name())?,
+                config.names().positions.map(get).transpose()?,
+            )?,
             head: Head::of(config, get)?,
             parts,
         })
@@ -246,12 +250,13 @@ impl Decoder {
         self.parts.positions.packed(starts, len)
     }
 
-    /// Embeddings of `ids` (batch, len) u32, scaled if the model does so: (batch, len, hidden).
+    /// Embeddings of `ids` (batch, len) u32 at the positions of `rotary`, scaled and with learned
+    /// positions if the model does so: (batch, len, hidden).
     ///
     /// # Errors
-    /// An id is not below `vocab_size`.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.embedder.forward(ids)
+    /// An id is not below `vocab_size`, or `rotary` is for another shape.
+    pub fn embed(&self, ids: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+        self.embedder.forward(ids, rotary)
     }
 
     /// Runs layer `index` on `x` (batch, len, hidden), attending within `x` only.
@@ -307,7 +312,7 @@ impl Decoder {
     /// # Errors
     /// An id is not below `vocab_size`, or `rotary` is for another shape.
     pub fn hidden_at(&self, ids: &Tensor, rotary: &Rotary) -> Result<Tensor> {
-        let mut x = self.embed(ids)?;
+        let mut x = self.embed(ids, rotary)?;
         for index in 0..self.layers.len() {
             x = self.layer(index, &x, rotary)?;
         }

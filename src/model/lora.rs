@@ -35,15 +35,22 @@ pub enum LoraSave {
 
 /// The projections of all layers of a model: what can have an adapter.
 pub fn modules(config: &Config) -> Vec<Module> {
-    let outer = [config.embedding_name(), config.head_name()];
+    let names = [config.embedding_name(), config.head_name()].map(Some);
+    let outer = [names[0], names[1], config.names().positions];
     let module = |spec: TensorSpec| {
         let name = spec.name.strip_suffix(".weight")?;
         match spec.shape[..] {
-            [rows, columns] if !outer.contains(&spec.name.as_str()) => Some(Module {
-                name: name.to_owned(),
-                rows,
-                columns,
-            }),
+            [first, second] if !outer.contains(&Some(spec.name.as_str())) => {
+                let (rows, columns) = match config.names().transposed {
+                    true => (second, first),
+                    false => (first, second),
+                };
+                Some(Module {
+                    name: name.to_owned(),
+                    rows,
+                    columns,
+                })
+            }
             _ => None,
         }
     };
@@ -123,7 +130,10 @@ impl Adapters {
             params.insert(b, second);
         }
         Ok(Self {
-            lora,
+            lora: LoraConfig {
+                transposed: config.names().transposed,
+                ..lora
+            },
             modules,
             params,
         })
@@ -157,6 +167,7 @@ impl Adapters {
             a: tensor(&a)?,
             b: tensor(&b)?,
             scale: self.lora.scale(),
+            transposed: self.lora.transposed,
         })
     }
 
@@ -187,10 +198,12 @@ pub(crate) struct Adapter {
     /// (out, rank), f32.
     b: Tensor,
     scale: f64,
+    /// Whether the projection is stored as in × out.
+    transposed: bool,
 }
 
 impl Adapter {
-    /// x Wᵀ + b + s · (x Aᵀ) Bᵀ for `x` (rows, in), in its dtype.
+    /// x Wᵀ + b + s · (x Aᵀ) Bᵀ for `x` (rows, in) and W (out, in), in the dtype of x.
     ///
     /// Differentiable in x, A and B; the graph keeps nothing but x and the result.
     pub fn forward(
@@ -226,9 +239,10 @@ impl Adapter {
         })
     }
 
-    /// W + s · B A, computed in f32 on the CPU: (out, in).
+    /// W + s · B A, computed in f32 on the CPU, as the projection is stored.
     pub fn merged(&self, weight: &Tensor) -> CandleResult<Tensor> {
-        let update = Update::new(self.scale as f32, self.a.dim(0)?, self.numbers()?);
+        let (scale, rank) = (self.scale as f32, self.a.dim(0)?);
+        let update = Update::new(scale, rank, self.numbers()?, self.transposed);
         let mut values = numbers(weight)?;
         update.apply_to_all(&mut values);
         Tensor::from_vec(values, weight.shape(), &Device::Cpu)

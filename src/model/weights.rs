@@ -102,7 +102,7 @@ impl Weights {
 /// The checkpoint in `dir` with the names that `config` has for its tensors.
 fn open(dir: &Path, config: &Config) -> Result<Checkpoint> {
     let names = config.names();
-    let checkpoint = Checkpoint::open(dir)?.prefixed(names.prefix(), names.head);
+    let checkpoint = names.rename(Checkpoint::open(dir)?);
     Ok(match config.tie_word_embeddings {
         true => checkpoint.tied(names.embedding, names.head),
         false => checkpoint,

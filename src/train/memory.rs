@@ -49,8 +49,11 @@ impl Estimate {
         let head = of(config.head_dim);
         let queries = of(config.num_attention_heads) * head;
         let keys = of(config.num_key_value_heads) * head;
-        let experts = config.experts.map_or(1, |experts| experts.per_token);
-        let inner = of(config.intermediate_size) * of(experts);
+        let used = config.experts.iter().map(|experts| match experts {
+            Some(experts) => of(experts.width) * of(experts.per_token),
+            None => of(config.intermediate_size),
+        });
+        let inner = used.max().unwrap_or(0);
         let layer = 6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * inner;
         let layers = of(config.num_hidden_layers);
         let numbers = match plan.checkpointing {

@@ -50,7 +50,7 @@ impl Pass {
         let border = |x: &Tensor| {
             Var::from_tensor(&x.detach()).during(|| "keeping the input of a layer".to_owned())
         };
-        let mut borders = vec![border(&decoder.embed(&ids)?)?];
+        let mut borders = vec![border(&decoder.embed(&ids, &rotary)?)?];
         for index in 0..decoder.config().num_hidden_layers {
             let x = borders[index].as_detached_tensor();
             borders.push(border(&decoder.layer(index, &x, &rotary)?)?);
@@ -83,7 +83,7 @@ impl Pass {
                 Some(input) => {
                     decoder.layer(kept.borders.len() - 1, input.as_tensor(), &kept.rotary)?
                 }
-                None => decoder.embed(&kept.ids)?,
+                None => decoder.embed(&kept.ids, &kept.rotary)?,
             };
         }
         pull(decoder, &output, &seed, None, &mut params)?;

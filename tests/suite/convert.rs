@@ -47,7 +47,7 @@ pub fn options(mode: Mode) -> LoadOptions {
 }
 
 /// Names of `llama.cpp` for the parts of a layer.
-const PARTS: [(&str, &str); 14] = [
+const PARTS: [(&str, &str); 15] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -60,11 +60,12 @@ const PARTS: [(&str, &str); 14] = [
     ("self_attn.qkv_proj", "attn_qkv"),
     ("mlp.gate_up_proj", "ffn_up"),
     ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("mlp.gate", "ffn_gate_inp"),
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
 ];
 
-/// The same for the norms of Gemma 2.
+/// The same for the norms of Gemma 2 and 3.
 const GEMMA2: [(&str, &str); 4] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "post_attention_norm"),
@@ -74,7 +75,7 @@ const GEMMA2: [(&str, &str); 4] = [
 
 fn rename(family: &str, name: &str) -> String {
     let mut name = name.replace("model.layers.", "blk.");
-    if family == "gemma2" {
+    if ["gemma2", "gemma3"].contains(&family) {
         for (long, short) in GEMMA2 {
             name = name.replace(&format!(".{long}."), &format!(".{short}."));
         }
@@ -106,17 +107,24 @@ pub fn quantised(tensor: &Tensor, dtype: GgmlDType) -> QTensor {
     QTensor::quantize(tensor, dtype).unwrap()
 }
 
+/// `general.architecture` of a model.
+pub fn family(config: &Config) -> &'static str {
+    match config.architecture.name() {
+        "Qwen2ForCausalLM" => "qwen2",
+        "Qwen3ForCausalLM" => "qwen3",
+        "Qwen3MoeForCausalLM" => "qwen3moe",
+        "GemmaForCausalLM" => "gemma",
+        "Gemma2ForCausalLM" => "gemma2",
+        "Gemma3ForCausalLM" => "gemma3",
+        "Phi3ForCausalLM" => "phi3",
+        _ => "llama",
+    }
+}
+
 /// `decoder` as a GGUF file with matrices in `dtype` and the tokens of `vocabulary`.
 pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabulary>) -> Gguf {
     let config = decoder.config();
-    let family = match config.architecture.name() {
-        "Qwen2ForCausalLM" => "qwen2",
-        "Qwen3ForCausalLM" => "qwen3",
-        "GemmaForCausalLM" => "gemma",
-        "Gemma2ForCausalLM" => "gemma2",
-        "Phi3ForCausalLM" => "phi3",
-        _ => "llama",
-    };
+    let family = family(config);
     let mut tensors = BTreeMap::new();
     for (name, var) in decoder.params() {
         let mut tensor = var.as_detached_tensor();
@@ -133,18 +141,19 @@ pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabula
             tensors.insert(rename(family, name), quantised(&tensor, dtype));
         }
     }
-    let experts = config.experts.map_or(0, |experts| experts.count);
-    for layer in (0..config.num_hidden_layers).filter(|_| experts > 0) {
-        for (long, short) in [
-            ("w1", "ffn_gate_exps"),
-            ("w2", "ffn_down_exps"),
-            ("w3", "ffn_up_exps"),
-        ] {
+    let (block, parts) = match family {
+        "qwen3moe" => ("mlp", ["gate_proj", "down_proj", "up_proj"]),
+        _ => ("block_sparse_moe", ["w1", "w2", "w3"]),
+    };
+    for (layer, experts) in config.experts.iter().enumerate() {
+        let Some(experts) = experts else { continue };
+        let stacks = ["ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"];
+        for (long, short) in parts.into_iter().zip(stacks) {
             let of = |expert: usize| {
-                let place = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}");
+                let place = format!("model.layers.{layer}.{block}.experts.{expert}");
                 decoder.params()[&format!("{place}.{long}.weight")].as_detached_tensor()
             };
-            let all: Vec<Tensor> = (0..experts).map(of).collect();
+            let all: Vec<Tensor> = (0..experts.count).map(of).collect();
             let stacked = quantised(&Tensor::stack(&all, 0).unwrap(), dtype);
             tensors.insert(format!("blk.{layer}.{short}.weight"), stacked);
         }
@@ -182,9 +191,10 @@ fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
             Value::F32(config.norm_eps as f32),
         ),
     ];
-    if let Some(experts) = config.experts {
+    if let Some(experts) = config.experts[0] {
         settings.push(("expert_count", size(experts.count)));
         settings.push(("expert_used_count", size(experts.per_token)));
+        settings.push(("expert_feed_forward_length", size(experts.width)));
     }
     if let Some(window) = config.windows.iter().flatten().next() {
         settings.push(("attention.sliding_window", size(*window)));

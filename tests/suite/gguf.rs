@@ -14,7 +14,7 @@ use fuselm::model::{
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value as Json, json};
 
-use super::convert::{convert, options, quantised, rope_factors};
+use super::convert::{convert, family, options, quantised, rope_factors};
 use super::program::{Workshop, data_samples};
 use super::rows::all_rows;
 
@@ -82,11 +82,23 @@ fn variants() -> Vec<(&'static str, Decoder)> {
             json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
                 "rope_theta": 1e4}),
         ),
+        (
+            "qwen3moe",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": true}),
+        ),
         ("gemma", json!({"architectures": ["GemmaForCausalLM"]})),
         (
             "gemma2",
             json!({"architectures": ["Gemma2ForCausalLM"], "sliding_window": 6,
                 "query_pre_attn_scalar": 64, "attn_logit_softcapping": 20.0}),
+        ),
+        // The sixth layer is the one without a window.
+        (
+            "gemma3",
+            json!({"architectures": ["Gemma3ForCausalLM"], "sliding_window": 6,
+                "query_pre_attn_scalar": 64, "num_hidden_layers": 6,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
         ),
         (
             "phi3",
@@ -112,11 +124,9 @@ fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
             gguf.tensors.insert("rope_freqs.weight".to_owned(), factors);
         }
         RopeScaling::Linear { factor } => {
-            gguf.set(
-                "llama.rope.scaling.type",
-                Value::String("linear".to_owned()),
-            );
-            gguf.set("llama.rope.scaling.factor", Value::F32(factor as f32));
+            let place = format!("{}.rope.scaling", family(decoder.config()));
+            gguf.set(&format!("{place}.type"), Value::String("linear".to_owned()));
+            gguf.set(&format!("{place}.factor"), Value::F32(factor as f32));
         }
         RopeScaling::Yarn { factor, .. } => {
             let key = |name: &str| format!("llama.rope.scaling.{name}");

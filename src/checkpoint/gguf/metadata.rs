@@ -7,16 +7,20 @@ use serde_json::{Map, Value as Json, json};
 use super::header::{Header, Value};
 use crate::error::{Error, Result};
 
-/// Architectures by their GGUF names (which Hugging Face has as `model_type` as well), with the
-/// Hugging Face class.
-const FAMILIES: [(&str, &str); 6] = [
+/// Architectures by their GGUF names, with the Hugging Face class.
+const FAMILIES: [(&str, &str); 8] = [
     ("llama", "LlamaForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
     ("qwen3", "Qwen3ForCausalLM"),
+    ("qwen3moe", "Qwen3MoeForCausalLM"),
     ("gemma", "GemmaForCausalLM"),
     ("gemma2", "Gemma2ForCausalLM"),
+    ("gemma3", "Gemma3ForCausalLM"),
     ("phi3", "Phi3ForCausalLM"),
 ];
+
+/// `model_type` where it is not the GGUF name: `gemma3` reads images as well, which the file has not.
+const TYPES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("qwen3moe", "qwen3_moe")];
 
 /// A number that was written as `f32`, as it was meant: 1e-5, not 9.999999747378752e-6.
 pub(super) fn shortest(number: f64) -> f64 {
@@ -116,8 +120,12 @@ impl<'a> Metadata<'a> {
                 .find(|(name, _)| *name == family)
                 .unwrap_or_default(),
         };
+        let of_type = TYPES.iter().find(|(name, _)| *name == kind);
         set("architectures", json!([class]));
-        set("model_type", json!(kind));
+        set(
+            "model_type",
+            json!(of_type.map_or(kind, |(_, of_type)| of_type)),
+        );
         for (field, name) in [
             ("hidden_size", "embedding_length"),
             ("intermediate_size", "feed_forward_length"),
@@ -136,7 +144,11 @@ impl<'a> Metadata<'a> {
             }
         }
         if experts > 0 {
-            set("num_local_experts", json!(experts));
+            let field = match family {
+                "qwen3moe" => "num_experts",
+                _ => "num_local_experts",
+            };
+            set(field, json!(experts));
             let used = self.required(&key("expert_used_count"))?;
             set("num_experts_per_tok", json!(used));
         }
@@ -154,7 +166,7 @@ impl<'a> Metadata<'a> {
         let rows = rows.ok_or_else(|| Error::file(self.path, "has no `token_embd.weight`"))?;
         set("vocab_size", json!(rows));
         set("tie_word_embeddings", json!(!has("output.weight")));
-        if matches!(family, "llama" | "qwen3") {
+        if matches!(family, "llama" | "qwen3" | "qwen3moe") {
             set("attention_bias", json!(has("blk.0.attn_q.bias")));
             set("mlp_bias", json!(has("blk.0.ffn_gate.bias")));
         }
@@ -167,26 +179,73 @@ impl<'a> Metadata<'a> {
                 set(field, json!(id));
             }
         }
-        if family == "gemma2" {
-            let layers = self.required(&key("block_count"))?;
-            let width = self.required(&key("embedding_length"))?;
-            let heads = self.required(&key("attention.head_count"))?;
-            // The file does not say how scores are scaled: by the head in all sizes but 27B.
-            let scale = match layers {
-                46 => width / heads.max(1),
-                _ => self.required(&key("attention.key_length"))?,
-            };
-            set("query_pre_attn_scalar", json!(scale));
-            for (field, name, default) in [
-                ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
-                ("final_logit_softcapping", "final_logit_softcapping", 30.0),
-            ] {
-                let cap = self.float(&key(name))?.unwrap_or(default);
-                set(field, json!(cap));
+        match family {
+            "gemma2" => self.gemma2(&mut config)?,
+            "gemma3" => self.gemma3(&mut config)?,
+            "qwen3moe" => {
+                let width = self.required("qwen3moe.expert_feed_forward_length")?;
+                config.insert("moe_intermediate_size".to_owned(), json!(width));
+                // llama.cpp has no other way.
+                config.insert("norm_topk_prob".to_owned(), json!(true));
             }
+            _ => {}
         }
         self.rope(family, &mut config)?;
         Ok(config)
+    }
+
+    fn gemma2(&self, config: &mut Map<String, Json>) -> Result<()> {
+        // Gemma 2 27B has 46 layers.
+        self.gemma_scale("gemma2", 46, config)?;
+        for (name, default) in [
+            ("attn_logit_softcapping", 50.0),
+            ("final_logit_softcapping", 30.0),
+        ] {
+            let cap = self.float(&format!("gemma2.{name}"))?.unwrap_or(default);
+            config.insert(name.to_owned(), json!(cap));
+        }
+        Ok(())
+    }
+
+    fn gemma3(&self, config: &mut Map<String, Json>) -> Result<()> {
+        // Gemma 3 27B has 62 layers.
+        let layers = self.gemma_scale("gemma3", 62, config)?;
+        let mut set = |field: &str, value| config.insert(field.to_owned(), value);
+        if let Some(cap) = self.float("gemma3.final_logit_softcapping")? {
+            set("final_logit_softcapping", json!(cap));
+        }
+        let local = self.float("gemma3.rope.freq_base_swa")?;
+        set("rope_local_base_freq", json!(local.unwrap_or(10_000.0)));
+        let (window, pattern) = ("attention.sliding_window", "sliding_window_pattern");
+        let window = self.size(&format!("gemma3.{window}"))?.unwrap_or(0);
+        let period = self.size(&format!("gemma3.attention.{pattern}"))?;
+        match window {
+            // All layers look back to the first token, with the angles of such.
+            0 => set(
+                "layer_types",
+                json!(vec!["full_attention"; layers as usize]),
+            ),
+            _ => set(pattern, json!(period.unwrap_or(6))),
+        };
+        Ok(())
+    }
+
+    /// How Gemma scales scores, which the file does not say: by the head in all sizes but the largest,
+    /// which has so many layers. The number of layers.
+    fn gemma_scale(
+        &self,
+        family: &str,
+        largest: u64,
+        config: &mut Map<String, Json>,
+    ) -> Result<u64> {
+        let required = |name: &str| self.required(&format!("{family}.{name}"));
+        let layers = required("block_count")?;
+        let scale = match layers == largest {
+            true => required("embedding_length")? / required("attention.head_count")?.max(1),
+            false => required("attention.key_length")?,
+        };
+        config.insert("query_pre_attn_scalar".to_owned(), json!(scale));
+        Ok(layers)
     }
 
     fn rope(&self, family: &str, config: &mut Map<String, Json>) -> Result<()> {

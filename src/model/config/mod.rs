@@ -10,7 +10,7 @@ mod settings;
 mod tensors;
 
 pub use names::Architecture;
-pub(crate) use names::{FeedForwardNames, Names, QkvNames};
+pub(crate) use names::{FeedForwardNames, Names, QkvNames, Towers};
 pub use rope::{Rope, RopeScaling};
 pub use settings::{Activation, Config, Experts, NormKind};
 pub use tensors::{Init, TensorSpec};

@@ -4,6 +4,8 @@
 //! what is saved has the layout that was loaded. The list of parameters and the assembly of layers
 //! both follow these names.
 
+use crate::checkpoint::Checkpoint;
+
 /// A family of decoders: `architectures[0]` of `config.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
@@ -46,6 +48,21 @@ pub(crate) struct Names {
     pub middle_norm: &'static str,
     /// The norm of what the feed-forward block adds.
     pub feed_forward_norm: Option<&'static str>,
+    /// The table of learned positions, which are added to embeddings.
+    pub positions: Option<&'static str>,
+    /// Whether the projections of layers are stored as in × out.
+    pub transposed: bool,
+    /// Other names in the checkpoints of models of which the decoder is a part.
+    pub towers: Option<Towers>,
+}
+
+/// How models of several towers name the tensors of the decoder among them.
+#[derive(Debug)]
+pub(crate) struct Towers {
+    /// What they have before names, each with what stands there in a decoder's own checkpoint.
+    pub prefixes: &'static [(&'static str, &'static str)],
+    /// What the names of the other towers' tensors begin with.
+    pub others: &'static [&'static str],
 }
 
 impl Names {
@@ -53,6 +70,21 @@ impl Names {
     pub fn prefix(&self) -> &'static str {
         let end = self.embedding.find('.').map_or(0, |dot| dot + 1);
         &self.embedding[..end]
+    }
+
+    /// The bias of the norm before the head, where it has one.
+    pub fn final_norm_bias(&self) -> String {
+        let module = self.final_norm.strip_suffix(".weight");
+        format!("{}.bias", module.unwrap_or(self.final_norm))
+    }
+
+    /// The checkpoint of a decoder under these names, in whatever spelling it has them.
+    pub fn rename(&self, checkpoint: Checkpoint) -> Checkpoint {
+        let checkpoint = match &self.towers {
+            Some(towers) => checkpoint.tower(towers.prefixes, towers.others),
+            None => checkpoint,
+        };
+        checkpoint.prefixed(self.prefix(), self.head)
     }
 }
 
@@ -76,7 +108,7 @@ pub(crate) enum FeedForwardNames {
     Joined([&'static str; 2]),
     /// act(up), then down.
     Plain([&'static str; 2]),
-    /// A router, and numbered gated blocks of their own.
+    /// A router, and numbered gated blocks of their own; in layers without experts, one such block.
     Experts {
         /// The router.
         router: &'static str,
@@ -84,5 +116,7 @@ pub(crate) enum FeedForwardNames {
         experts: &'static str,
         /// Gate, up and down of an expert.
         gated: [&'static str; 3],
+        /// Those of a layer without experts.
+        dense: [&'static str; 3],
     },
 }

@@ -12,7 +12,7 @@ pub enum NormKind {
     Rms,
     /// x / rms(x) · (1 + weight).
     RmsPlusOne,
-    /// The same as `Rms` for x less its mean.
+    /// The same as `Rms` for x less its mean, plus a bias where the configuration has them.
     Layer,
 }
 
@@ -23,6 +23,11 @@ pub struct Experts {
     pub count: usize,
     /// How many of them a token uses, 1 to `count`.
     pub per_token: usize,
+    /// Width of each block.
+    pub width: usize,
+    /// Whether the weights of a token's experts sum to one; else they are the probabilities that the
+    /// router gives to them among all.
+    pub normalised: bool,
 }
 
 /// The non-linearity of the gated feed-forward block.
@@ -62,8 +67,12 @@ pub struct Config {
     pub norm: NormKind,
     /// Added to the mean square in every norm.
     pub norm_eps: f64,
+    /// Whether the norms of the residual stream have biases.
+    pub norm_bias: bool,
     /// The rotary position embedding, if positions enter that way.
     pub rope: Option<Rope>,
+    /// The rotary position embedding of layers with a window, where it is another one.
+    pub window_rope: Option<Rope>,
     /// ALiBi, if positions enter that way: the slopes go down to 2^-`alibi_bias_max`.
     pub alibi_bias_max: Option<f64>,
     /// Whether the head is the embedding.
@@ -80,6 +89,8 @@ pub struct Config {
     pub qkv_clip: Option<f64>,
     /// Factor on the products of queries and keys.
     pub attention_scale: f64,
+    /// Whether layer n, from 1 on, divides this factor by n.
+    pub attention_scale_by_depth: bool,
     /// Attention scores s become c · tanh(s / c), for this c.
     pub attention_softcap: Option<f64>,
     /// Logits z become c · tanh(z / c), for this c.
@@ -88,8 +99,10 @@ pub struct Config {
     pub embedding_scale: f64,
     /// Non-linearity of the feed-forward block.
     pub activation: Activation,
-    /// Experts, if the feed-forward block has them.
-    pub experts: Option<Experts>,
+    /// Whether the feed-forward block reads what the attention reads, not what it has made of it.
+    pub parallel: bool,
+    /// For each layer its experts, if its feed-forward block has them.
+    pub experts: Vec<Option<Experts>>,
     /// For each layer, how many positions (itself included) a token sees; `None` is all.
     pub windows: Vec<Option<usize>>,
     /// Standard deviation of random initialisation.
@@ -114,6 +127,14 @@ impl Config {
             self.names().embedding
         } else {
             self.names().head
+        }
+    }
+
+    /// Factor on the products of queries and keys in layer `index`.
+    pub(crate) fn attention_scale_of(&self, index: usize) -> f64 {
+        match self.attention_scale_by_depth {
+            true => self.attention_scale / (index + 1) as f64,
+            false => self.attention_scale,
         }
     }
 

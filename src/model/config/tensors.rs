@@ -2,7 +2,7 @@
 //! initialisation, counting and saving follow.
 
 use super::names::{FeedForwardNames, QkvNames};
-use super::settings::{Config, NormKind};
+use super::settings::{Config, Experts, NormKind};
 
 /// How a parameter starts in a model that is initialised at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Init {
 pub struct TensorSpec {
     /// Name in the checkpoint.
     pub name: String,
-    /// Dimensions, outermost first; weights are (out, in).
+    /// Dimensions, outermost first; weights are (out, in), or (in, out) where the family stores them so.
     pub shape: Vec<usize>,
     /// Start of the random initialisation.
     pub init: Init,
@@ -34,13 +34,14 @@ impl Config {
 
     /// [`Config::parameters`]; none where they are more than can be addressed.
     pub(crate) fn checked_parameters(&self) -> Option<u64> {
-        let mut total = 0u64;
-        for spec in self.layer_tensors(0) {
-            total = total.checked_add(spec.elements()?)?;
-        }
-        total = total.checked_mul(self.num_hidden_layers as u64)?;
-        for spec in self.outer_tensors() {
-            total = total.checked_add(spec.elements()?)?;
+        let sum = |specs: Vec<TensorSpec>| {
+            let mut elements = specs.iter().map(TensorSpec::elements);
+            elements.try_fold(0u64, |sum, elements| sum.checked_add(elements?))
+        };
+        let mut total = sum(self.outer_tensors())?;
+        for (layer, count) in self.kinds_of_layers() {
+            let layers = sum(self.layer_tensors(layer))?.checked_mul(count)?;
+            total = total.checked_add(layers)?;
         }
         (total <= u64::MAX / 16).then_some(total)
     }
@@ -60,6 +61,13 @@ impl Config {
         TensorSpec::new(self.embedding_name(), &shape, Init::Normal)
     }
 
+    /// The table of learned positions, if the model has one.
+    pub(crate) fn positions_tensor(&self) -> Option<TensorSpec> {
+        let shape = [self.max_position_embeddings, self.hidden_size];
+        let name = self.names().positions?;
+        Some(TensorSpec::new(name, &shape, Init::Normal))
+    }
+
     /// The parameters that belong to no layer.
     pub(crate) fn outer_tensors(&self) -> Vec<TensorSpec> {
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
@@ -68,10 +76,28 @@ impl Config {
             self.embedding_tensor(),
             TensorSpec::new(names.final_norm, &[hidden], self.norm_init()),
         ];
+        if self.norm_bias {
+            let name = names.final_norm_bias();
+            all.push(TensorSpec::new(&name, &[hidden], Init::Zeros));
+        }
+        all.extend(self.positions_tensor());
         if !self.tie_word_embeddings {
             all.push(TensorSpec::new(names.head, &[vocab, hidden], Init::Normal));
         }
         all
+    }
+
+    /// A layer of each kind, as far as parameters go, with the number of its kind.
+    pub(crate) fn kinds_of_layers(&self) -> Vec<(usize, u64)> {
+        let mut kinds: Vec<(usize, u64)> = Vec::new();
+        for (layer, experts) in self.experts.iter().enumerate() {
+            let mut known = kinds.iter_mut();
+            match known.find(|(known, _)| self.experts[*known] == *experts) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((layer, 1)),
+            }
+        }
+        kinds
     }
 
     fn norm_init(&self) -> Init {
@@ -86,10 +112,11 @@ impl Config {
         let mut list = LayerList {
             prefix: format!("{}{layer}.", self.names().layers),
             norm: self.norm_init(),
+            transposed: self.names().transposed,
             all: Vec::with_capacity(16),
         };
         self.list_attention(&mut list);
-        self.list_feed_forward(&mut list);
+        self.list_feed_forward(layer, &mut list);
         self.list_norms(&mut list);
         list.all
     }
@@ -112,14 +139,10 @@ impl Config {
         list.linear(names.output, [hidden, query], self.output_bias);
     }
 
-    fn list_feed_forward(&self, list: &mut LayerList) {
+    fn list_feed_forward(&self, layer: usize, list: &mut LayerList) {
         let (hidden, inner, bias) = (self.hidden_size, self.intermediate_size, self.mlp_bias);
         match &self.names().feed_forward {
-            FeedForwardNames::Gated([gate, up, down]) => {
-                list.linear(gate, [inner, hidden], bias);
-                list.linear(up, [inner, hidden], bias);
-                list.linear(down, [hidden, inner], bias);
-            }
+            FeedForwardNames::Gated(names) => list.gated(*names, [inner, hidden], bias),
             FeedForwardNames::Joined([gate_up, down]) => {
                 list.linear(gate_up, [inner.saturating_mul(2), hidden], bias);
                 list.linear(down, [hidden, inner], bias);
@@ -131,15 +154,16 @@ impl Config {
             FeedForwardNames::Experts {
                 router,
                 experts,
-                gated: [gate, up, down],
+                gated,
+                dense,
             } => {
-                let count = self.experts.map_or(0, |experts| experts.count);
+                let Some(Experts { count, width, .. }) = self.experts[layer] else {
+                    return list.gated(*dense, [inner, hidden], bias);
+                };
                 list.linear(router, [count, hidden], false);
                 for expert in 0..count {
-                    let name = |part: &str| format!("{experts}{expert}.{part}");
-                    list.linear(&name(gate), [inner, hidden], false);
-                    list.linear(&name(up), [inner, hidden], false);
-                    list.linear(&name(down), [hidden, inner], false);
+                    let names = gated.map(|part| format!("{experts}{expert}.{part}"));
+                    list.gated(names.each_ref().map(String::as_str), [width, hidden], bias);
                 }
             }
         }
@@ -148,14 +172,13 @@ impl Config {
     fn list_norms(&self, list: &mut LayerList) {
         let names = self.names();
         let after = [names.attention_norm, names.feed_forward_norm];
-        list.norm(names.input_norm, self.hidden_size);
-        list.norm(names.middle_norm, self.hidden_size);
-        for name in after.into_iter().flatten() {
-            list.norm(name, self.hidden_size);
+        let before = [names.input_norm, names.middle_norm];
+        for name in before.into_iter().chain(after.into_iter().flatten()) {
+            list.norm(name, self.hidden_size, self.norm_bias);
         }
         if self.qk_norm {
             for name in names.head_norms {
-                list.norm(name, self.head_dim);
+                list.norm(name, self.head_dim, false);
             }
         }
     }
@@ -167,20 +190,36 @@ struct LayerList {
     prefix: String,
     /// Start of the norms' weights.
     norm: Init,
+    /// Whether weights are (in, out).
+    transposed: bool,
     all: Vec<TensorSpec>,
 }
 
 impl LayerList {
-    /// A weight (out, in), and a bias (out) where there is one.
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) {
+    /// The weight of a projection to `out` from `inner` numbers, and a bias where there is one.
+    fn linear(&mut self, name: &str, [out, inner]: [usize; 2], bias: bool) {
+        let shape = match self.transposed {
+            true => [inner, out],
+            false => [out, inner],
+        };
         self.push(name, "weight", &shape, Init::Normal);
         if bias {
-            self.push(name, "bias", &shape[..1], Init::Zeros);
+            self.push(name, "bias", &[out], Init::Zeros);
         }
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
+    /// Gate, up and down of a feed-forward block that is `inner` wide.
+    fn gated(&mut self, [gate, up, down]: [&str; 3], [inner, hidden]: [usize; 2], bias: bool) {
+        self.linear(gate, [inner, hidden], bias);
+        self.linear(up, [inner, hidden], bias);
+        self.linear(down, [hidden, inner], bias);
+    }
+
+    fn norm(&mut self, name: &str, width: usize, bias: bool) {
         self.push(name, "weight", &[width], self.norm);
+        if bias {
+            self.push(name, "bias", &[width], Init::Zeros);
+        }
     }
 
     fn push(&mut self, part: &str, kind: &str, shape: &[usize], init: Init) {

@@ -15,6 +15,8 @@ pub(crate) struct Family {
     /// Other names of fields, each with the usual one. transformers takes the value under the other
     /// name where a file has both.
     pub aliases: &'static [(&'static str, &'static str)],
+    /// Sizes that published files leave to transformers, and what they are there.
+    pub defaults: &'static [(&'static str, u64)],
     /// How its `config.json` is read.
     pub reading: Reading,
     /// For tests: changes, as JSON, to the fields of a tiny Llama that make one of this family.
@@ -48,6 +50,9 @@ pub(crate) struct LlamaLike {
     pub norm: NormKind,
     /// `rope_theta` where it is absent.
     pub rope_theta: f64,
+    /// `rope_local_base_freq` where it is absent, if layers with a window have a rotary embedding of
+    /// their own; `rope_parameters` then has settings for each type of layer.
+    pub window_rope_theta: Option<f64>,
     /// Whether `partial_rotary_factor` may rotate a part of each head only.
     pub partial_rotary: bool,
     /// `original_max_position_embeddings` where it is absent at the top of the file; none: what stands
@@ -99,9 +104,16 @@ pub(crate) enum Windows {
     /// By `sliding_window`, so many where it is absent, where `use_sliding_window` asks for it: in
     /// the layers that `layer_types` names, or from `max_window_layers` on.
     WhereAsked(usize),
-    /// By `sliding_window`, so many where it is absent, in the layers that `layer_types` names, or
-    /// in every second one from the first on.
-    Alternating(usize),
+    /// By `sliding_window`, so many where it is absent, where `use_sliding_window` asks for it: in
+    /// all layers.
+    EverywhereAsked(usize),
+    /// By `sliding_window`, `width` where it is absent, in the layers that `layer_types` names, or in
+    /// all but the last of every `period` layers, of which the file may give the number in `field`.
+    Periodic {
+        width: usize,
+        period: usize,
+        field: Option<&'static str>,
+    },
 }
 
 /// Llama itself: what others begin from.
@@ -109,6 +121,7 @@ pub(crate) const LLAMA_LIKE: LlamaLike = LlamaLike {
     norm_eps: 1e-6,
     norm: NormKind::Rms,
     rope_theta: 1e4,
+    window_rope_theta: None,
     partial_rotary: false,
     original_context: None,
     key_value_heads: None,

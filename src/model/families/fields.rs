@@ -25,6 +25,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An object that stood in the field `within` of the file.
+    pub fn within(path: &'a Path, within: &str, map: &'a Map<String, Value>) -> Self {
+        Self {
+            path,
+            prefix: format!("{within}."),
+            map,
+        }
+    }
+
+    /// All fields.
+    pub fn map(&self) -> &'a Map<String, Value> {
+        self.map
+    }
+
     /// The file, for messages.
     pub fn path(&self) -> &'a Path {
         self.path
@@ -161,6 +175,31 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// How many experts there are, by `field`, and how many a token goes to; `defaults` where they
+    /// are absent.
+    pub fn experts(&self, field: &str, defaults: [usize; 2]) -> Result<(usize, usize)> {
+        let used = "num_experts_per_tok";
+        let count = self.optional_size(field)?.unwrap_or(defaults[0]);
+        if count > 4096 {
+            return Err(self.wrong(field, "at most 4096"));
+        }
+        let per_token = self.optional_size(used)?.unwrap_or(defaults[1]);
+        if per_token > count {
+            return Err(self.wrong(used, format!("at most the {count} experts")));
+        }
+        Ok((count, per_token))
+    }
+
+    /// The numbers of layers in a list; none where it is absent.
+    pub fn layer_numbers(&self, field: &str) -> Result<Vec<i64>> {
+        let numbers = match self.get(field) {
+            None => Some(Vec::new()),
+            Some(Value::Array(items)) => items.iter().map(Value::as_i64).collect(),
+            Some(_) => None,
+        };
+        numbers.ok_or_else(|| self.wrong(field, "a list of numbers of layers"))
+    }
+
     pub fn ids(&self, field: &str) -> Result<Vec<u32>> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match self.get(field) {
@@ -178,8 +217,11 @@ impl<'a> Fields<'a> {
         match self.text(field)? {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Activation::Silu),
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+            Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
+            Some(
+                "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast"
+                | "gelu_accurate",
+            ) => Ok(Activation::GeluTanh),
             _ => Err(self.wrong(field, "silu, gelu or gelu_pytorch_tanh")),
         }
     }

@@ -22,6 +22,7 @@ pub(super) const INTERNLM2: Family = Family {
         ..llama::NAMES
     },
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         attention_bias: AttentionBias::Field("bias", true),
         ..LLAMA_LIKE

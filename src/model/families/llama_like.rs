@@ -26,7 +26,9 @@ impl LlamaLike {
             max_position_embeddings: fields.size("max_position_embeddings")?,
             norm: self.norm,
             norm_eps: fields.number("rms_norm_eps", self.norm_eps)?,
+            norm_bias: false,
             rope: None,
+            window_rope: None,
             alibi_bias_max: None,
             tie_word_embeddings: fields.flag("tie_word_embeddings", self.tied)?,
             qkv_bias: false,
@@ -35,6 +37,7 @@ impl LlamaLike {
             qk_norm: self.qk_norm,
             qkv_clip: None,
             attention_scale: 1.0 / (head_dim as f64).sqrt(),
+            attention_scale_by_depth: false,
             attention_softcap: None,
             final_softcap: None,
             embedding_scale: match self.scaled_embeddings {
@@ -42,7 +45,8 @@ impl LlamaLike {
                 false => 1.0,
             },
             activation: fields.activation(self.activation.0, self.activation.1)?,
-            experts: None,
+            parallel: false,
+            experts: vec![None; num_hidden_layers],
             windows: self.windows.read(fields, num_hidden_layers)?,
             initializer_range: fields.number("initializer_range", 0.02)?,
             bos_token_id: fields.ids("bos_token_id")?.first().copied(),
@@ -82,15 +86,18 @@ impl LlamaLike {
     }
 
     fn read_rope(&self, fields: &Fields<'_>, config: &mut Config) -> Result<()> {
-        let rope = self.rope(fields, config.head_dim)?;
-        if let RopeScaling::Long {
-            original_max_position_embeddings: original,
-            ..
-        } = rope.scaling
-        {
-            config.max_position_embeddings = config.max_position_embeddings.min(original);
+        let (rope, of_windows) = self.ropes(fields, config.head_dim)?;
+        for rope in of_windows.iter().chain([&rope]) {
+            if let RopeScaling::Long {
+                original_max_position_embeddings: original,
+                ..
+            } = rope.scaling
+            {
+                config.max_position_embeddings = config.max_position_embeddings.min(original);
+            }
         }
         config.rope = Some(rope);
+        config.window_rope = of_windows;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",
     names: &llama::NAMES,
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         key_value_heads: Some(8),
         windows: Windows::Named(4096),
@@ -29,10 +30,12 @@ pub(super) const MIXTRAL: Family = Family {
             router: "block_sparse_moe.gate",
             experts: "block_sparse_moe.experts.",
             gated: ["w1", "w3", "w2"],
+            dense: llama::GATED,
         },
         ..llama::NAMES
     },
     aliases: &[("num_experts", "num_local_experts")],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         rope_theta: 1e6,
@@ -47,15 +50,13 @@ pub(super) const MIXTRAL: Family = Family {
 };
 
 fn experts(fields: &Fields<'_>, config: &mut Config) -> Result<()> {
-    let count = fields.optional_size("num_local_experts")?.unwrap_or(8);
-    if count > 4096 {
-        return Err(fields.wrong("num_local_experts", "at most 4096"));
-    }
-    let per_token = fields.optional_size("num_experts_per_tok")?.unwrap_or(2);
-    if per_token > count {
-        let expected = format!("at most the {count} experts");
-        return Err(fields.wrong("num_experts_per_tok", expected));
-    }
-    config.experts = Some(Experts { count, per_token });
+    let (count, per_token) = fields.experts("num_local_experts", [8, 2])?;
+    let experts = Experts {
+        count,
+        per_token,
+        width: config.intermediate_size,
+        normalised: true,
+    };
+    config.experts.fill(Some(experts));
     Ok(())
 }

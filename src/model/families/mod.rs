@@ -11,9 +11,12 @@
 //! families by their names. (GGUF files name their architectures and tensors otherwise, and have tables of
 //! their own.)
 
+mod base;
 mod family;
 mod fields;
 mod gemma;
+mod gpt2;
+mod gpt_neox;
 mod internlm2;
 mod llama;
 mod llama_like;
@@ -22,6 +25,7 @@ mod mpt;
 mod phi3;
 mod qwen;
 mod rope;
+mod towers;
 mod windows;
 
 use std::path::Path;
@@ -46,10 +50,14 @@ pub(super) static FAMILIES: &[&Family] = &[
     &mistral::MIXTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
     &gemma::GEMMA,
     &gemma::GEMMA2,
+    &gemma::GEMMA3,
     &phi3::PHI3,
     &internlm2::INTERNLM2,
+    &gpt_neox::GPT_NEOX,
+    &gpt2::GPT2,
     &mpt::MPT,
 ];
 
@@ -74,7 +82,7 @@ impl Config {
     fn untie_separate_head(&mut self, dir: &Path) {
         let names = self.names();
         let separate = Checkpoint::open(dir)
-            .map(|checkpoint| checkpoint.prefixed(names.prefix(), names.head))
+            .map(|checkpoint| names.rename(checkpoint))
             .is_ok_and(|checkpoint| checkpoint.differ(names.head, names.embedding));
         if separate {
             warn_once(format!(
@@ -88,14 +96,22 @@ impl Config {
         }
     }
 
-    /// Validates the content of a `config.json`; `path` is only used in messages.
+    /// Validates the content of a `config.json`; `path` is only used in messages. Of a model of several
+    /// towers, the text tower is read as a model of its own.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self> {
-        let family = family(&Fields::new(path, &raw))?;
-        let usual = usual_names(family, &raw, path);
-        let fields = Fields::new(path, usual.as_ref().unwrap_or(&raw));
+        let text = towers::text_tower(&raw, path)?;
+        let is_text = text.is_some();
+        let raw = text.unwrap_or(raw);
+        let fields = |map| match is_text {
+            true => Fields::within(path, towers::TEXT, map),
+            false => Fields::new(path, map),
+        };
+        let family = family(&fields(&raw))?;
+        let usual = usual_fields(family, &raw, path);
+        let fields = fields(usual.as_ref().unwrap_or(&raw));
         let config = match &family.reading {
             Reading::LlamaLike(settings) => settings.read(&fields, family.architecture()),
             Reading::Own(read) => read(&fields, family.architecture()),
@@ -110,8 +126,9 @@ impl Config {
     }
 }
 
-/// The file with the usual names of fields, where it has others.
-fn usual_names(
+/// The file with the usual names of fields, where it has others, and with the values of absent ones,
+/// where the family has some.
+fn usual_fields(
     family: &Family,
     raw: &Map<String, Value>,
     path: &Path,
@@ -129,6 +146,12 @@ fn usual_names(
         }
         let map = usual.get_or_insert_with(|| raw.clone());
         map.insert((*name).to_owned(), value.clone());
+    }
+    for (name, default) in family.defaults {
+        if !raw.contains_key(*name) {
+            let map = usual.get_or_insert_with(|| raw.clone());
+            map.insert((*name).to_owned(), Value::from(*default));
+        }
     }
     usual
 }

@@ -2,13 +2,12 @@
 
 use serde_json::{Map, json};
 
+use super::base::SizeFields;
 use super::family::{Family, Reading};
 use super::fields::Fields;
 use super::llama;
 use crate::error::Result;
-use crate::model::config::{
-    Activation, Architecture, Config, FeedForwardNames, Names, NormKind, QkvNames,
-};
+use crate::model::config::{Architecture, Config, FeedForwardNames, Names, QkvNames};
 use crate::progress::warn_once;
 
 pub(super) const MPT: Family = Family {
@@ -30,6 +29,7 @@ pub(super) const MPT: Family = Family {
         ("num_attention_heads", "n_heads"),
         ("num_hidden_layers", "n_layers"),
     ],
+    defaults: &[],
     reading: Reading::Own(read),
     #[cfg(test)]
     sample: r#"{"architectures": ["MptForCausalLM"], "d_model": 12, "n_heads": 4, "n_layers": 2,
@@ -37,49 +37,30 @@ pub(super) const MPT: Family = Family {
         "num_hidden_layers": null}"#,
 };
 
+const SIZES: SizeFields = SizeFields {
+    hidden: "d_model",
+    layers: "n_layers",
+    heads: "n_heads",
+    context: "max_seq_len",
+};
+
 fn read(fields: &Fields<'_>, architecture: Architecture) -> Result<Config> {
-    let hidden_size = fields.size("d_model")?;
-    let heads = fields.size("n_heads")?;
-    let layers = fields.layers("n_layers")?;
-    let head_dim = fields.share("n_heads", hidden_size)?;
+    let base = SIZES.read(fields, architecture)?;
     let attention = Map::new();
     let attention = match fields.object("attn_config")? {
         Some(attention) => attention,
         None => Fields::new(fields.path(), &attention),
     };
     check_implemented(fields, &attention)?;
+    let expansion = fields.optional_size("expansion_ratio")?.unwrap_or(4);
     Ok(Config {
-        architecture,
-        vocab_size: fields.size("vocab_size")?,
-        hidden_size,
-        intermediate_size: hidden_size
-            .saturating_mul(fields.optional_size("expansion_ratio")?.unwrap_or(4)),
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: heads,
-        head_dim,
-        max_position_embeddings: fields.size("max_seq_len")?,
-        norm: NormKind::Layer,
+        intermediate_size: base.hidden_size.saturating_mul(expansion),
         norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
-        rope: None,
         alibi_bias_max: Some(bias_max(&attention)?),
         tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
         qkv_clip: attention.optional_number("clip_qkv")?,
-        attention_scale: attention.number("softmax_scale", 1.0 / (head_dim as f64).sqrt())?,
-        attention_softcap: None,
-        final_softcap: None,
-        embedding_scale: 1.0,
-        activation: Activation::Gelu,
-        experts: None,
-        windows: vec![None; layers],
-        initializer_range: fields.number("initializer_range", 0.02)?,
-        bos_token_id: fields.ids("bos_token_id")?.first().copied(),
-        eos_token_ids: fields.ids("eos_token_id")?,
-        raw: Map::new(),
+        attention_scale: attention.number("softmax_scale", base.attention_scale)?,
+        ..base
     })
 }
 

@@ -13,6 +13,7 @@ pub(super) const PHI3: Family = Family {
         ..llama::NAMES
     },
     aliases: &[],
+    defaults: &[],
     reading: Reading::LlamaLike(LlamaLike {
         norm_eps: 1e-5,
         partial_rotary: true,

@@ -3,8 +3,11 @@
 //! The old form is `rope_theta` beside `rope_scaling`, the new one `rope_parameters` with both. Where
 //! a file has both, transformers takes `rope_scaling` as a whole, and `rope_theta` from it or from the
 //! top of the file; `rope_parameters` then has no effect.
+//!
+//! Where layers with a window have angles of their own, `rope_parameters` has an object for each type of
+//! layer. There `rope_scaling` changes single settings of the layers without a window.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::family::LlamaLike;
 use super::fields::Fields;
@@ -16,6 +19,9 @@ const OLD: &str = "rope_scaling";
 const NEW: &str = "rope_parameters";
 const ORIGINAL: &str = "original_max_position_embeddings";
 
+/// Layers without a window, and with one.
+const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+
 /// What the settings of the rotary embedding are read from.
 struct Places<'a, 'b> {
     inner: Option<Fields<'a>>,
@@ -23,20 +29,42 @@ struct Places<'a, 'b> {
 }
 
 impl LlamaLike {
-    /// The rotary embedding of heads of `head_dim`.
-    pub(super) fn rope(&self, fields: &Fields<'_>, head_dim: usize) -> Result<Rope> {
-        let places = Places {
-            inner: chosen(fields)?,
-            outer: fields,
+    /// The rotary embedding of heads of `head_dim`, and that of layers with a window, where it is
+    /// another one.
+    pub(super) fn ropes(
+        &self,
+        fields: &Fields<'_>,
+        head_dim: usize,
+    ) -> Result<(Rope, Option<Rope>)> {
+        let top = |name, default| fields.number(name, default);
+        let rope = |inner, theta| {
+            let outer = fields;
+            self.rope(Places { inner, outer }, theta, head_dim)
         };
+        let theta = top("rope_theta", self.rope_theta)?;
+        let Some(of_windows) = self.window_rope_theta else {
+            return Ok((rope(chosen(fields)?, theta)?, None));
+        };
+        let maps = by_layer_type(fields)?;
+        let [inner, of_window] = [0, 1].map(|at| {
+            let place = format!("{NEW}.{}", LAYER_TYPES[at]);
+            Some(Fields::within(fields.path(), &place, &maps[at]))
+        });
+        let theta_of_windows = top("rope_local_base_freq", of_windows)?;
+        let of_windows = rope(of_window, theta_of_windows)?;
+        Ok((rope(inner, theta)?, Some(of_windows)))
+    }
+
+    /// A rotary embedding of heads of `head_dim`; `theta` where it is not beside its other settings.
+    fn rope(&self, places: Places<'_, '_>, theta: f64, head_dim: usize) -> Result<Rope> {
         let mut rope = Rope {
-            theta: fields.number("rope_theta", self.rope_theta)?,
+            theta,
             dims: self.rotated(&places, head_dim)?,
             scaling: RopeScaling::Default,
         };
         if let Some(inner) = &places.inner {
             rope.theta = inner.number("rope_theta", rope.theta)?;
-            rope.scaling = self.scaling(inner, fields, &rope)?;
+            rope.scaling = self.scaling(inner, places.outer, &rope)?;
         }
         Ok(rope)
     }
@@ -97,7 +125,10 @@ impl LlamaLike {
 
     /// The context of the original training, in tokens.
     fn original(&self, inner: &Fields<'_>, outer: &Fields<'_>) -> Result<usize> {
-        if let Some(original) = outer.optional_size(ORIGINAL)? {
+        // Settings by type of layer are complete.
+        if self.window_rope_theta.is_none()
+            && let Some(original) = outer.optional_size(ORIGINAL)?
+        {
             return Ok(original);
         }
         match (self.original_context, inner.optional_size(ORIGINAL)?) {
@@ -193,4 +224,37 @@ fn chosen<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
         return Err(fields.wrong(name, expected));
     }
     Ok(chosen)
+}
+
+/// The settings of layers without a window, and of those with one.
+fn by_layer_type(fields: &Fields<'_>) -> Result<[Map<String, Value>; 2]> {
+    let new = fields.object(NEW)?;
+    let given = |kind: &str| match &new {
+        Some(new) => new.object(kind),
+        None => Ok(None),
+    };
+    let plain = || Map::from_iter([("rope_type".to_owned(), json!("default"))]);
+    let [all, of_windows] = LAYER_TYPES.map(given);
+    let (all, of_windows) = (all?, of_windows?);
+    let has_full = all.is_some();
+    if let Some(new) = new.filter(|new| !new.is_empty())
+        && all.is_none()
+        && of_windows.is_none()
+    {
+        let [full, sliding] = LAYER_TYPES;
+        warn_once(format!(
+            "{}: `{NEW}` has neither `{full}` nor `{sliding}`; it has no effect, as in transformers",
+            new.path().display()
+        ));
+    }
+    let map = |given: Option<Fields<'_>>| given.map_or_else(plain, |given| given.map().clone());
+    let mut all = map(all);
+    if let Some(old) = fields.object(OLD)? {
+        if fields.has(NEW) && !has_full {
+            let expected = format!("null, or `{NEW}` with `{}`", LAYER_TYPES[0]);
+            return Err(fields.wrong(OLD, expected));
+        }
+        all.extend(old.map().clone());
+    }
+    Ok([all, map(of_windows)])
 }

@@ -21,26 +21,41 @@ impl Windows {
                 Ok(named.unwrap_or_else(|| vec![window; layers]))
             }
             Self::WhereAsked(default) => where_asked(fields, layers, default),
-            Self::Alternating(default) => {
-                let window = fields.size_or_null(WINDOW, Some(default))?;
+            Self::EverywhereAsked(default) => Ok(vec![asked(fields, default)?; layers]),
+            Self::Periodic {
+                width,
+                period,
+                field,
+            } => {
+                let window = fields.size_or_null(WINDOW, Some(width))?;
                 let window =
                     Some(window.ok_or_else(|| fields.wrong(WINDOW, "a positive integer"))?);
-                let alternating = || {
-                    let window = |layer: usize| window.filter(|_| layer.is_multiple_of(2));
-                    (0..layers).map(window).collect()
+                if let Some(named) = layer_types(fields, layers, window)? {
+                    return Ok(named);
+                }
+                let period = match field {
+                    None => period,
+                    Some(field) => { fields.size_or_null(field, Some(period))? }
+                        .ok_or_else(|| fields.wrong(field, "a number of layers"))?,
                 };
-                let named = layer_types(fields, layers, window)?;
-                Ok(named.unwrap_or_else(alternating))
+                let is_last = |layer: usize| (layer + 1).is_multiple_of(period);
+                let window = |layer: usize| window.filter(|_| !is_last(layer));
+                Ok((0..layers).map(window).collect())
             }
         }
     }
 }
 
+/// The window that `use_sliding_window` asks for.
+fn asked(fields: &Fields<'_>, default: usize) -> Result<Option<usize>> {
+    match fields.flag("use_sliding_window", false)? {
+        true => fields.size_or_null(WINDOW, Some(default)),
+        false => Ok(None),
+    }
+}
+
 fn where_asked(fields: &Fields<'_>, layers: usize, default: usize) -> Result<Vec<Option<usize>>> {
-    let window = match fields.flag("use_sliding_window", false)? {
-        true => fields.size_or_null(WINDOW, Some(default))?,
-        false => None,
-    };
+    let window = asked(fields, default)?;
     if let Some(windows) = layer_types(fields, layers, window)? {
         return Ok(windows);
     }

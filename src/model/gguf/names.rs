@@ -42,7 +42,7 @@ pub(super) enum Change {
 }
 
 /// Parts of a layer by their Hugging Face names.
-const LAYER: [(&str, &str); 14] = [
+const LAYER: [(&str, &str); 15] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
@@ -57,17 +57,28 @@ const LAYER: [(&str, &str); 14] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
     ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("mlp.gate", "ffn_gate_inp"),
 ];
 
-/// Where Gemma 2 differs.
+/// Where Gemma 2 and 3 differ.
 const GEMMA2: [(&str, &str); 3] = [
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
+/// What is before the number of an expert.
+const EXPERTS: [&str; 2] = ["block_sparse_moe.experts.", "mlp.experts."];
+
 /// Matrices of an expert.
-const EXPERT: [(&str, &str); 3] = [("w1", "ffn_gate"), ("w2", "ffn_down"), ("w3", "ffn_up")];
+const EXPERT: [(&str, &str); 6] = [
+    ("w1", "ffn_gate"),
+    ("w2", "ffn_down"),
+    ("w3", "ffn_up"),
+    ("gate_proj", "ffn_gate"),
+    ("down_proj", "ffn_down"),
+    ("up_proj", "ffn_up"),
+];
 
 /// Where the parameter `name` lies in a file of architecture `family`.
 pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin> {
@@ -98,7 +109,8 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
         return Some(plain(format!("{outer}.{kind}"), change(place)));
     }
     let (layer, part) = place.strip_prefix("model.layers.")?.split_once('.')?;
-    if let Some(rest) = part.strip_prefix("block_sparse_moe.experts.") {
+    let mut experts = EXPERTS.iter();
+    if let Some(rest) = experts.find_map(|experts| part.strip_prefix(experts)) {
         let (expert, matrix) = rest.split_once('.')?;
         let (_, short) = EXPERT.iter().find(|(name, _)| *name == matrix)?;
         return Some(Origin {
@@ -107,7 +119,10 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
             change: Change::None,
         });
     }
-    let special: &[(&str, &str)] = if family == "gemma2" { &GEMMA2 } else { &[] };
+    let special: &[(&str, &str)] = match family {
+        "gemma2" | "gemma3" => &GEMMA2,
+        _ => &[],
+    };
     let (_, short) = special
         .iter()
         .chain(&LAYER)

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::positions::Rotary;
 use crate::error::{Context, Result};
 use crate::model::config::Config;
 use crate::model::ops;
@@ -12,11 +13,14 @@ pub(crate) struct Embedder {
     table: Tensor,
     /// Factor on embeddings, rounded to their type.
     scale: f64,
+    /// (positions, hidden), added to the scaled embeddings.
+    positions: Option<Tensor>,
 }
 
 impl Embedder {
-    /// An embedder with the scale of `config` and a row of `table` for each id.
-    pub fn new(config: &Config, table: Tensor) -> Result<Self> {
+    /// An embedder with the scale of `config`, a row of `table` for each id and one of `positions`,
+    /// where the model has learned them, for each position.
+    pub fn new(config: &Config, table: Tensor, positions: Option<Tensor>) -> Result<Self> {
         let scale = Tensor::new(config.embedding_scale, &Device::Cpu).and_then(|scale| {
             let rounded = scale.to_dtype(table.dtype())?;
             rounded.to_dtype(DType::F64)?.to_scalar()
@@ -24,18 +28,27 @@ impl Embedder {
         Ok(Self {
             scale: scale.during(|| "rounding the embeddings' scale".to_owned())?,
             table,
+            positions,
         })
     }
 
-    /// Embeddings of `ids` (batch, len) u32: (batch, len, hidden).
-    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+    /// Embeddings of `ids` (batch, len) u32 at the positions of `rotary`: (batch, len, hidden).
+    pub fn forward(&self, ids: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         let embed = || {
             let (batch, len) = ids.dims2()?;
             let x = ops::embed(&self.table, &ids.flatten_all()?)?;
             let x = x.reshape((batch, len, self.table.dim(1)?))?;
-            match self.scale {
-                1.0 => Ok(x),
-                scale => x * scale,
+            let x = match self.scale {
+                1.0 => x,
+                scale => (x * scale)?,
+            };
+            match (&self.positions, &rotary.places) {
+                (Some(table), Some(places)) => {
+                    let rows = ops::embed(table, &places.flatten_all()?)?;
+                    let (rows_of, len) = places.dims2()?;
+                    x.broadcast_add(&rows.reshape((rows_of, len, table.dim(1)?))?)
+                }
+                _ => Ok(x),
             }
         };
         embed().during(|| "looking up token embeddings".to_owned())

@@ -53,16 +53,19 @@ impl Gated {
     }
 }
 
-/// A router and its experts (Mixtral): each token uses a few of them.
+/// A router and its experts: each token uses a few of them.
 ///
 /// A token's experts are those with the largest router logits, the first among equals; their
-/// outputs are weighted by the softmax of these logits alone, through which the router learns.
+/// outputs are weighted by the softmax of these logits alone (`normalised`) or of all, through which
+/// the router learns.
 pub(crate) struct Mixture {
     /// (experts, hidden).
     pub router: Linear,
     pub experts: Vec<Gated>,
     /// Experts that a token uses.
     pub per_token: usize,
+    /// Whether the weights of a token's experts sum to one.
+    pub normalised: bool,
 }
 
 impl Mixture {
@@ -72,10 +75,15 @@ impl Mixture {
         let logits = self.router.forward(x)?.to_dtype(DType::F32)?;
         let count = self.experts.len();
         let (mut rows_of, mut mask) = (vec![Vec::new(); count], Vec::new());
+        let unused = if self.normalised {
+            f32::NEG_INFINITY
+        } else {
+            0.0
+        };
         for (row, logits) in logits.detach().to_vec2::<f32>()?.iter().enumerate() {
             let mut order: Vec<usize> = (0..count).collect();
             order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-            let mut others = vec![f32::NEG_INFINITY; count];
+            let mut others = vec![unused; count];
             for &expert in order.iter().take(self.per_token) {
                 rows_of[expert].push(row as u32);
                 others[expert] = 0.0;

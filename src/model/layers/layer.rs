@@ -29,9 +29,11 @@ pub(crate) struct Layer {
     attention_norm: Option<Norm>,
     middle_norm: Norm,
     feed_forward_norm: Option<Norm>,
-    query_norm: Option<Tensor>,
-    key_norm: Option<Tensor>,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
     window: Option<usize>,
+    /// Factor on the products of queries and keys.
+    scale: f64,
 }
 
 impl Layer {
@@ -47,7 +49,7 @@ impl Layer {
         adapter: impl Fn(&str) -> Option<Adapter>,
     ) -> Result<Self> {
         let (names, parts) = (config.names(), Parts::new(config, index, find, adapter));
-        let head_norm = |name: &str| config.qk_norm.then(|| parts.weight(name)).transpose();
+        let head_norm = |name: &str| config.qk_norm.then(|| parts.norm(name)).transpose();
         Ok(Self {
             qkv: parts.qkv(&names.qkv)?,
             output: parts.linear(names.output)?,
@@ -59,6 +61,7 @@ impl Layer {
             query_norm: head_norm(names.head_norms[0])?,
             key_norm: head_norm(names.head_norms[1])?,
             window: config.windows[index],
+            scale: config.attention_scale_of(index),
         })
     }
 
@@ -79,12 +82,14 @@ impl Layer {
         let y = self.input_norm.forward(&x)?;
         let mixed = self.attend(c, &y, rotary, extend)?;
         let mixed = normed(self.output.forward(&mixed)?, self.attention_norm.as_ref())?;
-        let x = (x + mixed)?;
+        let sum = (&x + mixed)?;
 
-        let inner = self.middle_norm.forward(&x)?;
+        let inner = self
+            .middle_norm
+            .forward(if c.parallel { &x } else { &sum })?;
         let inner = self.feed_forward.forward(&inner, c.activation)?;
         let inner = normed(inner, self.feed_forward_norm.as_ref())?;
-        (x + inner)?.reshape((batch, len, hidden))
+        (sum + inner)?.reshape((batch, len, hidden))
     }
 
     /// What attention mixes for `y` (batch · len, hidden): (batch · len, heads · head_dim).
@@ -99,13 +104,10 @@ impl Layer {
         let (rows, len) = (y.dim(0)?, rotary.len);
         let batch = rows / len.max(1);
         let [query, key, value] = self.qkv.forward(c, y)?;
-        let place = |y: Tensor, heads: usize, norm: Option<&Tensor>| {
-            let y = match norm {
-                Some(norm) => ops::rms_norm(&y, norm, c.norm_eps)?,
-                None => y,
-            };
-            let y = y.reshape((batch, len, heads, d))?;
-            match &rotary.tables {
+        let tables = rotary.of(self.window);
+        let place = |y: Tensor, heads: usize, norm: Option<&Norm>| {
+            let y = normed(y, norm)?.reshape((batch, len, heads, d))?;
+            match tables {
                 Some((cos, sin)) => ops::rotate_heads(&y, cos, sin),
                 None => y.transpose(1, 2),
             }
@@ -120,7 +122,7 @@ impl Layer {
             starts: rotary.starts.clone(),
             softcap: c.attention_softcap,
             slopes: rotary.slopes.clone(),
-            ..Causal::new(c.attention_scale)
+            ..Causal::new(self.scale)
         };
         ops::attention(&query, &key, &value, &causal)?.reshape((rows, heads * d))
     }

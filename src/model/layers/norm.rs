@@ -10,6 +10,8 @@ use crate::model::{cuda, ops};
 pub(crate) struct Norm {
     /// One per column.
     pub weight: Tensor,
+    /// One per column, of a layer norm.
+    pub bias: Option<Tensor>,
     /// Added to the mean square.
     pub eps: f64,
     pub kind: NormKind,
@@ -23,6 +25,9 @@ impl Norm {
     ) -> error::Result<Self> {
         Ok(Self {
             weight: get(config.names().final_norm)?,
+            bias: { config.norm_bias }
+                .then(|| get(&config.names().final_norm_bias()))
+                .transpose()?,
             eps: config.norm_eps,
             kind: config.norm,
         })
@@ -31,7 +36,8 @@ impl Norm {
     /// Norm of `x` (.., width), in its dtype.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if cuda::holds(x) {
-            return cuda::norm(x, &self.weight, self.kind, self.eps);
+            let y = cuda::norm(x, &self.weight, self.kind, self.eps)?;
+            return self.biased(y);
         }
         match self.kind {
             NormKind::Rms => ops::rms_norm(x, &self.weight, self.eps),
@@ -44,8 +50,17 @@ impl Norm {
                 // The variance is the mean square of what is left without the mean.
                 let wide = x.to_dtype(DType::F32)?;
                 let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
-                ops::rms_norm(&centred, &self.weight, self.eps)?.to_dtype(x.dtype())
+                let y = ops::rms_norm(&centred, &self.weight, self.eps)?;
+                self.biased(y)?.to_dtype(x.dtype())
             }
+        }
+    }
+
+    /// `y` (.., width) plus the bias, in its dtype.
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?),
+            None => Ok(y),
         }
     }
 }

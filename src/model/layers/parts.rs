@@ -13,6 +13,8 @@ use crate::model::lora::Adapter;
 /// Knows the parameters of one layer.
 pub(super) struct Parts<'a, F, A> {
     config: &'a Config,
+    /// The number of the layer.
+    index: usize,
     /// What is before the names of the layer's parts.
     prefix: String,
     /// Finds a parameter by its name in the checkpoint.
@@ -29,6 +31,7 @@ where
     pub fn new(config: &'a Config, index: usize, find: F, adapter: A) -> Self {
         Self {
             config,
+            index,
             prefix: format!("{}{index}.", config.names().layers),
             find,
             adapter,
@@ -44,6 +47,7 @@ where
     pub fn linear(&self, name: &str) -> Result<Linear> {
         Ok(Linear {
             weight: self.weight(name)?,
+            transposed: self.config.names().transposed,
             bias: (self.find)(&format!("{}{name}.bias", self.prefix)),
             adapter: (self.adapter)(&format!("{}{name}", self.prefix)),
         })
@@ -52,6 +56,7 @@ where
     pub fn norm(&self, name: &str) -> Result<Norm> {
         Ok(Norm {
             weight: self.weight(name)?,
+            bias: (self.find)(&format!("{}{name}.bias", self.prefix)),
             eps: self.config.norm_eps,
             kind: self.config.norm,
         })
@@ -94,8 +99,11 @@ where
                 router,
                 experts,
                 gated,
+                dense,
             } => {
-                let shape = self.config.experts.unwrap_or_default();
+                let Some(shape) = self.config.experts[self.index] else {
+                    return Ok(FeedForward::Gated(self.gated(dense)?));
+                };
                 let expert = |number: usize| {
                     let names = gated.map(|part| format!("{experts}{number}.{part}"));
                     self.gated(names.each_ref().map(String::as_str))
@@ -104,6 +112,7 @@ where
                     router: self.linear(router)?,
                     experts: (0..shape.count).map(expert).collect::<Result<_>>()?,
                     per_token: shape.per_token,
+                    normalised: shape.normalised,
                 })
             }
         })

@@ -20,7 +20,7 @@ pub const DEFAULT_OFFLOAD: u64 = 4 << 30;
 ///
 /// * a pass: for each token, padding included, its hidden state (`hidden_size` numbers) and its
 ///   predictions (20 + 8 · k);
-/// * the larger one of a layer and the head, and, of a model folder, its largest matrix in f32
+/// * the table of positions, if there is one, the larger one of the largest layer and the head, and, of a model folder, its largest matrix in f32
 ///   while it is read;
 /// * for each thread the activations of one batch (4 · hidden + 3 · intermediate numbers a token)
 ///   and 128 MiB of attention scores and logits.
@@ -40,9 +40,15 @@ impl StreamMemory {
         let size = load.dtype.size_in_bytes() as u64;
         let elements =
             |specs: &[TensorSpec]| -> u64 { specs.iter().filter_map(TensorSpec::elements).sum() };
+        let places = elements(config.positions_tensor().as_slice());
         let head = config.hidden_size as u64 * config.vocab_size as u64;
-        let layer = config.layer_tensors(0);
-        let largest = layer.iter().filter_map(TensorSpec::elements).max();
+        let kinds = config.kinds_of_layers().into_iter();
+        let kinds: Vec<_> = kinds
+            .map(|(layer, _)| config.layer_tensors(layer))
+            .collect();
+        let all = kinds.iter().flatten().filter_map(TensorSpec::elements);
+        let largest = all.max();
+        let layer = kinds.iter().map(|layer| elements(layer)).max().unwrap_or(0);
         let numbers = 4 * config.hidden_size as u64 + 3 * config.intermediate_size as u64;
         let threads = match load.device {
             Device::Cpu => rayon::current_num_threads() as u64,
@@ -51,7 +57,7 @@ impl StreamMemory {
         Self {
             budget,
             token: config.hidden_size as u64 * size + options.bytes(),
-            parameters: elements(&layer).max(head) * size,
+            parameters: (places + layer.max(head)) * size,
             reading: source.overhead(largest.unwrap_or(0).max(head)),
             work: options.batch_tokens as u64 * numbers * size + (128 << 20),
             threads,

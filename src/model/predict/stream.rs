@@ -83,7 +83,11 @@ impl Streamed {
         let finished = |step: usize| advance(count * (step + 1) / steps - count * step / steps);
 
         let outer = self.outer_tensors();
-        let mut moving = each(device, batches.iter().collect(), |batch| self.start(batch))?;
+        let places = config.positions_tensor();
+        let places = places.map(|spec| self.source.read(&spec, &self.options));
+        let places = places.transpose()?;
+        let start = |batch| self.start(batch, places.as_ref());
+        let mut moving = each(device, batches.iter().collect(), start)?;
         for index in 0..config.num_hidden_layers {
             let specs = config.layer_tensors(index);
             let next = match index + 1 < config.num_hidden_layers {
@@ -115,21 +119,21 @@ impl Streamed {
         Ok(results)
     }
 
-    /// The embeddings of a batch.
-    fn start<'a>(&self, batch: &'a Batch) -> Result<Moving<'a>> {
+    /// The embeddings of a batch; `places` is the table of learned positions.
+    fn start<'a>(&self, batch: &'a Batch, places: Option<&Tensor>) -> Result<Moving<'a>> {
         if batch.is_idle() {
             return Ok(Moving { batch, state: None });
         }
         // One row for each token of the batch.
         let table = self.source.embeddings(&batch.ids, &self.options)?;
-        let embedder = Embedder::new(self.config(), table)?;
+        let embedder = Embedder::new(self.config(), table, places.cloned())?;
+        let rotary = self.positions.rotary(0..batch.width)?;
         let shape = (batch.samples.len(), batch.width);
         let count = batch.ids.len() as u32;
         let hidden = Tensor::arange(0, count, &self.options.device)
             .and_then(|ids| ids.reshape(shape))
             .during(|| "copying a batch".into())
-            .and_then(|ids| embedder.forward(&ids))?;
-        let rotary = self.positions.rotary(0..batch.width)?;
+            .and_then(|ids| embedder.forward(&ids, &rotary))?;
         Ok(Moving {
             batch,
             state: Some((hidden, rotary)),
@@ -139,8 +143,11 @@ impl Streamed {
     /// The parameters that are needed after the layers.
     fn outer_tensors(&self) -> Vec<TensorSpec> {
         let config = self.config();
-        let embedding = config.embedding_name();
-        let needed = |spec: &TensorSpec| spec.name != embedding || config.tie_word_embeddings;
+        let (embedding, places) = (config.embedding_name(), config.names().positions);
+        let needed = |spec: &TensorSpec| {
+            let is_head = spec.name == embedding && config.tie_word_embeddings;
+            is_head || (spec.name != embedding && Some(spec.name.as_str()) != places)
+        };
         config.outer_tensors().into_iter().filter(needed).collect()
     }
 

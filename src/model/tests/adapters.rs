@@ -86,6 +86,10 @@ fn an_adapter_is_its_merged_weight() {
             let [a, b] = vars.map(Var::as_detached_tensor);
             let weight = &merged.params()[&format!("{}.weight", module.name)];
             let dw = merged_grads.get(weight.as_tensor()).unwrap();
+            let dw = &match config.names().transposed {
+                true => dw.t().unwrap().contiguous().unwrap(),
+                false => dw.clone(),
+            };
             let expected = [
                 (b.t().unwrap().matmul(dw).unwrap() * scale).unwrap(),
                 (dw.matmul(&a.t().unwrap()).unwrap() * scale).unwrap(),
@@ -166,6 +170,7 @@ fn adapters_survive_their_files() {
             ("r", json!(3)),
             ("lora_alpha", json!(6)),
             ("use_rslora", json!(false)),
+            ("fan_in_fan_out", json!(config.names().transposed)),
             ("target_modules", json!(targets)),
             ("base_model_name_or_path", json!(base)),
         ] {

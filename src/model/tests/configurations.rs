@@ -6,11 +6,11 @@ use super::families::mpt;
 use super::*;
 use crate::model::config::{Activation, RopeScaling};
 
-fn read(changes: Value) -> Config {
+pub(super) fn read(changes: Value) -> Config {
     Config::from_json(families::tiny(changes), Path::new("m/config.json")).unwrap()
 }
 
-fn refused(changes: Value) -> String {
+pub(super) fn refused(changes: Value) -> String {
     let read = Config::from_json(families::tiny(changes), Path::new("m/config.json"));
     read.unwrap_err().to_string()
 }
@@ -32,8 +32,10 @@ fn absent_fields_are_what_the_family_has() {
         ("MixtralForCausalLM", None, 8),
         ("Qwen2ForCausalLM", None, 32),
         ("Qwen3ForCausalLM", None, 32),
+        ("Qwen3MoeForCausalLM", None, 4),
         ("GemmaForCausalLM", None, 16),
         ("Gemma2ForCausalLM", Some(4096), 4),
+        ("Gemma3ForCausalLM", Some(4096), 4),
         ("Phi3ForCausalLM", None, 96),
     ] {
         let config = without("num_key_value_heads", of(class));
@@ -43,7 +45,7 @@ fn absent_fields_are_what_the_family_has() {
         let mut null = of(class);
         null["num_key_value_heads"] = Value::Null;
         null["sliding_window"] = Value::Null;
-        if class == "Gemma2ForCausalLM" {
+        if ["Gemma2ForCausalLM", "Gemma3ForCausalLM"].contains(&class) {
             assert!(refused(null).contains("`sliding_window`"));
             continue;
         }
@@ -165,6 +167,27 @@ fn of_two_descriptions_of_the_rotary_embedding_the_old_one_counts() {
         error.contains("`rope_parameters`") && error.contains("`full_attention`"),
         "{error}"
     );
+}
+
+#[test]
+fn next_versions_of_families_are_refused_by_name() {
+    for (class, kind) in [
+        ("Gemma4ForCausalLM", "gemma4_text"),
+        ("Gemma4ForConditionalGeneration", "gemma4"),
+        ("Gemma3nForCausalLM", "gemma3n_text"),
+        ("Qwen3NextForCausalLM", "qwen3_next"),
+        ("Qwen3_5ForCausalLM", "qwen3_5_text"),
+        ("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
+        ("Qwen2MoeForCausalLM", "qwen2_moe"),
+        ("GPTNeoForCausalLM", "gpt_neo"),
+        ("GPTNeoXJapaneseForCausalLM", "gpt_neox_japanese"),
+        ("GPTBigCodeForCausalLM", "gpt_bigcode"),
+    ] {
+        let error = refused(json!({"architectures": [class], "model_type": kind}));
+        assert!(error.contains(class) || error.contains(kind), "{error}");
+        let error = refused(json!({"architectures": [class]}));
+        assert!(error.contains(class), "{error}");
+    }
 }
 
 #[test]
@@ -322,7 +345,9 @@ fn the_type_counts_and_not_the_class() {
 fn other_names_of_fields_count() {
     let mixtral =
         json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts": 3});
-    assert_eq!(read(mixtral).experts.unwrap().count, 3);
+    assert_eq!(read(mixtral).experts[0].unwrap().count, 3);
+    let qwen3 = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_local_experts": 40, "num_experts": 30});
+    assert_eq!(read(qwen3).experts[0].unwrap().count, 40);
     let aliased = mpt(
         json!({"n_layers": 7, "num_hidden_layers": 3, "hidden_size": 12, "num_attention_heads": 4}),
     );
@@ -334,6 +359,169 @@ fn other_names_of_fields_count() {
     assert_eq!(act(gemma2), Activation::GeluTanh);
 }
 
+/// Qwen3-MoE: in which layers, and what is usual.
+#[test]
+fn experts_are_in_the_layers_that_the_file_says() {
+    let qwen3 = |changes: Value| {
+        let mut all = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 6});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let usual = read(qwen3(json!({}))).experts[5].unwrap();
+    let shape = [usual.count, usual.per_token, usual.width];
+    assert_eq!((shape, usual.normalised), ([128, 8, 768], false));
+    for (changes, expected) in [
+        (json!({}), "eeeeee"),
+        (json!({"decoder_sparse_step": 2}), "-e-e-e"),
+        (json!({"mlp_only_layers": [0, 5]}), "-eeee-"),
+        (
+            json!({"mlp_only_layers": null, "decoder_sparse_step": 4}),
+            "---e--",
+        ),
+        (
+            json!({"mlp_only_layers": [1, 9, -1], "decoder_sparse_step": 2}),
+            "---e-e",
+        ),
+    ] {
+        let config = read(qwen3(changes.clone()));
+        let found = config
+            .experts
+            .iter()
+            .map(|experts| experts.map_or('-', |_| 'e'));
+        assert_eq!(found.collect::<String>(), expected, "{changes}");
+        // What is counted is what is listed.
+        let elements = config
+            .tensors()
+            .into_iter()
+            .map(|spec| spec.elements().unwrap());
+        assert_eq!(config.parameters(), elements.sum::<u64>(), "{changes}");
+    }
+    for (changes, words) in [
+        (
+            json!({"mlp_only_layers": 3}),
+            "`mlp_only_layers`: expected a list",
+        ),
+        (
+            json!({"mlp_only_layers": ["1"]}),
+            "`mlp_only_layers`: expected a list",
+        ),
+        (json!({"decoder_sparse_step": 0}), "`decoder_sparse_step`"),
+        (json!({"num_experts": 4}), "at most the 4 experts"),
+    ] {
+        let error = refused(qwen3(changes));
+        assert!(error.contains(words), "{error}");
+    }
+    // A window holds for all layers, where it is asked for.
+    let types = json!(vec!["full_attention"; 6]);
+    let asked = json!({"sliding_window": 3, "use_sliding_window": true, "layer_types": types});
+    assert_eq!(read(qwen3(asked)).windows, [Some(3); 6]);
+    assert_eq!(read(qwen3(json!({"sliding_window": 3}))).windows, [None; 6]);
+}
+
+#[test]
+fn gpt_neox_has_its_own_names_for_the_rotary_embedding() {
+    let neox = |changes: Value| {
+        let mut all = json!({"architectures": ["GPTNeoXForCausalLM"], "hidden_size": 32, "hidden_act": "gelu"});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let linear = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 30.0});
+    for (changes, theta, dims) in [
+        (json!({}), 1e4, 2),
+        (json!({"rotary_pct": 0.5, "rotary_emb_base": 20}), 20.0, 4),
+        (
+            json!({"rope_theta": 50.0, "partial_rotary_factor": 0.5}),
+            1e4,
+            2,
+        ),
+        (
+            json!({"rotary_pct": 0.5, "rotary_emb_base": 20, "rope_parameters": linear}),
+            30.0,
+            4,
+        ),
+        (
+            json!({"rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}}),
+            1e4,
+            8,
+        ),
+    ] {
+        let rope = read(neox(changes.clone())).rope.unwrap();
+        assert_eq!((rope.theta, rope.dims), (theta, dims), "{changes}");
+    }
+    let config = read(neox(json!({})));
+    assert!(config.parallel && config.qkv_bias && config.output_bias && config.mlp_bias);
+    assert!(!read(neox(json!({"use_parallel_residual": false}))).parallel);
+    let without = read(neox(json!({"attention_bias": false})));
+    assert!(!without.qkv_bias && !without.output_bias && without.mlp_bias);
+    for (changes, field) in [
+        (json!({"rotary_pct": 2.0}), "partial_rotary_factor"),
+        (json!({"rotary_emb_base": -1}), "rotary_emb_base"),
+        (json!({"hidden_act": "relu"}), "hidden_act"),
+    ] {
+        let error = refused(neox(changes));
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+/// GPT-2: the usual names of sizes count where the file has both, and a sequence ends with the table
+/// of positions.
+#[test]
+fn gpt2_has_its_own_names_and_a_table_of_positions() {
+    let gpt2 = |changes: Value| {
+        let mut all = json!({"architectures": ["GPT2LMHeadModel"]});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    };
+    let config = read(gpt2(
+        json!({"n_embd": 24, "n_ctx": 7, "n_head": 3, "n_layer": 5, "n_positions": 9}),
+    ));
+    assert_eq!(
+        [
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_hidden_layers
+        ],
+        [12, 4, 2]
+    );
+    assert_eq!(
+        (config.max_position_embeddings, config.intermediate_size),
+        (32, 48)
+    );
+    assert!(config.tie_word_embeddings && config.norm_bias && config.rope.is_none());
+    assert_eq!(read(gpt2(json!({"n_inner": 30}))).intermediate_size, 30);
+    assert_eq!(
+        read(gpt2(json!({"scale_attn_weights": false}))).attention_scale,
+        1.0
+    );
+    let scales = |changes| {
+        let config = read(gpt2(changes));
+        [0, 1].map(|layer| config.attention_scale_of(layer) * 3f64.sqrt())
+    };
+    assert_eq!(scales(json!({})), [1.0, 1.0]);
+    assert_eq!(
+        scales(json!({"scale_attn_by_inverse_layer_idx": true})),
+        [1.0, 0.5]
+    );
+    let error = refused(gpt2(json!({"add_cross_attention": true})));
+    assert!(error.contains("`add_cross_attention`"), "{error}");
+
+    let decoder = random(&config, Mode::Inference);
+    let ids = |len: usize| Tensor::zeros((1, len), DType::U32, &Device::Cpu).unwrap();
+    assert!(decoder.hidden(&ids(32)).is_ok());
+    let error = decoder.hidden(&ids(33)).unwrap_err().to_string();
+    assert!(error.contains("context of 32 tokens"), "{error}");
+    let mut cache = Cache::new(&decoder, 1, 40).unwrap();
+    decoder.step(&ids(30), &mut cache).unwrap();
+    assert!(decoder.step(&ids(3), &mut cache).is_err());
+    assert!(decoder.step(&ids(2), &mut cache).is_ok());
+}
+
 #[test]
 fn mpt_has_its_usual_slopes_whatever_the_file_says() {
     let config = read(mpt(json!({"attn_config": {"alibi_bias_max": 4}})));
@@ -341,7 +529,7 @@ fn mpt_has_its_usual_slopes_whatever_the_file_says() {
 }
 
 /// A model of the family with this class, saved, with changed tensors and `config.json`.
-fn stored(
+pub(super) fn stored(
     changes: Value,
     config: Value,
     tensors: &dyn Fn(&mut HashMap<String, Tensor>),
@@ -363,7 +551,7 @@ fn stored(
     (out, made)
 }
 
-fn same_logits(dir: &tempfile::TempDir, expected: &Decoder) -> Decoder {
+pub(super) fn same_logits(dir: &tempfile::TempDir, expected: &Decoder) -> Decoder {
     let again = Decoder::load(dir.path().join("model"), &options(Mode::Inference)).unwrap();
     let (a, b) = (
         all_logits(&again, &some_ids()),
@@ -416,7 +604,8 @@ fn names_may_lack_the_prefix_and_buffers_may_be_there() {
             let trunk = all.drain().map(|(name, tensor)| {
                 let short = name
                     .strip_prefix("model.")
-                    .or(name.strip_prefix("transformer."));
+                    .or(name.strip_prefix("transformer."))
+                    .or(name.strip_prefix("gpt_neox."));
                 (short.unwrap_or(&name).to_owned(), tensor)
             });
             *all = trunk.collect();

@@ -48,6 +48,24 @@ pub(crate) fn variants() -> Vec<(&'static str, Config)> {
             json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true,
                 "sliding_window": 2, "max_window_layers": 1}),
         ),
+        (
+            "qwen3_moe probabilities",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 5,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 14, "decoder_sparse_step": 2,
+                "use_sliding_window": true, "sliding_window": 3}),
+        ),
+        (
+            "gpt_neox one after the other",
+            json!({"architectures": ["GPTNeoXForCausalLM"], "use_parallel_residual": false,
+                "attention_bias": false, "tie_word_embeddings": true, "hidden_act": "gelu_fast",
+                "rotary_pct": 1.0, "rotary_emb_base": 50, "hidden_size": 16}),
+        ),
+        (
+            "gpt2 by depth",
+            json!({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": true,
+                "scale_attn_weights": false, "tie_word_embeddings": false, "n_inner": 14,
+                "activation_function": "gelu"}),
+        ),
         ("gelu", json!({"hidden_act": "gelu_pytorch_tanh"})),
         (
             "phi3 longrope",

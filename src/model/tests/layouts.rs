@@ -97,7 +97,9 @@ fn embeddings_are_scaled_in_their_own_dtype() {
         let decoder = Decoder::random(config.clone(), &options, 1).unwrap();
         let embedding: &Var = &decoder.params()["model.embed_tokens.weight"];
         embedding.set(&embedding.ones_like().unwrap()).unwrap();
-        let x = decoder.embed(&some_ids()).unwrap();
+        let x = decoder
+            .embed(&some_ids(), &decoder.rotary(9).unwrap())
+            .unwrap();
         let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
         assert_eq!(x.to_vec1::<f32>().unwrap()[0], scale);
     }
@@ -172,9 +174,17 @@ fn families_name_their_parameters() {
         ["w1", "w3", "w2"].map(|part| format!("block_sparse_moe.experts.{number}.{part}"))
     };
     let experts = [0, 1, 2, 3].map(expert).concat().join(" ");
+    let expert = |number: usize| {
+        ["gate_proj", "up_proj", "down_proj"].map(|part| format!("mlp.experts.{number}.{part}"))
+    };
+    let qwen_experts = [0, 1, 2, 3].map(expert).concat().join(" ");
     let biased = "self_attn.q_proj self_attn.q_proj.bias self_attn.k_proj self_attn.k_proj.bias \
                   self_attn.v_proj self_attn.v_proj.bias self_attn.o_proj";
     let llama = format!("{attention} {mlp} {norms}");
+    let with_biases = |names: &[&str]| {
+        let both = names.iter().map(|name| format!("{name} {name}.bias"));
+        both.collect::<Vec<_>>().join(" ")
+    };
     let expected = [
         ("llama", outer, llama.clone()),
         ("mistral", outer, llama.clone()),
@@ -189,6 +199,13 @@ fn families_name_their_parameters() {
             outer,
             format!("{llama} self_attn.q_norm self_attn.k_norm"),
         ),
+        (
+            "qwen3_moe",
+            outer,
+            format!(
+                "{attention} mlp.gate {qwen_experts} {norms} self_attn.q_norm self_attn.k_norm"
+            ),
+        ),
         ("gemma", tied, llama),
         (
             "gemma2",
@@ -196,6 +213,15 @@ fn families_name_their_parameters() {
             format!(
                 "{attention} {mlp} input_layernorm pre_feedforward_layernorm \
                  post_attention_layernorm post_feedforward_layernorm"
+            ),
+        ),
+        (
+            "gemma3_text",
+            tied,
+            format!(
+                "{attention} {mlp} input_layernorm pre_feedforward_layernorm \
+                 post_attention_layernorm post_feedforward_layernorm \
+                 self_attn.q_norm self_attn.k_norm"
             ),
         ),
         (
@@ -211,6 +237,30 @@ fn families_name_their_parameters() {
                 .to_owned(),
         ),
         (
+            "gpt_neox",
+            "gpt_neox.embed_in gpt_neox.final_layer_norm gpt_neox.final_layer_norm.bias embed_out",
+            with_biases(&[
+                "attention.query_key_value",
+                "attention.dense",
+                "mlp.dense_h_to_4h",
+                "mlp.dense_4h_to_h",
+                "input_layernorm",
+                "post_attention_layernorm",
+            ]),
+        ),
+        (
+            "gpt2",
+            "transformer.wte transformer.ln_f transformer.ln_f.bias transformer.wpe",
+            with_biases(&[
+                "attn.c_attn",
+                "attn.c_proj",
+                "mlp.c_fc",
+                "mlp.c_proj",
+                "ln_1",
+                "ln_2",
+            ]),
+        ),
+        (
             "mpt",
             "transformer.wte transformer.norm_f",
             "attn.Wqkv attn.out_proj ffn.up_proj ffn.down_proj norm_1 norm_2".to_owned(),
@@ -222,6 +272,8 @@ fn families_name_their_parameters() {
         let config = Config::from_json(tiny(changes), Path::new("config.json")).unwrap();
         let prefix = match family {
             "mpt" => "transformer.blocks.0.",
+            "gpt_neox" => "gpt_neox.layers.0.",
+            "gpt2" => "transformer.h.0.",
             _ => "model.layers.0.",
         };
         let names = |specs: Vec<TensorSpec>, prefix: &str| {

@@ -4,6 +4,7 @@ mod adapters;
 mod configurations;
 pub(crate) mod families;
 mod files;
+mod gemma3;
 mod gradients;
 mod invariances;
 mod layouts;

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use crate::model::config::{Activation, Config, FeedForwardNames, Names, NormKind, QkvNames};
+use crate::model::config::{
+    Activation, Config, Experts, FeedForwardNames, Names, NormKind, QkvNames, Rope,
+};
 
 type Params = BTreeMap<String, Tensor>;
 
@@ -18,19 +20,26 @@ pub(super) fn logits(c: &Config, params: &Params, ids: &Tensor) -> Tensor {
         .index_select(&ids.flatten_all().unwrap(), 0)
         .unwrap();
     x = (x * c.embedding_scale).unwrap();
+    if let Some(table) = c.names().positions {
+        let rows = params[table].narrow(0, 0, len).unwrap();
+        x = (x + Tensor::cat(&vec![rows; batch], 0).unwrap()).unwrap();
+    }
     for index in 0..c.num_hidden_layers {
         let layer = Layer {
             c,
             params,
             names: c.names(),
+            experts: c.experts[index],
+            scale: c.attention_scale_of(index),
             prefix: format!("{}{index}.", c.names().layers),
         };
         let y = layer.attention(&layer.norm(&x, 0), (batch, len), c.windows[index]);
-        x = (x + layer.after(y, c.names().attention_norm)).unwrap();
-        let y = layer.feed_forward(&layer.norm(&x, 1));
-        x = (x + layer.after(y, c.names().feed_forward_norm)).unwrap();
+        let sum = (&x + layer.after(y, c.names().attention_norm)).unwrap();
+        let y = layer.feed_forward(&layer.norm(if c.parallel { &x } else { &sum }, 1));
+        x = (sum + layer.after(y, c.names().feed_forward_norm)).unwrap();
     }
-    let x = norm(c, &x, &params[c.names().final_norm]);
+    let bias = params.get(&c.names().final_norm_bias());
+    let x = norm(c, &x, &params[c.names().final_norm], bias);
     cap(matmul(&x, &params[c.head_name()]), c.final_softcap)
 }
 
@@ -52,7 +61,7 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     x.broadcast_mul(weight).unwrap()
 }
 
-fn norm(c: &Config, x: &Tensor, weight: &Tensor) -> Tensor {
+fn norm(c: &Config, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     match c.norm {
         NormKind::Rms => rms_norm(x, weight, c.norm_eps),
         NormKind::RmsPlusOne => rms_norm(x, &(weight + 1.0).unwrap(), c.norm_eps),
@@ -62,7 +71,11 @@ fn norm(c: &Config, x: &Tensor, weight: &Tensor) -> Tensor {
             let variance = x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
             let root = (variance + c.norm_eps).unwrap().sqrt().unwrap();
             let x = x.broadcast_div(&root).unwrap();
-            x.broadcast_mul(weight).unwrap()
+            let x = x.broadcast_mul(weight).unwrap();
+            match bias {
+                Some(bias) => x.broadcast_add(bias).unwrap(),
+                None => x,
+            }
         }
     }
 }
@@ -71,6 +84,8 @@ struct Layer<'a> {
     c: &'a Config,
     params: &'a Params,
     names: &'a Names,
+    experts: Option<Experts>,
+    scale: f64,
     prefix: String,
 }
 
@@ -87,22 +102,31 @@ impl Layer<'_> {
     /// The norm before the attention (0) or the feed-forward block (1).
     fn norm(&self, x: &Tensor, place: usize) -> Tensor {
         let names = [self.names.input_norm, self.names.middle_norm];
-        norm(self.c, x, self.get(names[place]))
+        let bias = self.find(&format!("{}.bias", names[place]));
+        norm(self.c, x, self.get(names[place]), bias)
     }
 
     /// What Gemma 2 does to the output of a block.
     fn after(&self, y: Tensor, name: Option<&str>) -> Tensor {
         match name {
-            Some(name) => norm(self.c, &y, self.get(name)),
+            Some(name) => norm(self.c, &y, self.get(name), None),
             None => y,
         }
     }
 
     fn linear(&self, x: &Tensor, name: &str) -> Tensor {
-        let y = matmul(x, self.get(name));
+        let y = matmul(x, &self.matrix(name));
         match self.find(&format!("{name}.bias")) {
             Some(bias) => y.broadcast_add(bias).unwrap(),
             None => y,
+        }
+    }
+
+    /// A weight as (out, in).
+    fn matrix(&self, name: &str) -> Tensor {
+        match self.names.transposed {
+            true => self.get(name).t().unwrap(),
+            false => self.get(name).clone(),
         }
     }
 
@@ -115,7 +139,7 @@ impl Layer<'_> {
             let bias = self.find(&format!("{name}.bias"));
             [0, 1, 2].map(|part| {
                 let bias = bias.map(|bias| cut(bias, part));
-                (cut(self.get(name), part), bias)
+                (cut(&self.matrix(name), part), bias)
             })
         };
         let rows = |tensor: &Tensor, part: usize| {
@@ -139,7 +163,7 @@ impl Layer<'_> {
             QkvNames::Grouped(name) => joined(name, &by_group),
             QkvNames::Separate(names) => names.map(|name| {
                 let bias = self.find(&format!("{name}.bias"));
-                (self.get(name).clone(), bias.cloned())
+                (self.matrix(name), bias.cloned())
             }),
         }
     }
@@ -159,7 +183,7 @@ impl Layer<'_> {
         };
         let turn = |y: Tensor| y.transpose(1, 2).unwrap().contiguous().unwrap();
         let head_norm = |y: Tensor, name: &str| match self.find(&format!("{name}.weight")) {
-            Some(weight) => rms_norm(&y, weight, c.norm_eps),
+            Some(weight) => norm(c, &y, weight, None),
             None => y,
         };
         let repeat = |y: Tensor| {
@@ -171,11 +195,13 @@ impl Layer<'_> {
         let [q, k, v] = self.qkv();
         let q = head_norm(split(&q, heads), self.names.head_norms[0]);
         let k = head_norm(split(&k, groups), self.names.head_norms[1]);
-        let q = rotate(c, &turn(q));
-        let k = repeat(rotate(c, &turn(k)));
+        let own = window.and(c.window_rope.as_ref());
+        let rope = own.or(c.rope.as_ref());
+        let q = rotate(rope, &turn(q));
+        let k = repeat(rotate(rope, &turn(k)));
         let v = repeat(turn(split(&v, groups)));
         let scores = q.matmul(&k.t().unwrap()).unwrap();
-        let scores = cap((scores * c.attention_scale).unwrap(), c.attention_softcap);
+        let scores = cap((scores * self.scale).unwrap(), c.attention_softcap);
         let scores = scores.broadcast_add(&mask(c, len, window, x.dtype()));
         let mixed = candle_nn::ops::softmax(&scores.unwrap(), D::Minus1).unwrap();
         let mixed = turn(mixed.matmul(&v).unwrap());
@@ -191,7 +217,7 @@ impl Layer<'_> {
                 self.linear(&y, down)
             }
             FeedForwardNames::Joined([gate_up, down]) => {
-                let both = self.get(gate_up).chunk(2, 0).unwrap();
+                let both = self.matrix(gate_up).chunk(2, 0).unwrap();
                 let gate = activate(c, &matmul(x, &both[0]));
                 let inner = (gate * matmul(x, &both[1])).unwrap();
                 self.linear(&inner, down)
@@ -201,9 +227,13 @@ impl Layer<'_> {
                 router,
                 experts,
                 gated,
-            } => self.mixture(x, router, |expert| {
-                self.gated(x, gated, &format!("{experts}{expert}."))
-            }),
+                dense,
+            } => match self.experts {
+                None => self.gated(x, dense, ""),
+                Some(shape) => self.mixture(x, shape, router, |expert| {
+                    self.gated(x, gated, &format!("{experts}{expert}."))
+                }),
+            },
         }
     }
 
@@ -214,9 +244,14 @@ impl Layer<'_> {
     }
 
     /// All experts for all tokens, with weight 0 for those not chosen: softmax over all, the
-    /// largest kept and divided by their sum.
-    fn mixture(&self, x: &Tensor, router: &str, expert: impl Fn(usize) -> Tensor) -> Tensor {
-        let experts = self.c.experts.unwrap();
+    /// largest kept and, in most families, divided by their sum.
+    fn mixture(
+        &self,
+        x: &Tensor,
+        experts: Experts,
+        router: &str,
+        expert: impl Fn(usize) -> Tensor,
+    ) -> Tensor {
         let logits = self.linear(x, router);
         let all = candle_nn::ops::softmax(&logits, D::Minus1).unwrap();
         let wide = all.detach().to_dtype(DType::F64).unwrap();
@@ -228,8 +263,10 @@ impl Layer<'_> {
         let chosen: Vec<f64> = chosen.collect();
         let chosen = Tensor::from_vec(chosen, all.shape(), &Device::Cpu).unwrap();
         let kept = (all * chosen.to_dtype(x.dtype()).unwrap()).unwrap();
-        let sum = kept.sum_keepdim(1).unwrap();
-        let weights = kept.broadcast_div(&sum).unwrap();
+        let weights = match experts.normalised {
+            true => kept.broadcast_div(&kept.sum_keepdim(1).unwrap()).unwrap(),
+            false => kept,
+        };
         let mut y = x.zeros_like().unwrap();
         for index in 0..experts.count {
             let weight = weights.narrow(1, index, 1).unwrap();
@@ -251,8 +288,8 @@ fn activate(c: &Config, x: &Tensor) -> Tensor {
 }
 
 /// `x` (batch, heads, len, d) with its first dimensions rotated.
-fn rotate(c: &Config, x: &Tensor) -> Tensor {
-    let Some(rope) = &c.rope else {
+fn rotate(rope: Option<&Rope>, x: &Tensor) -> Tensor {
+    let Some(rope) = rope else {
         return x.clone();
     };
     let (_, _, len, d) = x.dims4().unwrap();

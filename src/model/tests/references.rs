@@ -4,6 +4,33 @@ use candle_core::IndexOp;
 
 use super::*;
 
+/// Folders of `tests/models`, written by transformers 5.24 (`scripts/make_model_goldens.py`).
+#[test]
+fn logits_of_committed_models_agree_with_transformers() {
+    let dirs = folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models"));
+    for dir in &dirs {
+        agrees(dir);
+    }
+    assert!(dirs.len() >= 2, "{dirs:?}");
+}
+
+/// The model in `dir` gives the logits of `expected.safetensors`.
+fn agrees(dir: &Path) {
+    let expected = dir.join("expected.safetensors");
+    let expected = candle_core::safetensors::load(expected, &Device::Cpu).unwrap();
+    let ids = expected["ids"].to_dtype(DType::U32).unwrap();
+    for mode in [Mode::Inference, Mode::Training] {
+        let decoder = Decoder::load(dir, &options(mode)).unwrap();
+        let logits = all_logits(&decoder, &ids).reshape(expected["logits"].shape());
+        let difference = largest_difference(&logits.unwrap(), &expected["logits"]);
+        assert!(
+            difference < 1e-4,
+            "{} {mode:?}: {difference}",
+            dir.display()
+        );
+    }
+}
+
 /// `tests/golden`-style folders written by transformers 5.12 (`how_made.py` beside them).
 #[test]
 fn logits_agree_with_transformers() {
@@ -11,15 +38,8 @@ fn logits_agree_with_transformers() {
     let mut run = Vec::new();
     for dir in folders(&shared.join("golden/models")) {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let expected = dir.join("expected.safetensors");
-        let expected = candle_core::safetensors::load(expected, &Device::Cpu).unwrap();
-        let ids = expected["ids"].to_dtype(DType::U32).unwrap();
-        for mode in [Mode::Inference, Mode::Training] {
-            let decoder = Decoder::load(&dir, &options(mode)).unwrap();
-            let difference = largest_difference(&all_logits(&decoder, &ids), &expected["logits"]);
-            assert!(difference < 1e-4, "{name} {mode:?}: {difference}");
-            run.push(name.clone());
-        }
+        agrees(&dir);
+        run.push(name);
     }
     for name in [
         "llama",

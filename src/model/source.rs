@@ -252,9 +252,13 @@ pub(crate) fn open_adapter(model: &ModelPath, config: &Config) -> Result<Option<
     let specs = config.tensors().into_iter();
     let names = config.names();
     let tied = [names.embedding, names.head];
+    let mut fields = config.raw.clone();
+    // A file may name its class alone.
+    let kind = Value::from(config.architecture.model_type);
+    fields.insert("model_type".to_owned(), kind);
     let base = Base::new(
         specs.map(|spec| (spec.name, spec.shape)),
-        &Value::Object(config.raw.clone()),
+        &Value::Object(fields),
         config.tie_word_embeddings.then_some(tied),
     );
     model.open_adapter(&base)

@@ -115,6 +115,32 @@ fn variants() -> Vec<(&'static str, Decoder)> {
     .collect()
 }
 
+/// Models that are folders only.
+fn folders() -> Vec<(&'static str, Decoder)> {
+    [
+        (
+            "mpt",
+            json!({"architectures": ["MptForCausalLM"], "d_model": 256, "n_heads": 4,
+            "n_layers": 2, "max_seq_len": 64, "hidden_size": null, "num_attention_heads": null,
+            "num_hidden_layers": null}),
+        ),
+        ("gpt_neox", json!({"architectures": ["GPTNeoXForCausalLM"]})),
+        ("gpt2", json!({"architectures": ["GPT2LMHeadModel"]})),
+        (
+            "gpt2, untied",
+            json!({"architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": false}),
+        ),
+        (
+            "qwen3 with some experts",
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 256, "mlp_only_layers": [0]}),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, changes)| (name, random(changes)))
+    .collect()
+}
+
 /// Writes a decoder as a GGUF file.
 fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
     let mut gguf = convert(decoder, dtype, None);
@@ -368,13 +394,17 @@ fn all(predictor: &Predictor) -> Vec<Predictions> {
 #[test]
 fn models_on_disk_predict_as_models_in_memory_do() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, decoder) in variants() {
+    let file = dir.path().join("model.gguf");
+    let with_files = variants().into_iter().map(|model| (model, Some(&file)));
+    let without = folders().into_iter().map(|model| (model, None));
+    for ((name, decoder), file) in with_files.chain(without) {
         let folder = dir.path().join("model");
         decoder
             .save(&folder, dir.path(), candle_core::DType::F32)
             .unwrap();
-        let file = dir.path().join("model.gguf");
-        save(&decoder, GgmlDType::Q4K, &file);
+        if let Some(file) = file {
+            save(&decoder, GgmlDType::Q4K, file);
+        }
         for dtype in [candle_core::DType::F32, candle_core::DType::BF16] {
             let mut options = options(Mode::Inference);
             options.dtype = dtype;
@@ -390,9 +420,10 @@ fn models_on_disk_predict_as_models_in_memory_do() {
                     "{name} {dtype:?} {budget}: other predictions"
                 );
             }
-            let loaded = Decoder::load(&file, &options).unwrap();
+            let Some(file) = file else { continue };
+            let loaded = Decoder::load(file.as_path(), &options).unwrap();
             let expected = all(&Predictor::Memory(Box::new(loaded)));
-            assert!(expected == all(&open(&file, None)), "{name} {dtype:?} GGUF");
+            assert!(expected == all(&open(file, None)), "{name} {dtype:?} GGUF");
         }
         fs::remove_dir_all(&folder).unwrap();
     }

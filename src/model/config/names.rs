@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
     pub(crate) class: &'static str,
+    pub(crate) model_type: &'static str,
     pub(crate) names: &'static Names,
 }
 

@@ -28,6 +28,7 @@ impl Family {
     pub fn architecture(&self) -> Architecture {
         Architecture {
             class: self.classes[0],
+            model_type: self.model_type,
             names: self.names,
         }
     }

@@ -148,7 +148,7 @@ fn usual_fields(
         map.insert((*name).to_owned(), value.clone());
     }
     for (name, default) in family.defaults {
-        if !raw.contains_key(*name) {
+        if !usual.as_ref().unwrap_or(raw).contains_key(*name) {
             let map = usual.get_or_insert_with(|| raw.clone());
             map.insert((*name).to_owned(), Value::from(*default));
         }

@@ -35,8 +35,10 @@ impl Windows {
                 }
                 let period = match field {
                     None => period,
-                    Some(field) => { fields.size_or_null(field, Some(period))? }
-                        .ok_or_else(|| fields.wrong(field, "a number of layers"))?,
+                    Some(field) => match fields.size_or_null(field, Some(period))? {
+                        Some(period) => period,
+                        None => return Err(fields.wrong(field, "a number of layers")),
+                    },
                 };
                 let is_last = |layer: usize| (layer + 1).is_multiple_of(period);
                 let window = |layer: usize| window.filter(|_| !is_last(layer));

@@ -166,7 +166,7 @@ mod tests {
     fn a_model_that_does_not_fit_is_told_of_offload() {
         let (mut config, options) = model();
         assert!(check_fits(Path::new("m"), &config, &options).is_ok());
-        config.num_hidden_layers = 1 << 44;
+        config.vocab_size = 1 << 44;
         if free_memory().is_some() {
             let error = check_fits(Path::new("m"), &config, &options).unwrap_err();
             assert!(error.to_string().contains("--offload"), "{error}");

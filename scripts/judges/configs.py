@@ -23,6 +23,7 @@ SIZES = dict(vocab_size=SIZE, hidden_size=32, intermediate_size=48, num_hidden_l
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [4.0] * 4}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 HALF = ["sliding_attention", "full_attention"] * 2
 # family: settings that are not the usual ones, and changes of config.json (None: the key is left out).
 # A text of more than 4,096 tokens shows what an absent window is.
@@ -35,6 +36,10 @@ READ = {
         {"rope_scaling": LLAMA3}, {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
         {"rope_scaling": LLAMA3, "original_max_position_embeddings": 16},
         {"rope_scaling": {**LONG, "original_max_position_embeddings": 56}, "original_max_position_embeddings": 48},
+        {"rope_scaling": YARN}, {"rope_scaling": {**YARN, "truncate": False, "beta_fast": 4.0, "beta_slow": 0.5}},
+        {"rope_scaling": {**YARN, "mscale": 1.5, "mscale_all_dim": 0.7}}, {"rope_scaling": {**YARN, "factor": "null"}},
+        {"rope_scaling": {**YARN, "attention_factor": 1.3}, "original_max_position_embeddings": 32},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
         {"architectures": ["MistralForCausalLM"]}, {"architectures": ["LlamaModel"]}, {"architectures": None},
         {"model_type": "mistral", "sliding_window": 3}, {"model_type": "qwen9"},
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0}}},

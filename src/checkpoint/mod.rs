@@ -54,7 +54,7 @@ pub use config::read_config;
 pub use digest::{adapter_digest, companions_digest, model_digest, tokenizer_digest};
 pub use encoding::{Encoding, PackedWeights, refuse_packed, remove_quantisation};
 pub use found::{Found, folder_of, has_weights};
-pub use gguf::{Gguf, GgufSummary, GgufTensor, gguf_files, is_gguf};
+pub use gguf::{Gguf, GgufSummary, GgufTensor, GgufType, gguf_files, is_gguf};
 pub use locate::{locate, tokenizer_dir};
 pub use record::{FolderRecord, RECORD};
 pub use swap::{Place, Target};

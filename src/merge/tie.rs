@@ -50,8 +50,9 @@ pub(super) struct Tie {
     stated: Option<bool>,
     /// Whether the stored head is another tensor than the embedding.
     separate: bool,
-    /// Whether an adapter makes a head of its own of an embedding that stood for it: `head` is then
-    /// not stored.
+    /// Whether an adapter makes two tensors of them.
+    untied: bool,
+    /// The embedding, where an adapter makes a head of it: `head` is then not stored.
     adapted: Option<&'static str>,
 }
 
@@ -74,6 +75,7 @@ impl Tie {
             head,
             stated,
             separate,
+            untied: false,
             adapted: None,
         }
     }
@@ -97,7 +99,7 @@ impl Tie {
     pub fn untie(&mut self) {
         if let Some([embedding, head]) = self.tied() {
             self.adapted = self.head.is_none().then_some(embedding);
-            (self.head, self.separate) = (Some(head), true);
+            (self.head, self.separate, self.untied) = (Some(head), true, true);
             // What the configuration says of the model without its adapter is no contradiction.
             self.stated = Some(false);
         }
@@ -119,6 +121,12 @@ impl Tie {
     /// Whether a separate head contradicts the configuration.
     pub fn is_contradicted(&self) -> bool {
         self.separate && self.stated == Some(true)
+    }
+
+    /// Whether the model's configuration does not say that the head is another tensor: it ties the two,
+    /// or an adapter makes two tensors of one.
+    pub fn is_unsaid(&self) -> bool {
+        self.untied || self.is_contradicted()
     }
 
     /// The stored tensor that stands for `name`, which the model lacks: the other one of the two.

@@ -292,10 +292,10 @@ impl Recipe {
             }
         }
         if self.pivot.tokenizer.is_some() && !self.pivot.model.ends_with(".gguf") {
-            return Err(
-                Error::usage("the pivot has a `tokenizer`, which only sources and GGUF files may have")
-                    .remedy("put the tokenizer's files into the pivot's folder"),
-            );
+            return Err(Error::usage(
+                "the pivot has a `tokenizer`, which only sources and GGUF files may have",
+            )
+            .remedy("put the tokenizer's files into the pivot's folder"));
         }
         let mut names: Vec<&str> = self.models().map(|spec| spec.name.as_str()).collect();
         for name in &names {

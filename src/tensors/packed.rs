@@ -38,6 +38,9 @@ const fn format(name: &'static str, end: &'static str, beside: &'static str) -> 
 /// Parts of the names of what integers are multiplied by, shifted by or looked up in.
 const SCALES: [&str; 4] = ["scale", "zero", "absmax", "codebook"];
 
+/// Integers beside what they are multiplied by.
+const SCALED: &str = "integers with scales";
+
 /// Integers that nothing beside them explains.
 const ALONE: &str = "integers";
 
@@ -67,15 +70,15 @@ const FORMATS: &[Format] = &[
     format("HQQ", "W_q", ""),
     format("quanto", "weight._data", ""),
     format("torchao", "_weight_qdata", ""),
-    format("integers with scales", "weight", "weight_scale"),
-    format("integers with scales", "weight", "weight_scales"),
-    format("integers with scales", "weight", "weight_scale_inv"),
-    format("integers with scales", "weight", "scales"),
-    format("integers with scales", "weight", "scale"),
-    format("integers with scales", "", "_scale"),
-    format("integers with scales", "", "_scales"),
-    format("integers with scales", "", "_scale_inv"),
-    format("integers with scales", "", ".absmax"),
+    format(SCALED, "weight", "weight_scale"),
+    format(SCALED, "weight", "weight_scales"),
+    format(SCALED, "weight", "weight_scale_inv"),
+    format(SCALED, "weight", "scales"),
+    format(SCALED, "weight", "scale"),
+    format(SCALED, "", "_scale"),
+    format(SCALED, "", "_scales"),
+    format(SCALED, "", "_scale_inv"),
+    format(SCALED, "", ".absmax"),
     format(ALONE, "weight", ""),
     format("8-bit floats with block scales (MX)", "weight_scale", ""),
     format(
@@ -114,10 +117,12 @@ pub fn packed(tensors: &[Stored<'_>]) -> Option<Packed> {
         }
     }
     let (row, tensor) = found?;
+    let unnamed = match tensor.dtype.is_small_float() {
+        true => "small floats",
+        false => SCALED,
+    };
     Some(Packed {
-        format: FORMATS
-            .get(row)
-            .map_or("small floats", |format| format.name),
+        format: FORMATS.get(row).map_or(unnamed, |format| format.name),
         tensor: tensor.name.to_owned(),
         dtype: tensor.dtype,
         count,

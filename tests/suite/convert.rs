@@ -162,6 +162,9 @@ pub fn convert(decoder: &Decoder, dtype: GgmlDType, vocabulary: Option<&Vocabula
         metadata: settings(family, config),
         tensors,
     };
+    if let RopeScaling::Long { .. } = config.rope.as_ref().unwrap().scaling {
+        add_long_rope(config, &mut gguf);
+    }
     if let Some(vocabulary) = vocabulary {
         let tokens = vocabulary.tokens.iter();
         let tokens = tokens.map(|token| Value::String(token.display.clone()));
@@ -209,6 +212,30 @@ fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
     let architecture = Value::String(family.to_owned());
     settings.insert("general.architecture".to_owned(), architecture);
     settings
+}
+
+/// What llama.cpp's converter stores of LongRoPE.
+fn add_long_rope(config: &Config, gguf: &mut Gguf) {
+    let original = config.raw["original_max_position_embeddings"]
+        .as_u64()
+        .unwrap();
+    let extension = config.max_position_embeddings as f32 / original as f32;
+    let attention = (1.0 + extension.ln() / (original as f32).ln()).sqrt();
+    let key = |name: &str| format!("phi3.rope.scaling.{name}");
+    gguf.set(&key("original_context_length"), Value::U32(original as u32));
+    gguf.set(&key("attn_factor"), Value::F32(attention));
+    for kind in ["short", "long"] {
+        let factors = config.raw["rope_scaling"][format!("{kind}_factor")].as_array();
+        let factors: Vec<f32> = factors
+            .unwrap()
+            .iter()
+            .map(|n| n.as_f64().unwrap() as f32)
+            .collect();
+        let tensor = Tensor::from_slice(&factors, factors.len(), &Device::Cpu).unwrap();
+        let name = format!("rope_factors_{kind}.weight");
+        gguf.tensors
+            .insert(name, quantised(&tensor, GgmlDType::F32));
+    }
 }
 
 /// What llama.cpp's converter stores of Llama 3's scaling: the divisor of each frequency.

@@ -48,6 +48,13 @@ fn random(changes: Json) -> Decoder {
 fn variants() -> Vec<(&'static str, Decoder)> {
     let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500.0});
+    let factors = |step: f64| {
+        (0..32)
+            .map(|i| 1.0 + step * f64::from(i))
+            .collect::<Vec<_>>()
+    };
+    let long =
+        json!({"type": "longrope", "short_factor": factors(0.125), "long_factor": factors(0.5)});
     [
         ("llama", json!({})),
         ("tied", json!({"tie_word_embeddings": true})),
@@ -59,6 +66,10 @@ fn variants() -> Vec<(&'static str, Decoder)> {
         (
             "linear",
             json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ),
+        (
+            "yarn",
+            json!({"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}}),
         ),
         ("qwen2", json!({"architectures": ["Qwen2ForCausalLM"]})),
         ("qwen3", json!({"architectures": ["Qwen3ForCausalLM"]})),
@@ -92,6 +103,11 @@ fn variants() -> Vec<(&'static str, Decoder)> {
         (
             "phi3",
             json!({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5}),
+        ),
+        (
+            "phi3 with longrope",
+            json!({"architectures": ["Phi3ForCausalLM"], "rope_scaling": long,
+                "original_max_position_embeddings": 32}),
         ),
     ]
     .into_iter()
@@ -138,6 +154,12 @@ fn save(decoder: &Decoder, dtype: GgmlDType, path: &Path) {
             gguf.set(&format!("{place}.type"), Value::String("linear".to_owned()));
             gguf.set(&format!("{place}.factor"), Value::F32(factor as f32));
         }
+        RopeScaling::Yarn { factor, .. } => {
+            let key = |name: &str| format!("llama.rope.scaling.{name}");
+            gguf.set(&key("type"), Value::String("yarn".to_owned()));
+            gguf.set(&key("factor"), Value::F32(factor as f32));
+            gguf.set(&key("original_context_length"), Value::U32(32));
+        }
         _ => {}
     }
     gguf.write(path);
@@ -175,6 +197,39 @@ fn files_of_plain_floats_give_the_logits_of_the_model() {
             assert!(difference < tolerance, "{name} {dtype:?}: {difference}");
         }
     }
+}
+
+/// Files from before April 2024 have a tensor for each expert.
+#[test]
+fn experts_may_have_tensors_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mixtral = json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 3});
+    let decoder = random(mixtral);
+    let mut gguf = convert(&decoder, GgmlDType::Q8_0, None);
+    gguf.write(&path);
+    let stacked = Decoder::load(&path, &options(Mode::Inference)).unwrap();
+    gguf.tensors.retain(|name, _| !name.contains("_exps."));
+    for layer in 0..2 {
+        for (long, short) in [("w1", "ffn_gate"), ("w2", "ffn_down"), ("w3", "ffn_up")] {
+            for expert in 0..3 {
+                let place = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}");
+                let weight = &decoder.params()[&format!("{place}.{long}.weight")];
+                let name = format!("blk.{layer}.{short}.{expert}.weight");
+                let matrix = quantised(weight.as_tensor(), GgmlDType::Q8_0);
+                gguf.tensors.insert(name, matrix);
+            }
+        }
+    }
+    gguf.write(&path);
+    let alone = Decoder::load(&path, &options(Mode::Inference)).unwrap();
+    assert_eq!(logits(&alone), logits(&stacked));
+    gguf.tensors.remove("blk.1.ffn_up.2.weight");
+    gguf.write(&path);
+    let error = Decoder::load(&path, &options(Mode::Inference))
+        .map(drop)
+        .unwrap_err();
+    assert!(error.to_string().contains("blk.1.ffn_up"), "{error}");
 }
 
 #[test]
@@ -522,9 +577,9 @@ fn what_a_gguf_file_cannot_be() {
     gguf.set("general.architecture", Value::String("qwen2".to_owned()));
 
     let rope = "qwen2.rope.scaling.type";
-    gguf.set(rope, Value::String("yarn".to_owned()));
+    gguf.set(rope, Value::String("other".to_owned()));
     gguf.write(&workshop.path("market.gguf"));
-    good(&["market.gguf", "yarn", "linear"]);
+    good(&["market.gguf", "other", "linear", "yarn"]);
     gguf.set(rope, Value::String("none".to_owned()));
 
     let eps = "qwen2.attention.layer_norm_rms_epsilon";

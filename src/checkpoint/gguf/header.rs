@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
-
-use super::types;
+use super::types::{self, GgufType};
 use crate::error::{Error, Result};
 
 /// One value of the metadata.
@@ -48,7 +46,7 @@ fn fixed_size(kind: u32) -> Option<u64> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct GgufTensor {
     /// Its element type.
-    pub dtype: GgmlDType,
+    pub dtype: GgufType,
     /// Outermost dimension first, the reverse of the order in the file.
     pub shape: Vec<usize>,
     /// Its bytes in the file.
@@ -331,7 +329,7 @@ impl<'a> Cursor<'a> {
         let length = shape
             .iter()
             .try_fold(1usize, |product, &size| product.checked_mul(size))
-            .and_then(|elements| (elements / dtype.block_size()).checked_mul(dtype.type_size()));
+            .and_then(|elements| (elements / dtype.block_size()).checked_mul(dtype.block_bytes()));
         let bytes = length.and_then(|length| {
             let begin = data.checked_add(usize::try_from(offset).ok()?)?;
             let end = begin.checked_add(length)?;

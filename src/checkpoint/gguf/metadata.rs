@@ -23,7 +23,7 @@ const FAMILIES: [(&str, &str); 8] = [
 const TYPES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("qwen3moe", "qwen3_moe")];
 
 /// A number that was written as `f32`, as it was meant: 1e-5, not 9.999999747378752e-6.
-fn shortest(number: f64) -> f64 {
+pub(super) fn shortest(number: f64) -> f64 {
     let narrow = number as f32;
     match f64::from(narrow) == number {
         true => narrow.to_string().parse().unwrap_or(number),
@@ -60,12 +60,12 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    fn required(&self, key: &str) -> Result<u64> {
+    pub fn required(&self, key: &str) -> Result<u64> {
         self.size(key)?
             .ok_or_else(|| self.wrong(key, "a positive number"))
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>> {
+    pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Float(number)) => Ok(Some(shortest(*number))),
@@ -273,7 +273,29 @@ impl<'a> Metadata<'a> {
             (None | Some("none" | "linear"), _) => return Ok(()),
             (Some(other), _) => other,
         };
-        let scaling = json!({ "rope_type": kind, "factor": factor });
+        let mut scaling = json!({ "rope_type": kind, "factor": factor });
+        if kind == "yarn" {
+            let original = "original_context_length";
+            let tokens = self.required(&key(&format!("scaling.{original}")))?;
+            scaling["original_max_position_embeddings"] = json!(tokens);
+            for beta in ["beta_fast", "beta_slow"] {
+                if let Some(turns) = self.float(&key(&format!("scaling.yarn_{beta}")))? {
+                    scaling[beta] = json!(turns);
+                }
+            }
+            // What else changes with it is a factor of 1 in the models that are read.
+            for name in [
+                "attn_factor",
+                "yarn_attn_factor",
+                "yarn_ext_factor",
+                "yarn_log_multiplier",
+            ] {
+                let name = key(&format!("scaling.{name}"));
+                if self.float(&name)?.is_some_and(|factor| factor != 1.0) {
+                    return Err(self.wrong(&name, "1, or nothing"));
+                }
+            }
+        }
         config.insert("rope_scaling".to_owned(), scaling);
         Ok(())
     }

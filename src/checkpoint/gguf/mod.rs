@@ -4,6 +4,7 @@
 //! `config.json`, and its tensors are mapped. What they mean for a model is the model's concern.
 
 mod header;
+mod long_rope;
 mod metadata;
 mod summary;
 mod tokenizer;
@@ -21,6 +22,7 @@ pub use header::GgufTensor;
 use header::{Header, Value};
 use metadata::Metadata;
 pub use summary::GgufSummary;
+pub use types::GgufType;
 
 /// Whether `path` is a file that is called `*.gguf`.
 pub fn is_gguf(path: &Path) -> bool {
@@ -133,7 +135,14 @@ impl Gguf {
     /// # Errors
     /// A missing or wrong setting, by its name in the file.
     pub fn config(&self) -> Result<Map<String, Json>> {
-        self.metadata().config()
+        let mut config = self.metadata().config()?;
+        self.long_rope(&mut config)?;
+        Ok(config)
+    }
+
+    /// Whether a tensor is a part of the settings.
+    pub fn is_setting(name: &str) -> bool {
+        long_rope::TENSORS.contains(&name)
     }
 
     fn metadata(&self) -> Metadata<'_> {

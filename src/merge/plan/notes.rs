@@ -22,7 +22,7 @@ pub(super) fn untie(
     let contradicted = models.iter().filter(|model| model.tie.is_contradicted());
     let names: Vec<&str> = contradicted.map(|model| model.name.as_str()).collect();
     let own = reference.tie.separate_head().is_some();
-    if !own || reference.tie.is_contradicted() {
+    if !own || reference.tie.is_unsaid() {
         if let Some(Value::Object(text)) = map.get_mut("text_config")
             && text.contains_key(tie::FIELD)
         {

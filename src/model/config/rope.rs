@@ -32,6 +32,16 @@ pub enum RopeScaling {
         /// Context length of the original training, in tokens.
         original_max_position_embeddings: usize,
     },
+    /// YaRN (Peng et al., arXiv 2309.00071): low frequencies divided by `factor`, high ones kept, a
+    /// ramp over the dimensions between.
+    Yarn {
+        /// Context extension, at least 1.
+        factor: f64,
+        /// Dimensions (pairs, perhaps in part) where the ramp begins and ends.
+        ramp: [f64; 2],
+        /// Factor on all rotated queries and keys.
+        attention_factor: f64,
+    },
 }
 
 /// The rotary position embedding.
@@ -54,6 +64,14 @@ impl Rope {
                 RopeScaling::Default => frequency,
                 RopeScaling::Linear { factor } => frequency / factor,
                 RopeScaling::Long { factors, .. } => frequency / factors[i],
+                RopeScaling::Yarn {
+                    factor,
+                    ramp: [begin, end],
+                    ..
+                } => {
+                    let scaled = ((i as f64 - begin) / (end - begin)).clamp(0.0, 1.0);
+                    scaled * frequency / factor + (1.0 - scaled) * frequency
+                }
                 &RopeScaling::Llama3 {
                     factor,
                     low_freq_factor: low,
@@ -79,6 +97,9 @@ impl Rope {
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
             RopeScaling::Long {
+                attention_factor, ..
+            }
+            | RopeScaling::Yarn {
                 attention_factor, ..
             } => attention_factor as f32,
             _ => 1.0,

@@ -64,7 +64,7 @@ impl LlamaLike {
         };
         if let Some(inner) = &places.inner {
             rope.theta = inner.number("rope_theta", rope.theta)?;
-            rope.scaling = self.scaling(inner, places.outer, rope.dims)?;
+            rope.scaling = self.scaling(inner, places.outer, &rope)?;
         }
         Ok(rope)
     }
@@ -88,7 +88,7 @@ impl LlamaLike {
         Ok(dims)
     }
 
-    fn scaling(&self, inner: &Fields<'_>, outer: &Fields<'_>, dims: usize) -> Result<RopeScaling> {
+    fn scaling(&self, inner: &Fields<'_>, outer: &Fields<'_>, rope: &Rope) -> Result<RopeScaling> {
         let kind = if inner.has("rope_type") {
             "rope_type"
         } else {
@@ -114,9 +114,11 @@ impl LlamaLike {
                 }
             }
             // "su" is what the first files called it.
-            Some("longrope" | "su") => self.long(inner, outer, dims)?,
+            Some("longrope" | "su") => self.long(inner, outer, rope.dims)?,
+            Some("yarn") => self.yarn(inner, outer, rope)?,
             Some(_) => {
-                return Err(inner.wrong(kind, "default, linear, dynamic, llama3 or longrope"));
+                let expected = "default, linear, dynamic, llama3, yarn or longrope";
+                return Err(inner.wrong(kind, expected));
             }
         })
     }
@@ -157,6 +159,48 @@ impl LlamaLike {
             factors,
             attention_factor: inner.number("attention_factor", attention_factor)?,
             original_max_position_embeddings: original,
+        })
+    }
+
+    fn yarn(&self, inner: &Fields<'_>, outer: &Fields<'_>, rope: &Rope) -> Result<RopeScaling> {
+        let original = self.original(inner, outer)? as f64;
+        let longest = outer.size("max_position_embeddings")? as f64;
+        let factor = match inner.number_or_null("factor", f64::NAN)? {
+            None => longest / original,
+            Some(factor) if factor >= 1.0 => factor,
+            Some(_) => return Err(inner.wrong("factor", "a number of at least 1")),
+        };
+        let grown = |mscale: f64| match factor > 1.0 {
+            true => 0.1 * mscale * factor.ln() + 1.0,
+            false => 1.0,
+        };
+        let (query, all) = ("mscale", "mscale_all_dim");
+        let (query, all) = (inner.optional_number(query)?, inner.optional_number(all)?);
+        let attention_factor = match (query, all) {
+            (Some(query), Some(all)) => grown(query) / grown(all),
+            _ => grown(1.0),
+        };
+        // The dimension whose pair turns so often within the original context.
+        let dims = rope.dims as f64;
+        let turning = |times: f64| {
+            let wavelengths = original / (times * std::f64::consts::TAU);
+            dims * wavelengths.ln() / (2.0 * rope.theta.ln())
+        };
+        let (mut begin, mut end) = (
+            turning(inner.number("beta_fast", 32.0)?),
+            turning(inner.number("beta_slow", 1.0)?),
+        );
+        if inner.flag("truncate", true)? {
+            (begin, end) = (begin.floor(), end.ceil());
+        }
+        (begin, end) = (begin.max(0.0), end.min(dims - 1.0));
+        if begin == end {
+            end += 0.001;
+        }
+        Ok(RopeScaling::Yarn {
+            factor,
+            ramp: [begin, end],
+            attention_factor: inner.number("attention_factor", attention_factor)?,
         })
     }
 }

@@ -89,6 +89,7 @@ impl Gguf {
         let unknown = names.find(|name| {
             !used.contains(*name)
                 && *name != ROPE_FACTORS
+                && !checkpoint::Gguf::is_setting(name)
                 && !(config.tie_word_embeddings && *name == "output.weight")
         });
         match unknown {
@@ -105,12 +106,15 @@ impl Gguf {
     }
 
     fn find(&self, config: &Config, name: &str) -> Result<(Origin, &GgufTensor)> {
-        let found = origin(self.file.family(), config, name).and_then(|origin| {
+        let origin = origin(self.file.family(), config, name);
+        let alone = origin.as_ref().and_then(Origin::alone);
+        let mut places = origin.clone().into_iter().chain(alone);
+        let found = places.find_map(|origin| {
             let info = self.file.tensor(&origin.name)?;
             Some((origin, info))
         });
         found.ok_or_else(|| {
-            let place = match origin(self.file.family(), config, name) {
+            let place = match origin {
                 Some(origin) => format!("`{}`", origin.name),
                 None => format!("a tensor for `{name}`"),
             };

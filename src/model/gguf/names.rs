@@ -13,6 +13,19 @@ pub(super) struct Origin {
     pub change: Change,
 }
 
+impl Origin {
+    /// Where the matrix of an expert lies in files from before April 2024, which have a tensor for
+    /// each.
+    pub fn alone(&self) -> Option<Self> {
+        let (stem, kind) = self.name.split_once("_exps.")?;
+        Some(Self {
+            name: format!("{stem}.{}.{kind}", self.expert?),
+            expert: None,
+            change: self.change,
+        })
+    }
+}
+
 /// What the converter does to a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -59,12 +72,12 @@ const EXPERTS: [&str; 2] = ["block_sparse_moe.experts.", "mlp.experts."];
 
 /// Matrices of an expert.
 const EXPERT: [(&str, &str); 6] = [
-    ("w1", "ffn_gate_exps"),
-    ("w2", "ffn_down_exps"),
-    ("w3", "ffn_up_exps"),
-    ("gate_proj", "ffn_gate_exps"),
-    ("down_proj", "ffn_down_exps"),
-    ("up_proj", "ffn_up_exps"),
+    ("w1", "ffn_gate"),
+    ("w2", "ffn_down"),
+    ("w3", "ffn_up"),
+    ("gate_proj", "ffn_gate"),
+    ("down_proj", "ffn_down"),
+    ("up_proj", "ffn_up"),
 ];
 
 /// Where the parameter `name` lies in a file of architecture `family`.
@@ -99,9 +112,9 @@ pub(super) fn origin(family: &str, config: &Config, name: &str) -> Option<Origin
     let mut experts = EXPERTS.iter();
     if let Some(rest) = experts.find_map(|experts| part.strip_prefix(experts)) {
         let (expert, matrix) = rest.split_once('.')?;
-        let (_, stacked) = EXPERT.iter().find(|(name, _)| *name == matrix)?;
+        let (_, short) = EXPERT.iter().find(|(name, _)| *name == matrix)?;
         return Some(Origin {
-            name: format!("blk.{layer}.{stacked}.{kind}"),
+            name: format!("blk.{layer}.{short}_exps.{kind}"),
             expert: Some(expert.parse().ok()?),
             change: Change::None,
         });
@@ -128,6 +141,18 @@ pub(super) fn paired_row(row: usize, rows: usize, heads: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn experts_are_stacked_or_alone() {
+        let stacked = Origin {
+            name: "blk.3.ffn_up_exps.weight".to_owned(),
+            expert: Some(5),
+            change: Change::None,
+        };
+        let alone = stacked.alone().unwrap();
+        assert_eq!(alone.name, "blk.3.ffn_up.5.weight");
+        assert_eq!((alone.expert, alone.alone()), (None, None));
+    }
 
     #[test]
     fn pairs_become_halves() {

@@ -230,6 +230,87 @@ fn the_original_context_is_looked_for_in_the_order_of_transformers() {
     assert_eq!(read(long(json!({}))).max_position_embeddings, 32);
 }
 
+/// What `_compute_yarn_parameters` of transformers 5.24 makes of the same settings.
+#[test]
+fn yarn_keeps_fast_pairs_and_stretches_slow_ones() {
+    let yarn = json!({"rope_type": "yarn", "factor": 8.0, "rope_theta": 1000.0,
+        "original_max_position_embeddings": 512});
+    let of = |more: Value| {
+        let mut scaling = yarn.clone();
+        for (key, value) in more.as_object().unwrap() {
+            scaling[key] = value.clone();
+        }
+        json!({"head_dim": 16, "max_position_embeddings": 4096, "rope_scaling": scaling})
+    };
+    for (more, frequencies, attention_factor) in [
+        (
+            json!({}),
+            [
+                1.0,
+                0.421_696_51,
+                0.146_708_06,
+                0.048_743_12,
+                0.015_020_82,
+                0.004_000_564_6,
+                7.029_266_6e-4,
+                2.964_217_3e-4,
+            ],
+            1.207_944_2,
+        ),
+        (
+            json!({"truncate": false, "mscale": 1.2, "mscale_all_dim": 0.8, "beta_fast": 16.0, "beta_slow": 2.0}),
+            [
+                1.0,
+                0.421_696_51,
+                0.170_414_03,
+                0.044_616_655,
+                0.007_324_999_7,
+                0.001_666_901_9,
+                7.029_266_6e-4,
+                2.964_217_3e-4,
+            ],
+            1.071_314_2,
+        ),
+        (
+            json!({"factor": 1.0, "attention_factor": 1.5}),
+            [
+                1.0,
+                0.421_696_51,
+                0.177_827_94,
+                0.074_989_416,
+                0.031_622_779,
+                0.013_335_215,
+                0.005_623_413_2,
+                0.002_371_373_8,
+            ],
+            1.5,
+        ),
+    ] {
+        let rope = read(of(more.clone())).rope.unwrap();
+        for (found, expected) in rope.frequencies().into_iter().zip(frequencies) {
+            let expected: f32 = expected;
+            assert!(
+                (found / expected - 1.0).abs() < 1e-6,
+                "{more}: {found} {expected}"
+            );
+        }
+        assert!(
+            (rope.attention_factor() - attention_factor).abs() < 1e-6,
+            "{more}"
+        );
+    }
+    // Null is the ratio of the contexts, which is 8 as well; absent is an error, as there.
+    let ratio = read(of(json!({"factor": null}))).rope.unwrap();
+    assert_eq!(ratio, read(of(json!({}))).rope.unwrap());
+    let mut absent = of(json!({}));
+    absent["rope_scaling"]
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("factor");
+    assert!(refused(absent).contains("`rope_scaling.factor`"));
+    assert!(refused(of(json!({"factor": 0.5}))).contains("`rope_scaling.factor`"));
+}
+
 #[test]
 fn the_type_counts_and_not_the_class() {
     let class = |changes: Value| read(changes).architecture.name();

@@ -285,6 +285,8 @@ fn a_tokenizer_with_more_ids_than_the_model_has_rows() {
 #[test]
 fn an_architecture_that_is_not_known() {
     let workshop = Workshop::new();
+    // The type counts before the class.
+    workshop.configure("market", "model_type", json!(null));
     workshop.configure("market", "architectures", json!(["MambaForCausalLM"]));
     let words = [
         "models/market/config.json",

@@ -84,6 +84,7 @@ fn every_command_refuses_a_device_that_does_not_exist() {
         "fuse" => "--run x --member pivot --member atlas",
         "train" => "--run x --name y --model models/pivot",
         "merge" => "merge.yml out",
+        "convert" => "models/pivot out",
         "extract-lora" => "models/pivot models/twin out",
         "eval" => "--model models/pivot --data valid.jsonl",
         "generate" => "--model models/pivot --prompt a",

@@ -269,32 +269,43 @@ impl Gguf {
     }
 }
 
-/// The `rope_scaling` of the Llama 3 models with which frequencies are divided by `factors`.
+/// The `rope_scaling` of type `llama3` with which frequencies are divided by `factors`, if there is one.
+///
+/// The largest divisor is the scaling's factor; a divisor on the ramp between tells the context of
+/// the original training (8192 in Meta's models), and all of them must come out.
 fn llama3(rope: &Rope, factors: &[f32]) -> Option<Value> {
-    // Llama 3.1 and 3.3, Llama 3.2, Llama 4 Scout (meta-llama).
-    [8.0, 32.0, 16.0].into_iter().find_map(|factor| {
-        let scaled = Rope {
-            scaling: RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_max_position_embeddings: 8192.0,
-            },
-            ..rope.clone()
-        };
-        let pairs = rope.frequencies().into_iter().zip(scaled.frequencies());
-        let same = pairs.zip(factors).all(|((plain, scaled), found)| {
-            let expected = plain / scaled;
-            (expected - found).abs() <= 1e-5 * expected
-        });
-        same.then(|| {
-            json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            })
+    let (low, high) = (1.0, 4.0);
+    let plain = rope.frequencies();
+    let factor = factors.iter().copied().fold(1f32, f32::max);
+    let mut ramp = plain.iter().zip(factors);
+    let on_ramp = ramp.find(|(_, divisor)| **divisor > 1.001 && **divisor < 0.999 * factor);
+    let factor = f64::from(factor);
+    let original = on_ramp.map_or(8192.0, |(frequency, divisor)| {
+        let wavelength = std::f64::consts::TAU / f64::from(*frequency);
+        let kept = (1.0 / f64::from(*divisor) - 1.0 / factor) / (1.0 - 1.0 / factor);
+        (wavelength * (kept * (high - low) + low)).round()
+    });
+    let scaled = Rope {
+        scaling: RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: original,
+        },
+        ..rope.clone()
+    };
+    let same = plain.iter().zip(scaled.frequencies()).zip(factors);
+    let mut same = same.map(|((plain, scaled), found)| {
+        let expected = plain / scaled;
+        (expected - found).abs() <= 1e-5 * expected
+    });
+    (factor > 1.0 && same.all(|same| same)).then(|| {
+        json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": original as u64,
         })
     })
 }

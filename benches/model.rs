@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Storage};
+use candle_core::{DType, Device, Storage, Var};
 use fuselm::artifact::tokens::SampleTokens;
 use fuselm::model::{Config, Decoder, LoadOptions, Mode, PredictOptions, Predictor, predict};
 use fuselm::train::batching::Batching;
@@ -258,30 +258,51 @@ fn score_products(decoder: &Decoder) {
 fn products(decoder: &Decoder, rows: usize, backward: bool) {
     /// Rows at a time of the head, whose results are large.
     const HEAD_ROWS: usize = 256;
-    let config = decoder.config();
+    let (config, params) = (decoder.config(), decoder.params());
     let (head, embedding) = (config.head_name(), config.embedding_name());
-    for (name, weight) in decoder.params() {
+    let matrices: Vec<(&Var, usize, [usize; 2])> = params
+        .iter()
+        .filter(|(name, _)| *name == head || *name != embedding)
+        .filter_map(|(name, weight)| {
+            let at_once = if name == head { HEAD_ROWS } else { rows };
+            let (out, inner) = weight.dims2().ok()?;
+            Some((weight, at_once, [out, inner]))
+        })
+        .collect();
+    // Made once for all matrices: memory is not what is measured.
+    let room = |size: fn(usize, [usize; 2]) -> usize| {
+        let sizes = matrices.iter().map(|(_, rows, dims)| size(*rows, *dims));
+        vec![0.5f32; sizes.max().unwrap_or(0)]
+    };
+    let (x, y) = (
+        room(|rows, dims| rows * dims[1]),
+        room(|rows, dims| rows * dims[0]),
+    );
+    let (mut dx, mut dy) = (x.clone(), y.clone());
+    let mut dweights = match backward {
+        true => room(|_, dims| dims[0] * dims[1]),
+        false => Vec::new(),
+    };
+    for (weight, at_once, [out, inner]) in matrices {
         let (storage, _) = weight.storage_and_layout();
-        let (Ok((out, inner)), Storage::Cpu(weights)) = (weight.dims2(), &*storage) else {
+        let Storage::Cpu(weights) = &*storage else {
             continue;
         };
-        if name == embedding && name != head {
-            continue;
-        }
         let weights = weights.as_slice::<f32>().unwrap();
-        let at_once = if name == head { HEAD_ROWS } else { rows };
-        let (x, y) = (vec![0.5; at_once * inner], vec![0.5; at_once * out]);
-        let (mut dx, mut dy) = (x.clone(), y.clone());
-        let mut dweights = vec![0.0; if backward { out * inner } else { 0 }];
         for _ in 0..rows.div_ceil(at_once) {
-            // Row and column strides of a matrix, and of its transpose.
-            let (x, y) = ((&x[..], [inner, 1]), (&y[..], [out, 1]));
-            let turned = |(values, [row, column])| (values, [column, row]);
-            let weights = (weights, [inner, 1]);
-            multiply(x, turned(weights), [at_once, inner, out], &mut dy);
+            // With row and column strides.
+            let forward = (weights, [1, inner]);
+            multiply((&x, [inner, 1]), forward, [at_once, inner, out], &mut dy);
             if backward {
-                multiply(y, weights, [at_once, out, inner], &mut dx);
-                multiply(turned(y), x, [out, at_once, inner], &mut dweights);
+                let weights = (weights, [inner, 1]);
+                multiply((&y, [out, 1]), weights, [at_once, out, inner], &mut dx);
+                let turned = (&y[..], [1, out]);
+                multiply(
+                    turned,
+                    (&x, [inner, 1]),
+                    [out, at_once, inner],
+                    &mut dweights,
+                );
             }
         }
     }

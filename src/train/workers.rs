@@ -109,7 +109,7 @@ mod tests {
             let pools = workers.pools.iter();
             pools.map(ThreadPool::current_num_threads).collect()
         };
-        assert_eq!(sizes(1), []);
+        assert!(sizes(1).is_empty());
         assert_eq!(sizes(2), [3, 4]);
         assert_eq!(sizes(7), [1; 7]);
         assert_eq!(sizes(9), [1; 9]);

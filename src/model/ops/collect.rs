@@ -39,23 +39,23 @@ impl Sums {
         self.sums
     }
 
-    /// Adds a gradient of `weight`: `first` makes it, or `add` adds to what is there. False if
-    /// there is no sum for `weight`.
+    /// Adds a gradient of `weight`, if it is wanted: `first` makes it, or `add` adds to what is
+    /// there.
     fn deliver(
         &mut self,
         weight: &Tensor,
         first: impl FnOnce() -> Result<Tensor>,
         add: impl Fn(&mut [f32]),
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let place = self.places.get(&weight.id());
-        let Some(sum) = place.and_then(|place| self.sums.get_mut(*place)) else {
-            return Ok(false);
-        };
-        match sum {
-            None => *sum = Some(first()?),
-            Some(sum) => in_place(sum, add)?,
+        match place.and_then(|place| self.sums.get_mut(*place)) {
+            Some(Some(sum)) => in_place(sum, add),
+            Some(sum) => {
+                *sum = Some(first()?);
+                Ok(())
+            }
+            None => Ok(()),
         }
-        Ok(true)
     }
 
     /// Adds `gradient`, f32 and no one else's, to that of `weight`, if it is wanted.
@@ -64,7 +64,6 @@ impl Sums {
             let first = || Ok(gradient.clone());
             self.deliver(weight, first, |sum| kernels::add(sum, values))
         })
-        .map(drop)
     }
 
     /// [`Sums::add`] for any dtype and device.
@@ -91,7 +90,6 @@ impl Sums {
                 self.deliver(weight, first, |sum| add_product(grad, x, sum))
             })
         })
-        .map(drop)
     }
 
     /// Adds the gradient of `bias` (out) that is added to each row, given that of the rows, if it is
@@ -117,7 +115,6 @@ impl Sums {
             };
             self.deliver(table, first, |sum| scatter(ids, grad, sum))
         })
-        .map(drop)
     }
 }
 
@@ -150,14 +147,17 @@ pub(super) fn gradient(
     weight: &Tensor,
     add: impl Fn(&mut Sums) -> Result<()>,
 ) -> Result<Option<Tensor>> {
-    SUMS.with_borrow_mut(|collected| match collected {
+    // Not lent out meanwhile: a thread that waits for a product may take up other work.
+    let mut collected = SUMS.take();
+    let found = match &mut collected {
         Some(sums) if sums.places.contains_key(&weight.id()) => add(sums).map(|()| None),
         _ => {
             let mut alone = Sums::new(std::iter::once(weight), vec![None]);
-            add(&mut alone)?;
-            Ok(alone.sums.pop().flatten())
+            add(&mut alone).map(|()| alone.sums.pop().flatten())
         }
-    })
+    };
+    SUMS.set(collected);
+    found
 }
 
 /// Adds `x` to `sum`, of the same shape and no one else's; f32, without a graph.

@@ -1,9 +1,11 @@
 """The PyTorch side of `cargo bench --bench model`: reads one task a line, answers with seconds.
 
+Its arguments are the number of threads and the shape of the model and the batches, in JSON.
 A line is `<score|train> <eager|sdpa>`; the answer is wall seconds and CPU seconds of this process
 for one round over the batches. Needs torch only.
 """
 
+import json
 import os
 import sys
 import time
@@ -12,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-VOCAB, HIDDEN, INNER, LAYERS, HEADS, GROUPS, D = 4096, 256, 1024, 6, 8, 4, 32
-BATCH, LEN, BATCHES, TOP = 8, 256, 2, 10
+SHAPE = json.loads(sys.argv[2])
+VOCAB, HIDDEN, INNER = SHAPE["vocabulary"], SHAPE["hidden"], SHAPE["inner"]
+LAYERS, HEADS, GROUPS, D = (SHAPE[key] for key in ("layers", "heads", "groups", "head_dim"))
+BATCH, LEN, BATCHES, TOP = SHAPE["batch"], SHAPE["len"], SHAPE["batches"], 10
 
 
 class Layer(nn.Module):
@@ -57,6 +61,8 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.norm = nn.RMSNorm(HIDDEN, 1e-5)
         self.head = nn.Linear(HIDDEN, VOCAB, bias=False)
+        if SHAPE["tied"]:
+            self.head.weight = self.embed.weight
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)

@@ -1,7 +1,31 @@
-//! How much main memory is left.
+//! How much main memory is left, and how the allocator keeps what it has.
 
+use std::ffi::{c_int, c_long};
 use std::fs;
 use std::path::Path;
+
+// Links it, whether or not it is the allocator of the program.
+use mimalloc as _;
+
+/// mimalloc's number of its option `purge_delay`: milliseconds after which memory that was freed goes
+/// back to the system, 1000 at first.
+const PURGE_DELAY: c_int = 15;
+
+unsafe extern "C" {
+    fn mi_option_set_default(option: c_int, value: c_long);
+    #[cfg(test)]
+    fn mi_option_get(option: c_int) -> c_long;
+}
+
+/// Lets mimalloc keep freed memory for so long, unless `MIMALLOC_PURGE_DELAY` says otherwise.
+///
+/// Activations and gradients are freed and asked for again with each batch. Memory that went back in
+/// between comes anew, and the system fills it with zeros first, on the thread that waits for it.
+pub fn keep_freed(time: std::time::Duration) {
+    let millis = c_long::try_from(time.as_millis()).unwrap_or(c_long::MAX);
+    // SAFETY: sets a number; mimalloc reads it atomically.
+    unsafe { mi_option_set_default(PURGE_DELAY, millis) }
+}
 
 /// Bytes that can still be allocated without swapping; none if the system does not say.
 ///
@@ -94,6 +118,17 @@ mod tests {
         write("memory/c/memory.usage_in_bytes", "20\n");
         let groups = "3:cpu:/c\n2:memory:/c\n0::/a\n";
         assert_eq!(left_by_groups(dir.path(), groups), Some(30));
+    }
+
+    #[test]
+    fn the_option_is_the_one_that_is_meant() {
+        // SAFETY: reads a number.
+        let delay = || unsafe { mi_option_get(PURGE_DELAY) };
+        if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+            assert_eq!(delay(), 1000);
+            keep_freed(std::time::Duration::from_secs(7));
+            assert_eq!(delay(), 7000);
+        }
     }
 
     #[test]

@@ -319,6 +319,18 @@ impl Decoder {
         self.final_norm(&x)
     }
 
+    pub(super) fn embedder(&self) -> &Embedder {
+        &self.embedder
+    }
+
+    pub(super) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    pub(super) fn norm(&self) -> &Norm {
+        &self.norm
+    }
+
     /// The head.
     pub fn head(&self) -> &Head {
         &self.head

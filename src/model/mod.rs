@@ -12,6 +12,7 @@
 //! | `ops` | differentiable operations, each for CPUs and GPUs |
 //! | `layers` | embeddings, positions, layers, norms |
 //! | `decoder` | [`Decoder`]: all of it with its parameters in memory; [`Cache`] runs it token by token |
+//! | `direct` | the decoder forward and back without a graph, for training on the CPU |
 //! | `predict` | [`predict()`]: distributions of next tokens, also of models larger than memory |
 //! | `generate` | [`generate()`]: sampling |
 //!
@@ -26,6 +27,7 @@ mod config;
 pub(crate) mod cuda;
 mod decoder;
 mod device;
+mod direct;
 mod families;
 mod generate;
 mod gguf;
@@ -52,6 +54,7 @@ pub use config::{
 pub use cuda::DeviceMemory;
 pub use decoder::Decoder;
 pub use device::{device, device_memory, free_memory};
+pub(crate) use direct::DirectPass;
 pub use generate::{GenerateOptions, generate, generation_stops};
 pub use head::Head;
 pub use layers::Rotary;

@@ -1,6 +1,6 @@
 //! Loss and gradients of one micro batch: decoder, head, and back.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::data::MicroBatch;
 use super::loss::{self, Head, Sums, Weights};
@@ -36,7 +36,7 @@ pub fn micro_gradient(
     checkpointing: bool,
 ) -> Result<MicroGradient> {
     let pass = Pass::forward(decoder, micro, checkpointing)?;
-    let hidden = &pass.hidden;
+    let hidden = pass.hidden();
     let (picked, index) = pick(hidden, micro)?;
     let head = Head::of(decoder);
     let head = loss::head_gradient(&picked, &head, &micro.rows, weights)?;
@@ -44,19 +44,13 @@ pub fn micro_gradient(
     let rows = hidden.dim(0);
     let seed = rows.and_then(|rows| ops::scatter_rows(&head.hidden, &index, rows));
     let seed = seed.during(|| "spreading the gradient of the head".to_owned())?;
-    let mut params = pass.backward(decoder, &seed)?;
+    let mut params = vec![None; decoder.trained().len()];
     let name = decoder.config().head_name();
     let slot = decoder.trained().keys().position(|key| key == name);
-    let slot = slot.and_then(|i| params.get_mut(i));
-    if let (Some(slot), Some(head)) = (slot, head.head) {
-        *slot = Some(match slot.take() {
-            Some(embedding) => embedding
-                .to_dtype(DType::F32)
-                .and_then(|embedding| embedding + head)
-                .during(|| "adding the gradient of the head".to_owned())?,
-            None => head,
-        });
+    if let Some(slot) = slot.and_then(|i| params.get_mut(i)) {
+        *slot = head.head;
     }
+    let params = pass.backward(&seed, params)?;
     Ok(MicroGradient {
         sums: head.sums,
         params,
@@ -67,7 +61,7 @@ pub fn micro_gradient(
 pub fn micro_nll(decoder: &Decoder, micro: &MicroBatch) -> Result<f64> {
     // Nothing is kept for a backward: checkpointing drops the graph layer by layer.
     let pass = Pass::forward(decoder, micro, true)?;
-    let (picked, _) = pick(&pass.hidden, micro)?;
+    let (picked, _) = pick(pass.hidden(), micro)?;
     loss::head_nll(&picked, &Head::of(decoder), &micro.rows)
 }
 

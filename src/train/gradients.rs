@@ -40,7 +40,9 @@ impl Gradients {
     /// Sets all to zero.
     pub fn clear(&mut self) {
         match self {
-            Self::Host(sums) => sums.iter_mut().for_each(|sum| sum.fill(0.0)),
+            Self::Host(sums) => sums.iter_mut().for_each(|sum| {
+                sum.par_chunks_mut(BLOCK).for_each(|sum| sum.fill(0.0));
+            }),
             Self::Device(sums) => sums.fill(None),
         }
     }

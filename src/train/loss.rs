@@ -19,7 +19,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
 use rayon::prelude::*;
 
 use super::rows::Rows;
@@ -150,17 +150,18 @@ pub fn head_gradient(
         });
     }
     let mut hidden_parts = Vec::new();
-    let mut head_sum: Option<Tensor> = None;
+    let weight = &head.output.weight;
+    let trained = head.trained.then_some(weight);
+    let mut head_sum = ops::Sums::new(trained.into_iter(), vec![None]);
     for range in chunks(rows.len(), rows.columns.vocabulary) {
         let part = hidden.narrow(0, range.start, range.len());
-        let part = part.and_then(|part| chunk_gradient(&part, head, rows, range, weights));
-        let part = part.during(during)?;
-        sums.add(&part.sums);
-        hidden_parts.push(part.hidden);
-        head_sum = match (head_sum.take(), part.head) {
-            (Some(sum), Some(part)) => Some((sum + part).during(during)?),
-            (sum, part) => sum.or(part),
-        };
+        let part = part.and_then(|part| {
+            let (gradient, found) = chunk_gradient(&part, head, rows, range, weights)?;
+            sums.add(&found);
+            head_sum.add_linear(weight, &part, &gradient)?;
+            ops::multiply(&gradient, weight)?.to_dtype(hidden.dtype())
+        });
+        hidden_parts.push(part.during(during)?);
     }
     let hidden = match hidden_parts.len() {
         0 => hidden.zeros_like().during(during)?,
@@ -170,19 +171,19 @@ pub fn head_gradient(
     Ok(HeadGradient {
         sums,
         hidden,
-        head: head_sum,
+        head: head_sum.into_inner().pop().flatten(),
     })
 }
 
-/// [`head_gradient`] on the CPU, of the rows `range` alone.
+/// ∂L/∂logits before their cap, for the rows `range` alone.
 fn chunk_gradient(
     hidden: &Tensor,
     head: &Head,
     rows: &Rows,
     range: Range<usize>,
     weights: Weights,
-) -> candle_core::Result<HeadGradient> {
-    let (weight, logits) = (&head.output.weight, head.logits(hidden)?);
+) -> candle_core::Result<(Tensor, Sums)> {
+    let logits = head.logits(hidden)?;
     let slope = match head.output.softcap {
         Some(cap) => Some(ops::softcap_slope(&logits, cap)?),
         None => None,
@@ -192,17 +193,7 @@ fn chunk_gradient(
         Some(slope) => (gradient * slope)?,
         None => gradient,
     };
-    Ok(HeadGradient {
-        sums,
-        hidden: gradient
-            .to_dtype(weight.dtype())?
-            .matmul(weight)?
-            .to_dtype(hidden.dtype())?,
-        head: match head.trained {
-            true => Some(gradient.t()?.matmul(&hidden.to_dtype(DType::F32)?)?),
-            false => None,
-        },
-    })
+    Ok((gradient, sums))
 }
 
 /// Σ −log q(label) in nats over `rows`, for validation. Shapes and memory as [`head_gradient`].

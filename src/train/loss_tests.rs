@@ -1,7 +1,7 @@
 //! The loss against an f64 reference, its gradient against finite differences.
 
 use super::super::rows::{Tail, Target};
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::*;
 

@@ -36,6 +36,46 @@ pub(super) struct Plan {
     pub checkpointing: bool,
 }
 
+/// Bytes of activations for a padded token, with checkpointing or without.
+pub(super) fn token_bytes(config: &Config, options: &TrainOptions, checkpointing: bool) -> u64 {
+    let of = |n: usize| n as u64;
+    let head = of(config.head_dim);
+    let queries = of(config.num_attention_heads) * head;
+    let keys = of(config.num_key_value_heads) * head;
+    let used = config.experts.iter().map(|experts| match experts {
+        Some(experts) => of(experts.width) * of(experts.per_token),
+        None => of(config.intermediate_size),
+    });
+    let inner = used.max().unwrap_or(0);
+    let layer = 6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * inner;
+    let layers = of(config.num_hidden_layers);
+    let numbers = match checkpointing {
+        true => layer + layers * of(config.hidden_size),
+        false => layers * layer,
+    };
+    numbers * width(options)
+}
+
+/// Bytes that are there between two micro batches: parameters, the sum of the gradients, and the
+/// state of the optimiser.
+pub(super) fn resident(config: &Config, trained: u64, options: &TrainOptions) -> u64 {
+    parameters(config, options) + 4 * trained + optimiser(trained, options)
+}
+
+fn width(options: &TrainOptions) -> u64 {
+    options.dtype.dtype().size_in_bytes() as u64
+}
+
+fn parameters(config: &Config, options: &TrainOptions) -> u64 {
+    config.parameters() * width(options)
+}
+
+fn optimiser(trained: u64, options: &TrainOptions) -> u64 {
+    // Adapters are f32, their own masters.
+    let masters = u64::from(width(options) < 4 && options.method != Method::Lora);
+    4 * trained * (2 + masters)
+}
+
 /// Bytes for each purpose.
 pub(super) struct Estimate {
     parts: [(&'static str, u64); 5],
@@ -44,30 +84,12 @@ pub(super) struct Estimate {
 impl Estimate {
     /// Of training a model of shape `config`.
     pub fn of(config: &Config, options: &TrainOptions, plan: Plan) -> Self {
-        let width = options.dtype.dtype().size_in_bytes() as u64;
-        let of = |n: usize| n as u64;
-        let head = of(config.head_dim);
-        let queries = of(config.num_attention_heads) * head;
-        let keys = of(config.num_key_value_heads) * head;
-        let used = config.experts.iter().map(|experts| match experts {
-            Some(experts) => of(experts.width) * of(experts.per_token),
-            None => of(config.intermediate_size),
-        });
-        let inner = used.max().unwrap_or(0);
-        let layer = 6 * of(config.hidden_size) + 4 * queries + 5 * keys + 3 * inner;
-        let layers = of(config.num_hidden_layers);
-        let numbers = match plan.checkpointing {
-            true => layer + layers * of(config.hidden_size),
-            false => layers * layer,
-        };
-        let activations = plan.tokens * numbers * width;
-        // Adapters are f32, their own masters.
-        let masters = u64::from(width < 4 && options.method != Method::Lora);
+        let activations = plan.tokens * token_bytes(config, options, plan.checkpointing);
         Self {
             parts: [
-                ("parameters", config.parameters() * width),
+                ("parameters", parameters(config, options)),
                 ("gradients", 4 * plan.trained * (1 + plan.workers)),
-                ("optimiser", 4 * plan.trained * (2 + masters)),
+                ("optimiser", optimiser(plan.trained, options)),
                 ("activations", plan.workers * activations),
                 (
                     "logits",

@@ -30,7 +30,7 @@
 //! 4 bytes a parameter in f32, 12 for each that is trained (gradient, two moments), 4 more for each
 //! worker; the activations of a micro batch for each worker; what [`data`] says.
 
-mod batching;
+pub mod batching;
 pub mod checkpoint;
 pub mod data;
 pub mod gradient;

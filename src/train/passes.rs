@@ -9,26 +9,34 @@ use candle_core::{Tensor, Var};
 
 use super::data::MicroBatch;
 use crate::error::{Context, Result};
-use crate::model::{Decoder, Rotary, attach1};
+use crate::model::ops::{self, Sums};
+use crate::model::{Decoder, DirectPass, Rotary, attach1};
 
 /// A forward pass, and what its backward needs.
-pub(super) struct Pass {
-    /// (sequences · length, hidden size), with its graph.
-    pub hidden: Tensor,
-    kept: Option<Kept>,
+pub(super) struct Pass<'a> {
+    decoder: &'a Decoder,
+    /// (sequences · length, hidden size).
+    hidden: Tensor,
+    kept: Kept<'a>,
 }
 
-/// What layers are computed from again.
-struct Kept {
-    ids: Tensor,
-    rotary: Rotary,
-    /// The input of each layer, and of the final norm.
-    borders: Vec<Var>,
+enum Kept<'a> {
+    /// No graph at all.
+    Direct(DirectPass<'a>),
+    /// The graph of `hidden`.
+    Graph,
+    /// What layers are computed from again.
+    Again {
+        ids: Tensor,
+        rotary: Rotary,
+        /// The input of each layer, and of the final norm.
+        borders: Vec<Var>,
+    },
 }
 
-impl Pass {
+impl<'a> Pass<'a> {
     /// Runs the decoder; with `checkpointing`, only the inputs of the layers are kept.
-    pub fn forward(decoder: &Decoder, micro: &MicroBatch, checkpointing: bool) -> Result<Self> {
+    pub fn forward(decoder: &'a Decoder, micro: &MicroBatch, checkpointing: bool) -> Result<Self> {
         let shape = (micro.sequences, micro.len);
         let ids = Tensor::from_slice(&micro.ids, shape, decoder.device())
             .during(|| "preparing a batch".to_owned())?;
@@ -36,6 +44,23 @@ impl Pass {
             Some(starts) => decoder.rotary_packed(starts, micro.len)?,
             None => decoder.rotary(micro.len)?,
         };
+        if let Some(pass) = DirectPass::forward(decoder, &ids, rotary.clone(), checkpointing)? {
+            return Ok(Self {
+                decoder,
+                hidden: pass.hidden.clone(),
+                kept: Kept::Direct(pass),
+            });
+        }
+        Self::by_graph(decoder, ids, rotary, checkpointing)
+    }
+
+    /// [`Pass::forward`] with candle's graph, which knows every kind of layer.
+    fn by_graph(
+        decoder: &'a Decoder,
+        ids: Tensor,
+        rotary: Rotary,
+        checkpointing: bool,
+    ) -> Result<Self> {
         let flat = |hidden: Tensor| {
             hidden
                 .flatten_to(1)
@@ -43,8 +68,9 @@ impl Pass {
         };
         if !checkpointing {
             return Ok(Self {
+                decoder,
                 hidden: flat(decoder.hidden_at(&ids, &rotary)?)?,
-                kept: None,
+                kept: Kept::Graph,
             });
         }
         let border = |x: &Tensor| {
@@ -57,37 +83,59 @@ impl Pass {
         }
         let last = borders[borders.len() - 1].as_tensor();
         Ok(Self {
+            decoder,
             hidden: flat(decoder.final_norm(last)?)?,
-            kept: Some(Kept {
+            kept: Kept::Again {
                 ids,
                 rotary,
                 borders,
-            }),
+            },
         })
     }
 
-    /// ∂L/∂parameter, in the order of the names, given `seed`, ∂L/∂hidden; `None` is zero.
-    pub fn backward(self, decoder: &Decoder, seed: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let mut params = vec![None; decoder.trained().len()];
-        let Some(mut kept) = self.kept else {
-            pull(decoder, &self.hidden, seed, None, &mut params)?;
-            return Ok(params);
-        };
-        let (mut output, mut seed) = (self.hidden, seed.clone());
-        while let Some(border) = kept.borders.pop() {
-            let Some(grad) = pull(decoder, &output, &seed, Some(&border), &mut params)? else {
-                return Ok(params);
-            };
-            seed = grad;
-            output = match kept.borders.last() {
-                Some(input) => {
-                    decoder.layer(kept.borders.len() - 1, input.as_tensor(), &kept.rotary)?
+    /// (sequences · length, hidden size), what the head reads.
+    pub fn hidden(&self) -> &Tensor {
+        &self.hidden
+    }
+
+    /// Adds ∂L/∂parameter to `params`, in the order of the names, given `seed`, ∂L/∂hidden; `None`
+    /// is zero.
+    pub fn backward(
+        self,
+        seed: &Tensor,
+        params: Vec<Option<Tensor>>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let decoder = self.decoder;
+        let trained = decoder.trained().values().map(|var| var.as_tensor());
+        let mut sums = Sums::new(trained, params);
+        match self.kept {
+            Kept::Direct(pass) => pass
+                .backward(seed, &mut sums)
+                .during(|| "computing gradients".to_owned())?,
+            Kept::Graph => drop(pull(decoder, &self.hidden, seed, None, &mut sums)?),
+            Kept::Again {
+                ids,
+                rotary,
+                mut borders,
+            } => {
+                let (mut output, mut seed) = (self.hidden, seed.clone());
+                while let Some(border) = borders.pop() {
+                    let Some(grad) = pull(decoder, &output, &seed, Some(&border), &mut sums)?
+                    else {
+                        return Ok(sums.into_inner());
+                    };
+                    seed = grad;
+                    output = match borders.last() {
+                        Some(input) => {
+                            decoder.layer(borders.len() - 1, input.as_tensor(), &rotary)?
+                        }
+                        None => decoder.embed(&ids, &rotary)?,
+                    };
                 }
-                None => decoder.embed(&kept.ids, &kept.rotary)?,
-            };
+                pull(decoder, &output, &seed, None, &mut sums)?;
+            }
         }
-        pull(decoder, &output, &seed, None, &mut params)?;
-        Ok(params)
+        Ok(sums.into_inner())
     }
 }
 
@@ -98,22 +146,18 @@ fn pull(
     output: &Tensor,
     seed: &Tensor,
     input: Option<&Var>,
-    params: &mut [Option<Tensor>],
+    sums: &mut Sums,
 ) -> Result<Option<Tensor>> {
     let mut run = || -> candle_core::Result<Option<Tensor>> {
         // `backward` starts from ones, so the seed comes in as the gradient of a scalar.
         let zero = Tensor::zeros((), output.dtype(), output.device())?;
         let seed = seed.clone();
         let scalar = attach1(output, &zero, move |_, _, _| Ok(seed.clone()))?;
-        let mut gradients = scalar.backward()?;
-        for (sum, var) in params.iter_mut().zip(decoder.trained().values()) {
-            let Some(gradient) = gradients.remove(var.as_tensor()) else {
-                continue;
-            };
-            *sum = Some(match sum.take() {
-                Some(sum) => (sum + gradient)?,
-                None => gradient,
-            });
+        let mut gradients = ops::collect(sums, || scalar.backward())?;
+        for var in decoder.trained().values() {
+            if let Some(gradient) = gradients.remove(var.as_tensor()) {
+                sums.add_any(var.as_tensor(), gradient)?;
+            }
         }
         Ok(input.and_then(|input| gradients.remove(input.as_tensor())))
     };

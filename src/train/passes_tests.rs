@@ -132,3 +132,75 @@ fn packing_changes_nothing_but_rounding() {
         assert_near(name, &packed, &padded, 1e-5);
     }
 }
+
+/// Hidden states and gradients of all that is trained, with a graph or, if that can be, without.
+fn pass(
+    decoder: &Decoder,
+    micro: &MicroBatch,
+    graph: bool,
+    again: bool,
+) -> (Tensor, MicroGradient) {
+    let pass = match graph {
+        true => {
+            let shape = (micro.sequences, micro.len);
+            let ids = Tensor::from_slice(&micro.ids, shape, &Device::Cpu).unwrap();
+            let rotary = match &micro.starts {
+                Some(starts) => decoder.rotary_packed(starts, micro.len).unwrap(),
+                None => decoder.rotary(micro.len).unwrap(),
+            };
+            Pass::by_graph(decoder, ids, rotary, again).unwrap()
+        }
+        false => Pass::forward(decoder, micro, again).unwrap(),
+    };
+    let hidden = pass.hidden().detach();
+    let count = hidden.elem_count();
+    let seed: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).cos()).collect();
+    let seed = Tensor::from_vec(seed, hidden.shape(), &Device::Cpu).unwrap();
+    let params = vec![None; decoder.trained().len()];
+    let params = pass.backward(&seed, params).unwrap();
+    let sums = super::super::loss::Sums::default();
+    (hidden, MicroGradient { sums, params })
+}
+
+#[test]
+fn passes_without_a_graph_find_the_same() {
+    type Frozen = fn(&str) -> bool;
+    let frozen: [Frozen; 3] = [
+        |_| false,
+        |name| name.contains("embed_tokens") || name.contains("layers.0."),
+        |name| !name.contains("up_proj") && !name.contains("bias"),
+    ];
+    let mut direct = Vec::new();
+    for frozen in frozen {
+        for (name, decoder) in models() {
+            let decoder = decoder.freeze(frozen).unwrap();
+            for micro in [micro(&[&[0], &[1], &[2]]), micro(&[&[0, 3], &[1, 2]])] {
+                let forward = Pass::forward(&decoder, &micro, false).unwrap();
+                if !matches!(forward.kept, Kept::Direct(_)) {
+                    continue;
+                }
+                direct.push(name);
+                let (hidden, want) = pass(&decoder, &micro, true, false);
+                for again in [false, true] {
+                    let (found, gradient) = pass(&decoder, &micro, false, again);
+                    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    assert_eq!(values(&found), values(&hidden), "{name}");
+                    assert_near(name, &gradient, &want, 1e-5);
+                }
+            }
+        }
+    }
+    for name in [
+        "llama",
+        "mistral",
+        "qwen2",
+        "tied",
+        "biases",
+        "qwen2 windows",
+    ] {
+        assert!(direct.contains(&name), "{name}: {direct:?}");
+    }
+    for name in ["gemma", "mixtral", "mpt"] {
+        assert!(!direct.contains(&name), "{name}");
+    }
+}

@@ -1,6 +1,6 @@
 //! What is checked and loaded before the first step.
 
-use super::batching::{Batching, worker_count};
+use super::batching::{Batching, micro_batches, worker_count};
 use super::checkpoint::{Checkpoint, Progress};
 use super::data::{DataSet, Limits};
 use super::groups::{check_used, groups, matches};
@@ -65,9 +65,19 @@ impl<'a> Prepared<'a> {
         for data in std::iter::once(&data).chain(&valid) {
             check_vocabulary(stage, data)?;
         }
-        let workers = workers.unwrap_or_else(|| worker_count(&config, &stage.device));
-        let batching = Batching::new(&config, &data, options, &stage.device);
-        check_memory(stage, &config, &data, batching, workers)?;
+        let (trained, longest) = (count_trained(&config, options)?, data.lengths().longest());
+        let batching = Batching::new(&config, trained, longest as usize, options, &stage.device);
+        let mut plan = Plan {
+            trained,
+            workers: 1,
+            tokens: (batching.tokens as u64).max(u64::from(longest)),
+            checkpointing: batching.checkpointing,
+        };
+        let count = micro_batches(&data, options, batching.tokens);
+        let workers =
+            workers.unwrap_or_else(|| worker_count(&config, options, plan, count, &stage.device));
+        plan.workers = workers.max(1) as u64;
+        check_memory(stage, &Estimate::of(&config, options, plan))?;
         Ok(Self {
             workers: Workers::new(workers)?,
             decoder: load(stage, config)?,
@@ -145,20 +155,7 @@ fn config(stage: &Train) -> Result<Config> {
 }
 
 /// Says what the training will need, and fails if it is not there.
-fn check_memory(
-    stage: &Train,
-    config: &Config,
-    data: &DataSet,
-    batching: Batching,
-    workers: usize,
-) -> Result<()> {
-    let plan = Plan {
-        trained: count_trained(config, &stage.options)?,
-        workers: workers.max(1) as u64,
-        tokens: batching.tokens.max(data.lengths().longest() as usize) as u64,
-        checkpointing: batching.checkpointing,
-    };
-    let estimate = Estimate::of(config, &stage.options, plan);
+fn check_memory(stage: &Train, estimate: &Estimate) -> Result<()> {
     let described = estimate.describe(&stage.device);
     progress::note(format!("{}: {described}", stage.name));
     estimate.check(free_memory(&stage.device))

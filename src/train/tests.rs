@@ -313,22 +313,50 @@ fn a_state_of_another_training_says_what_differs() {
     run(&f).unwrap();
 }
 
+/// The weights that `f` trains with so many threads and workers.
+fn weights_with(f: &Fixture, threads: usize, workers: usize) -> Vec<u8> {
+    let run = || {
+        let hooks = Hooks {
+            workers: Some(workers),
+            ..Hooks::default()
+        };
+        f.inputs.perform_with(f.existing, hooks).map(drop)
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build().unwrap().install(run).unwrap();
+    weights(&f.inputs.out)
+}
+
 #[test]
 fn the_number_of_threads_does_not_change_the_weights() {
-    let result = [(1, 1), (3, 1), (2, 2), (2, 5)].map(|(threads, workers)| {
-        let f = fixture(false);
-        let run = || {
-            let hooks = Hooks {
-                workers: Some(workers),
-                ..Hooks::default()
-            };
-            f.inputs.perform_with(f.existing, hooks).map(drop)
-        };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build().unwrap().install(run).unwrap();
-        weights(&f.inputs.out)
-    });
+    let result = [(1, 1), (3, 1), (2, 2), (2, 5)]
+        .map(|(threads, workers)| weights_with(&fixture(false), threads, workers));
     assert!(result.iter().all(|other| *other == result[0]));
+}
+
+#[test]
+fn nor_does_it_where_threads_share_products() {
+    let (hidden, inner, micro) = (128, 320, 200);
+    for tied in [false, true] {
+        let result = [(1, 1), (2, 1), (3, 1), (2, 2), (5, 2), (3, 3)].map(|(threads, workers)| {
+            let mut f = fixture(tied);
+            let mut model = config(tied);
+            model.insert("hidden_size".to_owned(), json!(hidden));
+            model.insert("intermediate_size".to_owned(), json!(inner));
+            let tokenizer = f.dir.path().join("base");
+            f.inputs.pivot = Init::Random {
+                config: model,
+                tokenizer,
+            };
+            f.inputs.options.epochs = 1;
+            f.inputs.options.batch_tokens = 3 * micro;
+            f.inputs.options.micro_batch_tokens = MicroBatchTokens::AtMost(micro);
+            weights_with(&f, threads, workers)
+        });
+        // Products of half a micro batch are shared already.
+        assert!(micro / 2 * hidden * inner > gemm::get_threading_threshold());
+        assert!(result.iter().all(|other| *other == result[0]), "{tied}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Micro batches side by side, their results in order.
 //!
-//! Matrix products of small models are too short for several threads to share one. So each
-//! worker computes whole micro batches in a pool of its own, and results are consumed strictly
-//! in the order of the micro batches: sums of floats come out the same for any number of
-//! workers.
+//! Matrix products of small models are too short for several threads to share one, and between the
+//! products of large ones there is work for one thread. So each worker computes whole micro batches
+//! in a pool of its own, and results are consumed strictly in the order of the micro batches: sums
+//! of floats come out the same for any number of workers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,10 +26,12 @@ struct Turn<F> {
 }
 
 impl Workers {
-    /// `count` workers with one thread each; with one or none, work is done by the caller, whose
-    /// matrix products use all threads.
+    /// `count` workers that share the caller's threads, one for each at least; with one or none,
+    /// work is done by the caller with all threads.
     pub fn new(count: usize) -> Result<Self> {
-        let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
+        let threads = rayon::current_num_threads();
+        let share = |i: usize| ((threads + i) / count.max(1)).max(1);
+        let pool = |i| ThreadPoolBuilder::new().num_threads(share(i)).build();
         let pools = match count {
             0 | 1 => Vec::new(),
             _ => (0..count)
@@ -98,6 +100,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_share_the_threads() {
+        let pool = ThreadPoolBuilder::new().num_threads(7).build().unwrap();
+        let sizes = |count| -> Vec<usize> {
+            let workers = pool.install(|| Workers::new(count)).unwrap();
+            let pools = workers.pools.iter();
+            pools.map(ThreadPool::current_num_threads).collect()
+        };
+        assert!(sizes(1).is_empty());
+        assert_eq!(sizes(2), [3, 4]);
+        assert_eq!(sizes(7), [1; 7]);
+        assert_eq!(sizes(9), [1; 9]);
+    }
 
     #[test]
     fn results_come_in_order_and_errors_stop_the_work() {

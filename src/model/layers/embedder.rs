@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::positions::Rotary;
 use crate::error::{Context, Result};
 use crate::model::config::Config;
-use crate::model::ops;
+use crate::model::ops::{self, Sums};
 
 /// The table of embeddings and their scale.
 pub(crate) struct Embedder {
@@ -52,5 +52,19 @@ impl Embedder {
             }
         };
         embed().during(|| "looking up token embeddings".to_owned())
+    }
+
+    /// Whether the table is trained.
+    pub fn is_trained(&self) -> bool {
+        self.table.track_op()
+    }
+
+    /// Adds the gradient of the table to `sums`, given that of the embeddings (ids, hidden) of
+    /// `ids`; f32 on the CPU.
+    pub fn backward(&self, ids: &[u32], grad: &Tensor, sums: &mut Sums) -> candle_core::Result<()> {
+        match self.scale {
+            1.0 => sums.add_rows(&self.table, ids, grad),
+            scale => sums.add_rows(&self.table, ids, &(grad * scale)?),
+        }
     }
 }

@@ -22,18 +22,18 @@ pub(crate) type KeyValue = (Tensor, Tensor);
 
 /// The parameters of one layer.
 pub(crate) struct Layer {
-    qkv: Qkv,
-    output: Linear,
-    feed_forward: FeedForward,
-    input_norm: Norm,
-    attention_norm: Option<Norm>,
-    middle_norm: Norm,
-    feed_forward_norm: Option<Norm>,
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
-    window: Option<usize>,
+    pub(super) qkv: Qkv,
+    pub(super) output: Linear,
+    pub(super) feed_forward: FeedForward,
+    pub(super) input_norm: Norm,
+    pub(super) attention_norm: Option<Norm>,
+    pub(super) middle_norm: Norm,
+    pub(super) feed_forward_norm: Option<Norm>,
+    pub(super) query_norm: Option<Norm>,
+    pub(super) key_norm: Option<Norm>,
+    pub(super) window: Option<usize>,
     /// Factor on the products of queries and keys.
-    scale: f64,
+    pub(super) scale: f64,
 }
 
 impl Layer {

@@ -38,26 +38,28 @@ impl CustomOp2 for SwiGlu {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = gate.dims().last().copied().unwrap_or(1);
-        let mut dgate = vec![0f32; gate.elem_count()];
-        let mut dup = vec![0f32; gate.elem_count()];
-        with_values(gate, |gate| {
-            with_values(up, |up| {
-                with_values(grad, |grad| {
-                    kernels::for_rows2(&mut dgate, &mut dup, width, |row, dgate, dup| {
-                        let range = row * width..(row + 1) * width;
-                        let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
-                        kernels::swiglu_backward(gate, up, &grad[range], dgate, dup);
-                    });
-                    Ok(())
-                })
-            })
-        })?;
-        Ok((
-            Some(wrap(dgate, gate.shape())?),
-            Some(wrap(dup, up.shape())?),
-        ))
+        swiglu_backward(gate, up, grad).map(|(gate, up)| (Some(gate), Some(up)))
     }
+}
+
+/// Gradients of gate and up in silu(gate) · up, given that of the result; f32, without a graph.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+    let width = gate.dims().last().copied().unwrap_or(1);
+    let mut dgate = vec![0f32; gate.elem_count()];
+    let mut dup = vec![0f32; gate.elem_count()];
+    with_values(gate, |gate| {
+        with_values(up, |up| {
+            with_values(grad, |grad| {
+                kernels::for_rows2(&mut dgate, &mut dup, width, |row, dgate, dup| {
+                    let range = row * width..(row + 1) * width;
+                    let (gate, up) = (&gate[range.clone()], &up[range.clone()]);
+                    kernels::swiglu_backward(gate, up, &grad[range], dgate, dup);
+                });
+                Ok(())
+            })
+        })
+    })?;
+    Ok((wrap(dgate, gate.shape())?, wrap(dup, up.shape())?))
 }
 
 /// `activation(gate) * up`; both of the same shape.

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::products::{Matrix, product};
+use super::products::{Matrix, linear, product};
 use super::softcap::softcap;
 use crate::model::attach::{with_values, wrap};
 use crate::model::head::Head;
@@ -21,7 +21,7 @@ pub fn logits(hidden: &Tensor, head: &Head) -> Result<Tensor> {
     let (head, cap) = (&head.weight, head.softcap);
     let logits = match (hidden.device(), hidden.dtype()) {
         (Device::Cpu, DType::BF16 | DType::F16) => wide_product(hidden, head)?,
-        _ => hidden.matmul(&head.t()?)?,
+        _ => linear(hidden, head)?,
     };
     let logits = match logits.dtype() {
         DType::BF16 | DType::F16 => logits.to_dtype(DType::F32)?,

@@ -6,6 +6,7 @@
 //! own, which take all three (`cuda`).
 
 mod attention;
+mod collect;
 mod gate;
 pub(crate) mod kernels;
 mod logits;
@@ -15,10 +16,12 @@ mod rotate;
 mod rows;
 mod softcap;
 
-pub(crate) use attention::attention;
-pub(crate) use gate::{activate, gated};
+pub(crate) use attention::{attention, attention_backward};
+pub(crate) use collect::{Sums, add_bias, add_in_place, collect};
+pub(crate) use gate::{activate, gated, swiglu_backward};
 pub(crate) use logits::logits;
-pub(crate) use norm::rms_norm;
-pub(crate) use rotate::rotate_heads;
+pub(crate) use norm::{rms_norm, rms_norm_backward};
+pub(crate) use products::{add_multiplied, multiply};
+pub(crate) use rotate::{rotate_heads, rotate_heads_backward};
 pub(crate) use rows::{add_rows, embed, linear, scatter_rows, take_rows};
 pub(crate) use softcap::softcap_slope;

@@ -39,18 +39,26 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = with_values(x, |x| {
-            with_values(weight, |weight| {
-                with_values(grad, |grad| {
-                    Ok(kernels::rms_norm_backward(x, weight, grad, self.eps))
-                })
-            })
-        })?;
-        Ok((
-            Some(wrap(dx, grad.shape())?),
-            Some(wrap(dw, weight.shape())?),
-        ))
+        let (dx, dw) = rms_norm_backward(x, weight, grad, self.eps)?;
+        Ok((Some(dx), Some(dw)))
     }
+}
+
+/// Gradients of `x` and `weight` in [`rms_norm`], given that of the result; f32, without a graph.
+pub fn rms_norm_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
+    let (dx, dw) = with_values(x, |x| {
+        with_values(weight, |weight| {
+            with_values(grad, |grad| {
+                Ok(kernels::rms_norm_backward(x, weight, grad, eps))
+            })
+        })
+    })?;
+    Ok((wrap(dx, grad.shape())?, wrap(dw, weight.shape())?))
 }
 
 /// Root-mean-square norm of the last dimension of `x`, times `weight` (one per column).

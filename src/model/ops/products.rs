@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
 
+use super::collect::{gradient, in_place};
 use crate::model::attach::{slice, with_values, wrap};
 
 /// A matrix in a slice; neither rows nor columns need to be neighbours.
@@ -119,22 +120,68 @@ unsafe fn gemm(
     }
 }
 
-/// `a · b` by all threads of the pool.
-fn whole_product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let parallelism = match rayon::current_num_threads() {
+/// All threads of the pool. A product is the same for any number of them.
+fn all_threads() -> Parallelism {
+    match rayon::current_num_threads() {
         1 => Parallelism::None,
         _ => Parallelism::Rayon(0),
-    };
+    }
+}
+
+/// `a · b` by all threads of the pool.
+pub(super) fn whole_product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     let count = a.rows * b.columns;
     let mut out = Vec::with_capacity(count);
     if count > 0 {
         // SAFETY: there is room for `count` numbers, and the product writes all of them.
         unsafe {
-            gemm(parallelism, 1.0, a, b, 0.0, out.as_mut_ptr(), b.columns);
+            gemm(all_threads(), 1.0, a, b, 0.0, out.as_mut_ptr(), b.columns);
             out.set_len(count);
         }
     }
     out
+}
+
+/// Adds `a · b` to `out`, by all threads of the pool.
+pub(super) fn add_product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    assert_eq!(a.rows * b.columns, out.len());
+    if !out.is_empty() {
+        // SAFETY: `out` has room for the product, and holds numbers.
+        unsafe { gemm(all_threads(), 1.0, a, b, 1.0, out.as_mut_ptr(), b.columns) }
+    }
+}
+
+/// A matrix of two dimensions and neighbouring elements.
+pub(super) fn matrix<'a>(values: &'a [f32], tensor: &Tensor) -> Result<Matrix<'a>> {
+    let (rows, columns) = tensor.dims2()?;
+    Ok(Matrix::new(values, rows, columns, columns))
+}
+
+/// The product of `a` (m, k) and `b` (k, n) in the dtype of `b`, without a graph.
+pub(crate) fn multiply(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if b.dtype() != DType::F32 {
+        return a.to_dtype(b.dtype())?.matmul(b);
+    }
+    with_values(a, |left| {
+        with_values(b, |right| {
+            let (left, right) = (matrix(left, a)?, matrix(right, b)?);
+            if left.columns != right.rows {
+                candle_core::bail!("a product of {:?} and {:?}", a.shape(), b.shape());
+            }
+            let shape = Shape::from((left.rows, right.columns));
+            wrap(whole_product(left, right), &shape)
+        })
+    })
+}
+
+/// Adds the f32 product of `a` (m, k) and `b` (k, n) to `sum` (m, n), which is no one else's.
+pub(crate) fn add_multiplied(sum: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+    with_values(a, |left| {
+        with_values(b, |right| {
+            let (left, right) = (matrix(left, a)?, matrix(right, b)?);
+            in_place(sum, |sum| add_product(left, right, sum))
+        })
+    })
 }
 
 /// `x` (rows, in) times the transpose of `weight` (out, in): (rows, out). Differentiable in both.
@@ -187,26 +234,16 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (rows, inner, out) = sizes(x.shape(), weight.shape())?;
-        with_values(grad, |grad| {
-            let grad = Matrix::new(grad, rows, out, out);
-            let of = |tensor: &Tensor, other: &Tensor, left: Matrix<'_>, dims: (usize, usize)| {
-                if !tensor.track_op() {
-                    return Ok(None);
-                }
-                let product = with_values(other, |other| {
-                    Ok(whole_product(
-                        left,
-                        Matrix::new(other, dims.0, dims.1, dims.1),
-                    ))
-                })?;
-                wrap(product, tensor.shape()).map(Some)
-            };
-            Ok((
-                of(x, weight, grad, (out, inner))?,
-                of(weight, x, grad.t(), (rows, inner))?,
-            ))
-        })
+        sizes(x.shape(), weight.shape())?;
+        let dx = match x.track_op() {
+            true => Some(multiply(grad, &weight.detach())?),
+            false => None,
+        };
+        let dweight = match weight.track_op() {
+            true => gradient(weight, |sums| sums.add_linear(weight, x, grad))?,
+            false => None,
+        };
+        Ok((dx, dweight))
     }
 }
 

@@ -82,6 +82,17 @@ impl CustomOp1 for Rotate {
     }
 }
 
+/// The gradient (batch, len, heads, d) of the argument of [`rotate_heads`], given that of its
+/// result; f32, without a graph.
+pub fn rotate_heads_backward(grad: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let back = Rotate {
+        cos: cos.clone(),
+        sin: sin.clone(),
+        backwards: true,
+    };
+    grad.contiguous()?.apply_op1_no_bwd(&back)
+}
+
 /// Splits off the heads and rotates each by its position.
 ///
 /// `x` is (batch, len, heads, d), `cos` and `sin` are (len, r / 2) or (batch · len, r / 2) in f32,

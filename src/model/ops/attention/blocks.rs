@@ -22,19 +22,23 @@ pub(super) fn attention(
     causal: &Causal,
     sizes: Sizes,
 ) -> Result<Tensor> {
-    let op = Blocks {
-        sizes,
-        scale: causal.scale as f32,
-        offset: causal.offset,
-        window: causal.window,
-        softcap: causal.softcap.map(|cap| cap as f32),
-        slopes: causal.slopes.as_ref().map(Tensor::to_vec1).transpose()?,
-        starts: match &causal.starts {
-            Some(starts) => Some(starts.flatten_all()?.to_vec1()?),
-            None => None,
-        },
-    };
+    let op = Blocks::new(causal, sizes)?;
     contiguous_rows(query)?.apply_op3(&contiguous_rows(key)?, &contiguous_rows(value)?, op)
+}
+
+/// Gradients of query, key and value, given that of the result; without a graph.
+pub(super) fn backward(
+    [query, key, value]: [&Tensor; 3],
+    causal: &Causal,
+    sizes: Sizes,
+    grad: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let args = [
+        contiguous_rows(query)?,
+        contiguous_rows(key)?,
+        contiguous_rows(value)?,
+    ];
+    Blocks::new(causal, sizes)?.gradients(args.each_ref(), grad)
 }
 
 /// Heads may lie anywhere, but the numbers of a row must be neighbours.
@@ -129,6 +133,21 @@ fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Blocks {
+    fn new(causal: &Causal, sizes: Sizes) -> Result<Self> {
+        Ok(Self {
+            sizes,
+            scale: causal.scale as f32,
+            offset: causal.offset,
+            window: causal.window,
+            softcap: causal.softcap.map(|cap| cap as f32),
+            slopes: causal.slopes.as_ref().map(Tensor::to_vec1).transpose()?,
+            starts: match &causal.starts {
+                Some(starts) => Some(starts.flatten_all()?.to_vec1()?),
+                None => None,
+            },
+        })
+    }
+
     /// Keys that query `t` of sequence `batch` sees.
     fn visible(&self, batch: usize, t: usize) -> std::ops::Range<usize> {
         let seen = kernels::visible(self.offset + t, self.window);
@@ -260,6 +279,32 @@ impl CustomOp3 for Blocks {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [query, key, value] = self.gradients([query, key, value], grad)?;
+        Ok((Some(query), Some(key), Some(value)))
+    }
+}
+
+/// What the backward reads.
+struct Args<'a> {
+    query: Heads<'a>,
+    key: Heads<'a>,
+    value: Heads<'a>,
+    /// Of the result, with heads before queries.
+    grad: Heads<'a>,
+}
+
+/// Calls `f` with the elements of an f32 tensor on the CPU.
+fn with_heads<R>(tensor: &Tensor, f: impl FnOnce(Heads<'_>) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(Heads::new(storage, layout)?),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+impl Blocks {
+    /// Gradients of the arguments, given that of the result.
+    fn gradients(&self, [query, key, value]: [&Tensor; 3], grad: &Tensor) -> Result<[Tensor; 3]> {
         let Sizes {
             heads,
             groups,
@@ -295,33 +340,13 @@ impl CustomOp3 for Blocks {
                 })
             })
         })?;
-        Ok((
-            Some(wrap(dq, query.shape())?),
-            Some(wrap(dk, key.shape())?),
-            Some(wrap(dv, value.shape())?),
-        ))
+        Ok([
+            wrap(dq, query.shape())?,
+            wrap(dk, key.shape())?,
+            wrap(dv, value.shape())?,
+        ])
     }
-}
 
-/// What the backward reads.
-struct Args<'a> {
-    query: Heads<'a>,
-    key: Heads<'a>,
-    value: Heads<'a>,
-    /// Of the result, with heads before queries.
-    grad: Heads<'a>,
-}
-
-/// Calls `f` with the elements of an f32 tensor on the CPU.
-fn with_heads<R>(tensor: &Tensor, f: impl FnOnce(Heads<'_>) -> Result<R>) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(Heads::new(storage, layout)?),
-        _ => bail!("expected a tensor on the CPU"),
-    }
-}
-
-impl Blocks {
     /// Gradients of the queries (heads of the group, len, d), keys and values (positions, d) of
     /// one key/value head; all are zero before.
     fn group_backward(

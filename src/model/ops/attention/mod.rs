@@ -38,5 +38,17 @@ pub(crate) fn attention(
     }
 }
 
+/// Gradients of query, key and value in [`attention`] of f32 tensors on the CPU, given that of the
+/// result; without a graph.
+pub(crate) fn attention_backward(
+    args: [&Tensor; 3],
+    causal: &Causal,
+    grad: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let [query, key, value] = args;
+    let sizes = Sizes::new(query, key, value, causal)?;
+    blocks::backward(args, causal, sizes, grad)
+}
+
 #[cfg(test)]
 mod tests;

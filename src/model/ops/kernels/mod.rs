@@ -51,4 +51,4 @@ pub(crate) use norm::{rms_norm_backward, rms_norm_row};
 pub(crate) use rows::{affine_row, all_finite, exp_row, max, sum_exp};
 pub(crate) use scalar::exp;
 pub(crate) use softmax::{add_distance_row, softmax_row, softmax_row_backward, visible};
-pub(crate) use tasks::{for_rows, for_rows2};
+pub(crate) use tasks::{add, add_to_rows, for_rows, for_rows2, sum_of_rows};

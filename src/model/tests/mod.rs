@@ -10,6 +10,7 @@ mod invariances;
 mod layouts;
 mod plain;
 mod references;
+mod ropes;
 
 use std::path::{Path, PathBuf};
 

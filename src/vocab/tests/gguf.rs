@@ -37,7 +37,7 @@ impl Made {
             .iter()
             .map(|(text, id)| (id.as_u64().unwrap(), (text.clone(), 1)))
             .collect();
-        for (_, (text, kind)) in &mut tokens {
+        for (text, kind) in tokens.values_mut() {
             let is_byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
             if pre.is_none() && is_byte {
                 *kind = 6;
@@ -285,7 +285,7 @@ fn what_is_not_known_is_refused_by_name() {
     made.refuses(&["tokenizer.ggml.model", "nothing"]);
 
     let mut made = Made::small();
-    made.set("tokenizer.ggml.merges", list(["a a"], |text_| text(text_)));
+    made.set("tokenizer.ggml.merges", list(["a a"], text));
     made.refuses(&["merges", "entry 0"]);
     made.metadata.remove("tokenizer.ggml.merges");
     made.refuses(&["tokenizer.ggml.merges"]);

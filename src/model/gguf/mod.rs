@@ -85,13 +85,11 @@ impl Gguf {
             }
             used.insert(origin.name);
         }
+        let is_setting = |name| name == ROPE_FACTORS || checkpoint::Gguf::is_setting(name);
+        let is_copy = |name| config.tie_word_embeddings && name == "output.weight";
+        let known = |name| used.contains(name) || is_setting(name) || is_copy(name);
         let mut names = self.file.tensors().map(|(name, _)| name);
-        let unknown = names.find(|name| {
-            !used.contains(*name)
-                && *name != ROPE_FACTORS
-                && !checkpoint::Gguf::is_setting(name)
-                && !(config.tie_word_embeddings && *name == "output.weight")
-        });
+        let unknown = names.find(|name| !known(name));
         match unknown {
             None => self.rope_factors(config).map(drop),
             Some(name) => Err(Error::file(

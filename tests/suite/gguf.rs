@@ -327,7 +327,7 @@ fn the_program_converts_files_and_models_with_adapters() {
         .fuselm("convert market.gguf out --tokenizer models/market --dtype f32")
         .exits(0)
         .says(&["no weight changed"]);
-    let converted = Decoder::load(&workshop.path("out"), &options(Mode::Inference)).unwrap();
+    let converted = Decoder::load(workshop.path("out"), &options(Mode::Inference)).unwrap();
     assert_eq!(logits(&converted), logits(&decoder));
     workshop.fuselm("convert market.gguf out").exits(1);
     workshop

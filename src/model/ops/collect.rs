@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, TensorId, bail};
+use candle_core::{Result, Tensor, TensorId};
 
+use super::in_place::in_place;
 use super::kernels;
 use super::products::{add_product, matrix, whole_product};
 use crate::model::attach::{with_values, wrap};
@@ -158,38 +159,6 @@ pub(super) fn gradient(
     };
     SUMS.set(collected);
     found
-}
-
-/// Adds `x` to `sum`, of the same shape and no one else's; f32, without a graph.
-pub(crate) fn add_in_place(sum: &Tensor, x: &Tensor) -> Result<()> {
-    with_values(x, |x| in_place(sum, |sum| kernels::add(sum, x)))
-}
-
-/// Adds `bias` to each row of `y`, which is no one else's; f32, without a graph.
-pub(crate) fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
-    with_values(bias, |bias| in_place(y, |y| kernels::add_to_rows(y, bias)))
-}
-
-/// Lends the elements of a contiguous f32 tensor in main memory, to be changed.
-pub(super) fn in_place(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()> {
-    tensor.inplace_op1(&InPlace(change))
-}
-
-struct InPlace<F>(F);
-
-impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "in-place"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(values), Some((begin, end))) = (storage, layout.contiguous_offsets())
-        else {
-            bail!("expected contiguous f32 values")
-        };
-        (self.0)(&mut values[begin..end]);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

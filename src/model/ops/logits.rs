@@ -4,7 +4,8 @@
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::products::{Matrix, linear, product};
+use super::products::{Matrix, product};
+use super::projection::linear;
 use super::softcap::softcap;
 use crate::model::attach::{with_values, wrap};
 use crate::model::head::Head;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::collect::gradient;
-use super::products;
+use super::projection;
 use crate::model::attach::slice;
 use crate::model::cuda;
 
@@ -12,7 +12,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if cuda::holds(x) {
         return cuda::linear(x, weight);
     }
-    products::linear(x, weight)
+    projection::linear(x, weight)
 }
 
 /// Rows `ids` (n, u32) of `table` (vocabulary, width).

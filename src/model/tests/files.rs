@@ -226,7 +226,7 @@ fn bad_configurations_name_file_and_field() {
         (json!({"rms_norm_eps": 0}), "rms_norm_eps"),
         (json!({"hidden_act": "relu"}), "hidden_act"),
         (
-            json!({"rope_scaling": {"type": "yarn"}}),
+            json!({"rope_scaling": {"type": "ntk"}}),
             "`rope_scaling.type`: expected default",
         ),
         (

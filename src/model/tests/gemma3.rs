@@ -71,7 +71,7 @@ fn layers_with_a_window_have_angles_of_their_own() {
         "{error}"
     );
     let error = refused(gemma(
-        json!({"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}),
+        json!({"rope_parameters": {"sliding_attention": {"rope_type": "ntk"}}}),
     ));
     assert!(
         error.contains("`rope_parameters.sliding_attention.rope_type`"),

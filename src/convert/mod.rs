@@ -14,7 +14,7 @@ use crate::artifact::{Existing, Kind};
 use crate::checkpoint::{Target, write_companions};
 use crate::error::Result;
 use crate::lora::ModelPath;
-use crate::model::{Rounding, write_plain};
+use crate::model::{Config, Rounding, write_plain};
 use crate::stage::{Item, Reads, Size, Stage};
 use crate::units::{Bytes, Count};
 use crate::vocab::{Tokenizer, check_tokens};
@@ -80,7 +80,11 @@ impl Stage for Convert {
     }
 
     fn size(&self) -> Size {
-        Size::Like(Item::model(self.model.clone()))
+        let width = self.dtype.size_in_bytes() as u64;
+        // A model that cannot be read is an error of the step.
+        Config::load(&self.model.base).map_or(Size::Small, |config| {
+            Size::Bytes(config.parameters() * width)
+        })
     }
 
     fn run(&self, existing: Existing) -> Result<String> {

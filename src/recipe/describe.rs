@@ -39,6 +39,7 @@ impl Sizes {
         let bytes = match step.stage.size() {
             Size::Small => return Ok(String::new()),
             Size::PerToken(bytes) => bytes * self.tokens,
+            Size::Bytes(bytes) => bytes,
             Size::Like(item) => match self.known.get(&item.place()?) {
                 Some(bytes) => *bytes,
                 None => item.bytes(),

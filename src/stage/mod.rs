@@ -67,6 +67,8 @@ pub enum Size {
     PerToken(u64),
     /// As much as something that is read.
     Like(Item),
+    /// So many bytes.
+    Bytes(u64),
 }
 
 /// What is written as `kind` is made from.

@@ -11,6 +11,7 @@ use fuselm::model::{
     Config, Decoder, Mode, PredictOptions, Predictions, Predictor, RopeScaling, predict,
     write_plain,
 };
+use fuselm::units::Bytes;
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value as Json, json};
 
@@ -521,6 +522,9 @@ fn a_gguf_pivot_in_a_recipe() {
         "model: models/files/pivot.gguf }",
     );
     let run = "run recipe.yml --run-dir again";
+    let size = format!("about {}", Bytes(4 * decoder.config().parameters()));
+    let plan = format!("{run} --dry-run");
+    workshop.fuselm(&plan).exits(0).says(&["convert pivot", &size]);
     workshop.fuselm(run).exits(0).says(&["convert pivot"]);
     for part in [
         "topk/teacher=pivot/part-00000.parquet",

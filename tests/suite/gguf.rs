@@ -524,7 +524,10 @@ fn a_gguf_pivot_in_a_recipe() {
     let run = "run recipe.yml --run-dir again";
     let size = format!("about {}", Bytes(4 * decoder.config().parameters()));
     let plan = format!("{run} --dry-run");
-    workshop.fuselm(&plan).exits(0).says(&["convert pivot", &size]);
+    workshop
+        .fuselm(&plan)
+        .exits(0)
+        .says(&["convert pivot", &size]);
     workshop.fuselm(run).exits(0).says(&["convert pivot"]);
     for part in [
         "topk/teacher=pivot/part-00000.parquet",

@@ -216,11 +216,15 @@ fn settings(family: &str, config: &Config) -> BTreeMap<String, Value> {
 
 /// What llama.cpp's converter stores of LongRoPE.
 fn add_long_rope(config: &Config, gguf: &mut Gguf) {
-    let original = config.raw["original_max_position_embeddings"]
-        .as_u64()
-        .unwrap();
-    let extension = config.max_position_embeddings as f32 / original as f32;
+    // The whole context, of which the decoder has the part that is exact.
+    let [original, context] = [
+        "original_max_position_embeddings",
+        "max_position_embeddings",
+    ]
+    .map(|field| config.raw[field].as_u64().unwrap());
+    let extension = context as f32 / original as f32;
     let attention = (1.0 + extension.ln() / (original as f32).ln()).sqrt();
+    gguf.set("phi3.context_length", Value::U32(context as u32));
     let key = |name: &str| format!("phi3.rope.scaling.{name}");
     gguf.set(&key("original_context_length"), Value::U32(original as u32));
     gguf.set(&key("attn_factor"), Value::F32(attention));

@@ -108,7 +108,7 @@ fn variants() -> Vec<(&'static str, Decoder)> {
         (
             "phi3 with longrope",
             json!({"architectures": ["Phi3ForCausalLM"], "rope_scaling": long,
-                "original_max_position_embeddings": 32}),
+                "original_max_position_embeddings": 48}),
         ),
     ]
     .into_iter()

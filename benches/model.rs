@@ -410,7 +410,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 fn main() {
     // As in the program: freed memory is kept, and candle's own pool only gets in the way of ours.
-    fuselm::memory::keep_freed(std::time::Duration::from_secs(30));
+    let _kept = fuselm::memory::keep_freed(std::time::Duration::from_secs(30));
     // SAFETY: no other thread exists yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let mut flags = BTreeMap::new();

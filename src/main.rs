@@ -5,17 +5,12 @@
 mod cli;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// candle allocates large buffers often; the system's allocator costs it a third of its speed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Longer than a batch takes, shorter than what comes after it.
-const KEEP_FREED: Duration = Duration::from_secs(30);
-
 fn main() -> ExitCode {
-    fuselm::memory::keep_freed(KEEP_FREED);
     // candle's own pool for elementwise operations spins at a barrier and fights with the
     // threads that compute batches side by side; matrix products do not use it.
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {

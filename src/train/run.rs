@@ -1,7 +1,7 @@
 //! The stage: prepare, train, publish.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,10 +12,14 @@ use super::{Init, Method, Train, TrainSummary};
 use crate::artifact::{Existing, Kind, PartInfo, Writer};
 use crate::error::Result;
 use crate::files::digest;
+use crate::memory::keep_freed;
 use crate::model::LoraSave;
 use crate::progress;
 use crate::stage::{Item, Reads, Size, Source, Stage};
 use crate::units::Count;
+
+/// Longer than a micro batch takes, whose memory the next one asks for.
+const KEEP_FREED: Duration = Duration::from_secs(30);
 
 /// What tests change of a training.
 #[derive(Default)]
@@ -47,6 +51,7 @@ impl Train {
         existing: Existing,
         hooks: Hooks<'_>,
     ) -> Result<TrainSummary> {
+        let _kept = keep_freed(KEEP_FREED);
         let prepared = Prepared::new(self, existing, hooks.workers)?;
         let State {
             optimiser,

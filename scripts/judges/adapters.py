@@ -17,7 +17,7 @@ import json
 import shutil
 import warnings
 
-from common import Judge, load, model, save, tokenizer
+from common import Judge, load, model, quiet, save, tokenizer
 
 import peft
 import torch
@@ -296,8 +296,7 @@ def extracted(judge, case):
 
 
 def main():
-    t.logging.set_verbosity_error()
-    t.logging.disable_progress_bar()
+    quiet()
     judge = Judge(__doc__)
     for case in CASES:
         if judge.wants(case[0]):

@@ -11,11 +11,10 @@ base models that are not listed, chat templates, float64. Needs torch, transform
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 
-from common import Judge, load, model, save, tokenizer
+from common import Judge, load, model, quiet, save, tokenizer
 
 SHAPES = [(), (1,), (6,), (3, 4), (5, 1), (2, 3, 4), (2, 3, 2, 2), (32, 48)]
 HALF = {"weight": 0.5}
@@ -242,10 +241,7 @@ def files(judge: Judge, root: Path, torch) -> None:
 def main() -> None:
     import torch
 
-    import transformers
-
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     torch.set_num_threads(1)
     judge = Judge(__doc__)
     methods(judge, torch)

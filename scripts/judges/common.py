@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -86,6 +87,15 @@ class Judge:
     def end(self) -> None:
         print(f"{self.count} cases, {self.wrong} wrong")
         sys.exit(1 if self.wrong else 0)
+
+
+def quiet() -> None:
+    """Lets transformers say nothing but errors, and show no bars."""
+    import transformers
+
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load(folder) -> dict:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 
-from common import Judge, load, model, save, tokenizer
+from common import Judge, load, model, quiet, save, tokenizer
 
 SIZE = 64
 SIZES = dict(vocab_size=SIZE, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
@@ -282,11 +281,7 @@ def mergekit(judge, case, method, models):
 
 def main():
     judge = Judge(__doc__)
-    import transformers
-
-    logging.disable(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     reading(judge)
     heads(judge)
     judge.end()

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 
-from common import Judge, load, model, save, tokenizer
+from common import Judge, load, model, quiet, save, tokenizer
 from configs import SIZE, SIZES, changed, shake
 
 
@@ -232,11 +231,7 @@ def stored_otherwise(judge):
 
 def main():
     judge = Judge(__doc__)
-    import transformers
-
-    logging.disable(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     slicing(judge)
     tower(judge)
     stored_otherwise(judge)

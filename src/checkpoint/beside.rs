@@ -19,17 +19,10 @@ pub const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 /// # Errors
 /// A file that cannot be read, or is no JSON; a GGUF file whose metadata does not say it.
 pub fn companion_json(model: &Path, name: &str) -> Result<Option<Value>> {
-    if !is_gguf(model) {
-        return read_json(&model.join(name));
+    match is_gguf(model) {
+        true => made_json(&Gguf::open(model)?, name),
+        false => read_json(&model.join(name)),
     }
-    let gguf = Gguf::open(model)?;
-    Ok(match name {
-        TOKENIZER => Some(gguf.tokenizer()?),
-        TOKENIZER_CONFIG => Some(gguf.tokenizer_config()?),
-        GENERATION => Some(gguf.generation_config()?),
-        CONFIG => Some(Value::Object(gguf.config()?)),
-        _ => None,
-    })
 }
 
 /// The file `name` of a model as it is; `None` if it has none.
@@ -38,11 +31,7 @@ pub fn companion_json(model: &Path, name: &str) -> Result<Option<Value>> {
 /// A file that cannot be read; a GGUF file whose metadata does not say it.
 pub fn companion_text(model: &Path, name: &str) -> Result<Option<String>> {
     if is_gguf(model) {
-        return match name {
-            CHAT_TEMPLATE => Gguf::open(model)?.chat_template(None),
-            TOOL_TEMPLATE => Gguf::open(model)?.chat_template(Some("tool_use")),
-            _ => Ok(companion_json(model, name)?.map(|json| json.to_string())),
-        };
+        return made_text(&Gguf::open(model)?, name);
     }
     let path = model.join(name);
     match std::fs::read_to_string(&path) {
@@ -52,40 +41,58 @@ pub fn companion_text(model: &Path, name: &str) -> Result<Option<String>> {
     }
 }
 
+/// What a GGUF file has in the place of a JSON file.
+fn made_json(gguf: &Gguf, name: &str) -> Result<Option<Value>> {
+    Ok(match name {
+        TOKENIZER => Some(gguf.tokenizer()?),
+        TOKENIZER_CONFIG => Some(gguf.tokenizer_config()?),
+        GENERATION => Some(gguf.generation_config()?),
+        CONFIG => Some(Value::Object(gguf.config()?)),
+        _ => None,
+    })
+}
+
+/// What a GGUF file has in the place of a file.
+fn made_text(gguf: &Gguf, name: &str) -> Result<Option<String>> {
+    match name {
+        CHAT_TEMPLATE => gguf.chat_template(None),
+        TOOL_TEMPLATE => gguf.chat_template(Some("tool_use")),
+        _ => Ok(made_json(gguf, name)?.map(|json| json.to_string())),
+    }
+}
+
 /// Writes what belongs to the model `model` besides weights and configuration to the folder `to`,
 /// as files; its tokenizer is that of `tokenizer` (a folder, or a GGUF file).
 ///
 /// # Errors
 /// Those of [`companion_json`]; files that cannot be written.
 pub fn write_companions(model: &Path, tokenizer: &Path, to: &Path) -> Result<()> {
-    // What belongs to a tokenizer that was given belongs to the model then, not the rest.
-    let own = tokenizer == model;
-    if !is_gguf(tokenizer) {
-        let of_tokenizer = |role| matches!(role, Role::Tokens | Role::Settings | Role::Slow);
-        let wanted = |role| of_tokenizer(role) || own && role != Role::Quantisation;
+    if is_gguf(tokenizer) {
+        let names = [TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE, TOOL_TEMPLATE];
+        write_made(&Gguf::open(tokenizer)?, &names, to)?;
+    } else {
+        // What belongs to a tokenizer that was given belongs to the model then, not the rest.
+        let own = tokenizer == model;
+        let wanted = |role: Role| role.is_tokenizer() || own && role != Role::Quantisation;
         Companions::of(tokenizer)?.copy(to, wanted)?;
     }
-    let names = [
-        TOKENIZER,
-        TOKENIZER_CONFIG,
-        CHAT_TEMPLATE,
-        TOOL_TEMPLATE,
-        GENERATION,
-    ];
-    let made = names.into_iter().filter(|name| match *name {
-        GENERATION => is_gguf(model),
-        _ => is_gguf(tokenizer),
-    });
-    for name in made {
-        let path = to.join(name);
-        let from = if name == GENERATION { model } else { tokenizer };
-        let text = match name {
+    match is_gguf(model) {
+        true => write_made(&Gguf::open(model)?, &[GENERATION], to),
+        false => Ok(()),
+    }
+}
+
+/// Writes what a GGUF file has in the place of these files, unless they are there.
+fn write_made(gguf: &Gguf, names: &[&str], to: &Path) -> Result<()> {
+    for name in names {
+        let text = match *name {
             // Of those that people read, on lines of their own.
             TOKENIZER_CONFIG | GENERATION => {
-                companion_json(from, name)?.map(|json| format!("{json:#}\n"))
+                made_json(gguf, name)?.map(|json| format!("{json:#}\n"))
             }
-            _ => companion_text(from, name)?,
+            _ => made_text(gguf, name)?,
         };
+        let path = to.join(name);
         if let (Some(text), false) = (text, path.exists()) {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).at(parent)?;

@@ -103,8 +103,7 @@ impl Companions {
         let Ok(meta) = place.metadata() else {
             return self.leave(path, "a link to nothing");
         };
-        let tokenizer = matches!(role, Role::Tokens | Role::Settings | Role::Slow);
-        if is_link && !tokenizer && !is_within(&place, real) {
+        if is_link && !role.is_tokenizer() && !is_within(&place, real) {
             self.leave(path, "a link out of the folder");
         } else if !meta.is_file() {
             self.leave(path, "no file");

@@ -53,6 +53,13 @@ pub enum Role {
     Other,
 }
 
+impl Role {
+    /// Whether it is a tokenizer's.
+    pub fn is_tokenizer(self) -> bool {
+        matches!(self, Self::Tokens | Self::Settings | Self::Slow)
+    }
+}
+
 /// A file that belongs to a model but not to its weights, and is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Companion {

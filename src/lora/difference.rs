@@ -9,7 +9,7 @@ use super::base::{Base, is_expert, is_projection_name};
 use super::names::names_module;
 use crate::checkpoint::{Checkpoint, read_config, refuse_packed};
 use crate::error::{Error, Result};
-use crate::tensors::{TensorInfo, View, layer};
+use crate::tensors::{View, is_buffer, layer};
 
 /// The head, and the embeddings that it may be.
 const HEAD: &str = "lm_head.weight";
@@ -175,7 +175,10 @@ impl Pair {
         let mut used = vec![false; targets.len()];
         let mut found = Vec::new();
         let head = self.has_own_head().then_some(HEAD);
-        let names = self.base.tensors().filter(|info| !is_buffer(info));
+        let names = self
+            .base
+            .tensors()
+            .filter(|info| !is_buffer(&info.name, &info.shape));
         let names = names.map(|info| info.name.as_str()).chain(head);
         for tensor in names {
             let [own, other] = self.views(tensor)?;
@@ -270,18 +273,6 @@ fn settle(found: &mut Vec<Difference>) {
         Held::Saved => saved.contains(&difference.module),
         Held::Below | Held::Plain | Held::Missed => difference.differs,
     });
-}
-
-/// Whether a tensor is none of a model's parameters.
-fn is_buffer(info: &TensorInfo) -> bool {
-    let ends = [
-        ".attn.masked_bias",
-        ".rotary_emb.inv_freq",
-        ".attention.masked_bias",
-    ];
-    let causal = [".attn.bias", ".attention.bias"];
-    ends.iter().any(|end| info.name.ends_with(end))
-        || (info.shape.len() > 2 && causal.iter().any(|end| info.name.ends_with(end)))
 }
 
 /// What transformers puts before the names of tensors when it loads a model for texts whose

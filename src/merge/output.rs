@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::plan::Plan;
 use super::template::write_template;
-use super::vocabulary::is_tokenizer;
 use crate::checkpoint::{CONFIG, Companions, GENERATION, Role, remove_quantisation};
 use crate::error::{Context, Result};
 use crate::files::{json_text, read_json};
@@ -31,10 +30,10 @@ pub(super) fn write_companions(plan: &Plan, dir: &Path) -> Result<()> {
         None => {
             let other = reference.tokenizer_dir();
             let own = other == reference.dir;
-            let copied = |role| role == Role::Generation || (own && is_tokenizer(role));
+            let copied = |role: Role| role == Role::Generation || (own && role.is_tokenizer());
             companions.copy(dir, copied)?;
             if !own {
-                Companions::of(other)?.copy(dir, is_tokenizer)?;
+                Companions::of(other)?.copy(dir, Role::is_tokenizer)?;
             }
         }
         Some(files) => {

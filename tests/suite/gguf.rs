@@ -593,6 +593,9 @@ fn what_a_gguf_file_cannot_be() {
     let kept = gguf.metadata.remove(eps).unwrap();
     gguf.write(&workshop.path("market.gguf"));
     good(&["market.gguf", eps, "nothing"]);
+    gguf.set(eps, Value::F32(f32::NAN));
+    gguf.write(&workshop.path("market.gguf"));
+    good(&["market.gguf", eps, "finite", "NaN"]);
     gguf.set(eps, kept);
 
     let up = gguf.tensors.remove("blk.1.ffn_up.weight").unwrap();
@@ -607,6 +610,42 @@ fn what_a_gguf_file_cannot_be() {
     gguf.tensors.insert("blk.1.extra.weight".to_owned(), extra);
     gguf.write(&workshop.path("market.gguf"));
     good(&["market.gguf", "blk.1.extra.weight"]);
+}
+
+/// Parts say which they are; a name that says otherwise, or a part that is not there, is named.
+#[test]
+fn parts_of_split_files_are_all_there() {
+    let workshop = Workshop::new();
+    let decoder =
+        Decoder::load(&workshop.path("models/market"), &options(Mode::Inference)).unwrap();
+    let mut gguf = convert(&decoder, GgmlDType::F32, None);
+    let mut second = convert(&decoder, GgmlDType::F32, None);
+    second.metadata.clear();
+    second.tensors.retain(|name, _| name.starts_with("blk.1."));
+    gguf.tensors.retain(|name, _| !name.starts_with("blk.1."));
+    for (number, part) in [&mut gguf, &mut second].into_iter().enumerate() {
+        part.set("split.count", Value::U16(2));
+        part.set("split.no", Value::U16(number as u16));
+    }
+    let name = |number: usize| format!("m-0000{number}-of-00002.gguf");
+    let convert = |file: &str, code: i32, words: &[&str]| {
+        let _ = fs::remove_dir_all(workshop.path("out"));
+        let run = workshop.fuselm(&format!("convert {file} out --tokenizer models/market"));
+        run.exits(code).says(words);
+    };
+    gguf.write(&workshop.path(&name(1)));
+    convert(
+        &name(1),
+        1,
+        &[&name(2), "is missing", "2 parts", "all parts"],
+    );
+    second.write(&workshop.path(&name(2)));
+    convert(&name(1), 0, &[]);
+    fs::rename(workshop.path(&name(1)), workshop.path("m.gguf")).unwrap();
+    convert("m.gguf", 1, &["m.gguf", "part 1 of 2", "1 of 1"]);
+    fs::rename(workshop.path(&name(2)), workshop.path(&name(1))).unwrap();
+    gguf.write(&workshop.path(&name(2)));
+    convert(&name(1), 1, &[&name(1), "part 2 of 2", "1 of 2"]);
 }
 
 /// Any damage is an error that names the file; nothing panics or allocates what is not there.

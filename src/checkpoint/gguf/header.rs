@@ -5,6 +5,7 @@
 //! set aside for a number that it claims.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
@@ -25,6 +26,20 @@ pub(super) enum Value {
         count: u64,
         begin: usize,
     },
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(number) => write!(f, "{number}"),
+            Self::Signed(number) => write!(f, "{number}"),
+            Self::Float(number) => write!(f, "{number}"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Text(text) if text.chars().count() > 60 => write!(f, "a longer text"),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Array { count, .. } => write!(f, "a list of {count}"),
+        }
+    }
 }
 
 /// Type codes of metadata.

@@ -39,11 +39,8 @@ pub(super) struct Metadata<'a> {
 
 impl<'a> Metadata<'a> {
     pub fn wrong(&self, key: &str, expected: &str) -> Error {
-        let found = match self.header.metadata.get(key) {
-            None => "nothing".to_owned(),
-            Some(Value::Array { count, .. }) => format!("a list of {count}"),
-            Some(value) => format!("{value:?}"),
-        };
+        let found = self.header.metadata.get(key);
+        let found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
         Error::file(
             self.path,
             format!("metadata `{key}`: expected {expected}, found {found}"),
@@ -68,8 +65,8 @@ impl<'a> Metadata<'a> {
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Float(number)) => Ok(Some(shortest(*number))),
-            Some(_) => Err(self.wrong(key, "a fraction")),
+            Some(Value::Float(number)) if number.is_finite() => Ok(Some(shortest(*number))),
+            Some(_) => Err(self.wrong(key, "a finite fraction")),
         }
     }
 
@@ -97,6 +94,7 @@ impl<'a> Metadata<'a> {
         known.map(|(name, _)| *name).ok_or_else(|| {
             let names = FAMILIES.map(|(name, _)| name).join(", ");
             self.wrong(key, &format!("one of {names}"))
+                .remedy("`fuselm inspect` shows what the file holds")
         })
     }
 

@@ -12,6 +12,7 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -48,6 +49,40 @@ pub fn gguf_files(path: &Path) -> Vec<PathBuf> {
     split().unwrap_or_else(|| vec![path.to_owned()])
 }
 
+/// How parts of a model have to be called.
+const PARTS: &str = "let all parts lie in one folder, called `NAME-00001-of-00003.gguf` and so on as llama.cpp \
+                     calls them, and give the first";
+
+/// Opens one of `count` files of a model.
+fn open_part(path: &Path, count: usize) -> Result<File> {
+    match File::open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound && count > 1 => {
+            let problem = format!("is missing, one of the {count} parts of a split model");
+            Err(Error::input(path.display(), problem).remedy(PARTS))
+        }
+        file => file.at(path),
+    }
+}
+
+/// Compares what a file says of being a part of a model with its name.
+fn check_part(path: &Path, header: &Header, index: usize, count: usize) -> Result<()> {
+    let metadata = Metadata { path, header };
+    let Some(stated) = metadata.size("split.count")? else {
+        return Ok(());
+    };
+    let number = metadata.size("split.no")?.unwrap_or(index as u64);
+    // Parts that were joined again say 0.
+    if (stated.max(1), number) == (count as u64, index as u64) {
+        return Ok(());
+    }
+    let problem = format!(
+        "is part {} of {stated} of a split model (metadata `split.no`, `split.count`), by its name {} of {count}",
+        number.saturating_add(1),
+        index + 1
+    );
+    Err(Error::file(path, problem).remedy(PARTS))
+}
+
 struct Mapped {
     path: PathBuf,
     map: Mmap,
@@ -67,17 +102,21 @@ impl Gguf {
     /// Maps the file, or all files of a split model, and reads their headers.
     ///
     /// # Errors
-    /// A missing or damaged file, an element type that is not read, an unknown architecture.
+    /// A missing or damaged file, a part of a model that is called like another, an element type that is
+    /// not read, an unknown architecture.
     pub fn open(path: &Path) -> Result<Self> {
         let mut opened = Vec::new();
         let mut tensors = BTreeMap::new();
         let mut first = None;
-        for (index, path) in gguf_files(path).into_iter().enumerate() {
-            let file = File::open(&path).at(&path)?;
+        let files = gguf_files(path);
+        let count = files.len();
+        for (index, path) in files.into_iter().enumerate() {
+            let file = open_part(&path, count)?;
             // SAFETY: the map is only read; as with every reader of mapped checkpoints, another
             // process must not truncate the file meanwhile.
             let map = unsafe { Mmap::map(&file) }.at(&path)?;
             let header = Header::parse(&path, &map)?;
+            check_part(&path, &header, index, count)?;
             for (name, info) in &header.tensors {
                 if tensors
                     .insert(name.clone(), (index, info.clone()))
@@ -186,10 +225,11 @@ impl Gguf {
                 count,
                 begin,
             }) => Ok((*count, header::texts(&self.files[0].map, *begin, *count))),
-            _ => {
-                let problem = format!("metadata `{key}`: expected a list of texts");
-                Err(Error::file(self.path(), problem))
+            None => {
+                let problem = format!("has no tokenizer (metadata `{key}`)");
+                Err(Error::file(self.path(), problem).remedy(tokenizer::REMEDY))
             }
+            Some(_) => Err(self.metadata().wrong(key, "a list of texts")),
         }
     }
 }

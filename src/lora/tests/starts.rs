@@ -35,18 +35,6 @@ fn experts_are_adapted_in_their_order() {
     });
     let tensors = names.concat().into_iter().map(|name| (name, vec![1, 2]));
     let one_by_one = Base::new(tensors, &json!({"model_type": "mixtral"}), None);
-    let halves: Tensors<'_> = &[
-        (
-            "model.layers.0.mlp.experts.lora_A.weight",
-            &[2, 2],
-            &[1.0, 0.0, 0.0, 1.0],
-        ),
-        (
-            "model.layers.0.mlp.experts.lora_B.weight",
-            &[2, 2],
-            &[1.0, 2.0, 3.0, 4.0],
-        ),
-    ];
     let settings = json!({"target_modules": [], "target_parameters": ["gate_up_proj"]});
     let found = open(&one_by_one, &settings, halves).unwrap();
     for (name, expert, expected) in [

@@ -11,11 +11,6 @@ use crate::checkpoint::{Companions, Role, TOKENIZER, TOKENIZER_CONFIG};
 use crate::error::{Context, Result};
 use crate::files::{edit_json, read_json};
 
-/// Whether companions of this role are a tokenizer's.
-pub(in crate::merge) fn is_tokenizer(role: Role) -> bool {
-    matches!(role, Role::Tokens | Role::Settings | Role::Slow)
-}
-
 /// The tokenizer of an output whose rows are placed by token.
 pub(in crate::merge) struct Files {
     /// The folder whose tokenizer it is made from.
@@ -44,7 +39,7 @@ impl Files {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let companions = Companions::of(&self.source)?;
         let Some(json) = &self.json else {
-            return companions.copy(dir, is_tokenizer);
+            return companions.copy(dir, Role::is_tokenizer);
         };
         let write = |name: &str, text: &str| {
             let path = dir.join(name);

@@ -65,7 +65,7 @@ mod tokens;
 
 pub(super) use describe::describe;
 pub(super) use differences::differences;
-pub(super) use files::{Files, is_tokenizer};
+pub(super) use files::Files;
 pub(super) use gather::Gathered;
 pub(super) use models::Vocabulary;
 pub(super) use names::{is_by_token, is_per_layer, may_be_by_token};

@@ -173,7 +173,7 @@ fn ln(x: f32) -> f32 {
     x.ln()
 }
 
-const LN2: f64 = std::f64::consts::LN_2;
+pub const LN2: f64 = std::f64::consts::LN_2;
 
 /// Writes one artifact of every kind. Probabilities are powers of two, so that figures can be
 /// computed by hand; every check is satisfied.

@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+use arrow::datatypes::DataType;
+
 use super::fixture::*;
 use super::*;
 use crate::artifact::Kind;
@@ -183,6 +185,55 @@ fn samples_where_the_metrics_disagree() {
     assert_eq!(
         named(&session(dir.path()), "metric_disagreements", &[]),
         ["0 s p 0.360674"]
+    );
+}
+
+/// Items that differ by one or by nothing, half and half: the mean of 100 has a standard error of 0.05.
+/// The interval tells that; a model that differs everywhere by the same has none.
+#[test]
+fn differences_of_models_have_intervals() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    let items = |bits: &dyn Fn(u64) -> f64| {
+        let rows: Vec<(u64, &str, f64)> = (0..100)
+            .flat_map(|item| [(item, "nll", bits(item) * LN2), (item, "bytes", 2.0)])
+            .collect();
+        vec![
+            texts(&vec!["t"; rows.len()]),
+            u64s(&rows.iter().map(|row| row.0).collect::<Vec<_>>()),
+            texts(&rows.iter().map(|row| row.1).collect::<Vec<_>>()),
+            f64s(&rows.iter().map(|row| row.2).collect::<Vec<_>>()),
+            nulls(&DataType::Float64, rows.len()),
+            nulls(&DataType::Utf8, rows.len()),
+        ]
+    };
+    let models: [(&str, &dyn Fn(u64) -> f64); 3] = [
+        ("clm", &|item| 4.0 + item as f64),
+        ("worse", &|item| 5.0 + item as f64),
+        ("mixed", &|item| {
+            4.0 + item as f64 - f64::from(item % 2 == 0)
+        }),
+    ];
+    for (name, bits) in models {
+        write(&run, Kind::EvalItems, &[name], 0, items(bits));
+    }
+    let session = session(dir.path());
+    let found = named(&session, "model_differences", &[]);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[1], " t worse 100 27.25 0.5 0.5 0.5");
+    let mixed: Vec<f64> = { found[0].split(' ').skip(4) }
+        .map(|number| number.parse().unwrap())
+        .collect();
+    assert_eq!(mixed[..2], [26.5, -0.25]);
+    // 1.96 standard errors of bits, over two bytes.
+    for (border, expected) in [(mixed[2], -0.25 - 0.049), (mixed[3], -0.25 + 0.049)] {
+        assert!((border - expected).abs() < 0.006, "{found:?}");
+    }
+    let other = [("baseline", "worse"), ("model", "clm")];
+    assert_eq!(
+        named(&session, "model_differences", &other),
+        [" t clm 100 26.75 -0.5 -0.5 -0.5"]
     );
 }
 

@@ -242,6 +242,29 @@ fn scores_are_the_order_of_merges() {
     assert_eq!(ids(-2.0, -1.0, "a bcab"), [3, 8, 7, 6]);
 }
 
+/// Runs of blanks that a user defined are merged before all else, also out of marks in the text
+/// (Gemma's own `tokenizer.json`); with a blank before each text they are found as they are.
+#[test]
+fn runs_of_blanks_are_merged() {
+    let tokens = |prefix: bool, sample: &str| {
+        let vocab = json!({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "▁": 4, "▁a": 5});
+        let added = json!([{"id": 6, "content": "  ", "special": false},
+            {"id": 7, "content": "   ", "special": false}]);
+        let model = json!({"vocab": vocab, "merges": [], "unk_token": "<unk>"});
+        let mut made = Made::of(&json!({"model": model, "added_tokens": added}), None);
+        let scores = [0.0, 0.0, 0.0, -1.0, -2.0, -1.0, -1000.0, -1000.0];
+        made.set("tokenizer.ggml.scores", list(scores, Value::F32));
+        made.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefix));
+        made.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+        made.load().unwrap().encode(sample).unwrap().ids
+    };
+    assert_eq!(tokens(false, "a  a"), [3, 6, 3]);
+    assert_eq!(tokens(false, "a ▁a"), [3, 6, 3]);
+    assert_eq!(tokens(false, "a▁▁ a"), [3, 7, 3]);
+    assert_eq!(tokens(false, "a a"), [3, 5]);
+    assert_eq!(tokens(true, "a  a"), [5, 6, 5]);
+}
+
 #[test]
 fn special_tokens_and_the_template_come_from_the_metadata() {
     let vocab = json!({"a": 0, "b": 1, "Ġ": 2, "ab": 3, "<s>": 4, "</s>": 5, "!!": 6, "<end>": 7});
@@ -293,8 +316,10 @@ fn what_is_not_known_is_refused_by_name() {
     let mut made = Made::small();
     made.set("tokenizer.ggml.token_type", list([1, 1], Value::I32));
     made.refuses(&["tokenizer.ggml.token_type", "a list of 4"]);
+    made.set("tokenizer.ggml.tokens", Value::U32(3));
+    made.refuses(&["tokenizer.ggml.tokens", "a list of texts, found 3"]);
     made.metadata.remove("tokenizer.ggml.tokens");
-    made.refuses(&["tokenizer.ggml.tokens"]);
+    made.refuses(&["has no tokenizer", "tokenizer.ggml.tokens"]);
 
     let mut made = Made::small();
     made.set("tokenizer.ggml.eos_token_id", Value::U32(9));

@@ -6,6 +6,7 @@
 
 mod words;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json, json};
@@ -16,7 +17,7 @@ use super::header::{self, Value};
 use crate::error::{Error, Result};
 
 /// What a tokenizer that cannot be made is to be replaced by.
-const REMEDY: &str = "put the `tokenizer.json` of the model that the file was made from beside it, or name \
+pub(super) const REMEDY: &str = "put the `tokenizer.json` of the model that the file was made from beside it, or name \
                       its folder (in a recipe, as `tokenizer`)";
 
 /// Kinds of tokens (`tokenizer.ggml.token_type`).
@@ -25,6 +26,8 @@ const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
+/// Ours: a run of blanks that a user defined.
+const BLANKS: i32 = -1;
 
 /// SentencePiece's mark of a blank.
 const BLANK: &str = "\u{2581}";
@@ -42,19 +45,30 @@ const ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_toke
 
 /// The pieces of a tokenizer, by id.
 struct Pieces<'a> {
-    texts: Vec<&'a str>,
+    texts: Vec<Cow<'a, str>>,
     kinds: Vec<i32>,
 }
 
 impl Pieces<'_> {
     fn get(&self, id: u64) -> Option<&str> {
-        self.texts.get(usize::try_from(id).ok()?).copied()
+        let text = self.texts.get(usize::try_from(id).ok()?)?;
+        Some(text.as_ref())
+    }
+
+    /// Lets runs of blanks that stand among the tokens a user defined (Gemma's) be made by merging
+    /// SentencePiece's marks, as in the model's own `tokenizer.json`: marks in a text count as blanks.
+    fn escape_blanks(&mut self) {
+        for (text, kind) in self.texts.iter_mut().zip(&mut self.kinds) {
+            if *kind == USER_DEFINED && text.bytes().all(|byte| byte == b' ') {
+                (*text, *kind) = (BLANK.repeat(text.len()).into(), BLANKS);
+            }
+        }
     }
 
     /// The `vocab` of a `tokenizer.json`; of pieces that stand twice the last one counts.
     fn vocabulary(&self) -> Map<String, Json> {
         let ids = (0u64..).zip(&self.texts);
-        ids.map(|(id, text)| ((*text).to_owned(), json!(id)))
+        ids.map(|(id, text)| (text.to_string(), json!(id)))
             .collect()
     }
 
@@ -65,7 +79,7 @@ impl Pieces<'_> {
             pieces.filter(|(_, (_, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED));
         added
             .map(|(id, (text, kind))| {
-                let rstrip = strips && *kind == CONTROL && !matches!(*text, "<s>" | "<|endoftext|>");
+                let rstrip = strips && *kind == CONTROL && !matches!(text.as_ref(), "<s>" | "<|endoftext|>");
                 json!({
                     "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": rstrip,
                     "normalized": false, "special": *kind != USER_DEFINED,
@@ -83,8 +97,11 @@ impl Gguf {
     /// other.
     pub fn tokenizer(&self) -> Result<Json> {
         let metadata = self.metadata();
-        let pieces = self.pieces()?;
+        let mut pieces = self.pieces()?;
         let kind = metadata.text("tokenizer.ggml.model")?;
+        if kind == Some("llama") && !self.adds_blank()? {
+            pieces.escape_blanks();
+        }
         let (normalizer, pre_tokenizer, decoder, model) = match kind {
             Some("gpt2") => self.byte_level(&pieces)?,
             Some("llama") => self.sentence_piece(&pieces)?,
@@ -202,10 +219,17 @@ impl Gguf {
             })
     }
 
+    /// Whether texts of SentencePiece get a blank before them.
+    fn adds_blank(&self) -> Result<bool> {
+        let stated = self.metadata().flag("tokenizer.ggml.add_space_prefix")?;
+        Ok(stated.unwrap_or(true))
+    }
+
     fn pieces(&self) -> Result<Pieces<'_>> {
         let key = "tokenizer.ggml.tokens";
         let (count, listed) = self.tokens()?;
-        let texts: Option<Vec<&str>> = listed.map(|text| std::str::from_utf8(text).ok()).collect();
+        let texts = listed.map(|text| std::str::from_utf8(text).ok().map(Cow::from));
+        let texts: Option<Vec<Cow<'_, str>>> = texts.collect();
         let texts = texts.ok_or_else(|| {
             Error::file(self.path(), format!("metadata `{key}`: a token is no text"))
         })?;
@@ -285,9 +309,7 @@ impl Gguf {
             let problem = format!("metadata `{key}`: the score of token {id} is not a number");
             return Err(Error::file(self.path(), problem));
         }
-        let prefix = metadata
-            .flag("tokenizer.ggml.add_space_prefix")?
-            .unwrap_or(true);
+        let prefix = self.adds_blank()?;
         let blank = json!({ "type": "Replace", "pattern": { "String": " " }, "content": BLANK });
         let normalizer = match prefix {
             true => json!({
@@ -371,16 +393,22 @@ impl Gguf {
 /// The merges that make the pieces in the order of their scores: SentencePiece joins the two
 /// neighbours that make the best piece, whatever they are.
 fn merges(pieces: &Pieces<'_>, scores: &[f32]) -> Vec<Json> {
-    let made = |id: &usize| pieces.kinds.get(*id) == Some(&NORMAL);
+    let made = |id: &usize| matches!(pieces.kinds.get(*id), Some(&(NORMAL | BLANKS)));
     let known: HashMap<&str, usize> = (0..pieces.texts.len())
         .filter(made)
-        .map(|id| (pieces.texts[id], id))
+        .map(|id| (pieces.texts[id].as_ref(), id))
         .collect();
     let mut order: Vec<usize> = (0..pieces.texts.len()).filter(made).collect();
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order.sort_by(|a, b| {
+        // Whatever their scores, what a user defined comes first.
+        let others = |id: &usize| pieces.kinds[*id] != BLANKS;
+        others(a)
+            .cmp(&others(b))
+            .then(scores[*b].total_cmp(&scores[*a]))
+    });
     let mut merges = Vec::new();
     for id in order {
-        let text = pieces.texts[id];
+        let text = pieces.texts[id].as_ref();
         // The longer left part first, as transformers does.
         for (at, _) in text
             .char_indices()

@@ -15,6 +15,7 @@
     )
 )]
 
+mod contain;
 pub mod error;
 pub mod memory;
 pub mod progress;

@@ -4,8 +4,8 @@
 -- param: baseline = 'clm' — the model that the others are compared with
 -- param: model = '' — only this model; all if empty
 -- A paired bootstrap: both models get the same items. A draw takes each item 0, 1, 2 ... times, as often as
--- Poisson's distribution with a mean of one says, by a digest of the item and the draw; so the figures are the
--- same every time. Eight digits of a digest are compared with the distribution's sums, times 2^32.
+-- Poisson's distribution with a mean of one says, by 32 bits that item and draw are mixed into; so the figures
+-- are the same every time. The bits are compared with the distribution's sums, times 2^32.
 WITH items AS (
     SELECT
         run,
@@ -27,31 +27,43 @@ pairs AS (
 draws AS (
     SELECT unnest(range(0, 1000)) AS draw
 ),
-digests AS (
+mixed AS (
     SELECT
-        i.task,
         i.item_id,
         d.draw,
-        substr(md5(i.task || '/' || CAST(i.item_id AS VARCHAR) || '/' || CAST(d.draw AS VARCHAR)), 1, 8) AS digest
-    FROM (SELECT DISTINCT task, item_id FROM pairs) AS i
+        (i.item_id * 2654435761 + d.draw * 2246822519 + 3266489917) & 4294967295 AS bits
+    FROM (SELECT DISTINCT item_id FROM pairs) AS i
     CROSS JOIN draws AS d
+),
+mixed_twice AS (
+    SELECT
+        item_id,
+        draw,
+        ((bits & 65535) * ((bits >> 16) + 40503) + (bits >> 7) * 668265263) & 4294967295 AS bits
+    FROM mixed
+),
+mixed_thrice AS (
+    SELECT
+        item_id,
+        draw,
+        ((bits & 65535) * ((bits >> 16) + 30011) + (bits >> 5) * 374761393) & 4294967295 AS bits
+    FROM mixed_twice
 ),
 counts AS (
     SELECT
-        task,
         item_id,
         draw,
         CASE
-            WHEN digest < '5e2d58d9' THEN 0
-            WHEN digest < 'bc5ab1b1' THEN 1
-            WHEN digest < 'eb715e1e' THEN 2
-            WHEN digest < 'fb239797' THEN 3
-            WHEN digest < 'ff1025f6' THEN 4
-            WHEN digest < 'ffd90f3c' THEN 5
-            WHEN digest < 'fffa8b72' THEN 6
+            WHEN bits < 1580030169 THEN 0
+            WHEN bits < 3160060337 THEN 1
+            WHEN bits < 3950075422 THEN 2
+            WHEN bits < 4213413783 THEN 3
+            WHEN bits < 4279248374 THEN 4
+            WHEN bits < 4292415292 THEN 5
+            WHEN bits < 4294609778 THEN 6
             ELSE 7
         END AS times
-    FROM digests
+    FROM mixed_thrice
 ),
 drawn AS (
     SELECT
@@ -61,7 +73,7 @@ drawn AS (
         c.draw,
         SUM(c.times * p.difference) / NULLIF(SUM(c.times * p.bytes), 0.0) AS difference
     FROM pairs AS p
-    JOIN counts AS c ON c.task = p.task AND c.item_id = p.item_id
+    JOIN counts AS c ON c.item_id = p.item_id
     GROUP BY p.run, p.task, p.model, c.draw
 ),
 ranked AS (

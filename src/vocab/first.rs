@@ -11,6 +11,7 @@ use tokenizers::{
 
 use super::Tokenizer;
 use super::pieces::{byte_level_spelling, flatten};
+use crate::contain::contained;
 
 /// The words of GPT-2, which `ByteLevel` has built in.
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -169,7 +170,8 @@ impl Tokenizer {
         {
             return Some(*id);
         }
-        self.first_of_word(&self.mid_text.first_word(text)?)
+        // A pattern that gives up on these bytes begins no token with them.
+        contained(|| self.first_of_word(&self.mid_text.first_word(text)?)).ok()?
     }
 
     fn first_of_word(&self, word: &str) -> Option<u32> {

@@ -11,8 +11,10 @@ use super::first::MidText;
 use super::listing::{self, Listed};
 use super::literal::Literal;
 use super::pieces::{Growth, Prefix, Scheme};
-use super::{Kind, Role, Tokenizer, Vocabulary, merges, roles};
+use super::tokenizer::gave_up;
+use super::{Kind, Role, Tokenizer, Vocabulary, limits, merges, roles};
 use crate::checkpoint::{TOKENIZER, companion_text, is_gguf};
+use crate::contain::contained;
 use crate::error::{Context, Error, Result};
 use crate::text::{ChatTemplate, TokenFacts};
 
@@ -78,6 +80,15 @@ impl Tokenizer {
         template: Option<ChatTemplate>,
         roles: &HashMap<Role, u32>,
     ) -> Result<Self> {
+        limits::check(path, spec)?;
+        let made = contained(|| Self::made(path, &text, spec, roles));
+        let mut tokenizer = made.map_err(|said| gave_up(path, &said))??;
+        tokenizer.spec = text.into();
+        tokenizer.template = template;
+        Ok(tokenizer)
+    }
+
+    fn made(path: &Path, text: &str, spec: &Value, roles: &HashMap<Role, u32>) -> Result<Self> {
         let inner = tokenizers::Tokenizer::from_bytes(text.as_bytes());
         let mut inner =
             inner.map_err(|error| Error::file(path, format!("no tokenizer: {error}")))?;
@@ -88,10 +99,7 @@ impl Tokenizer {
         if listed.vocabulary.is_empty() {
             return Err(Error::file(path, "the vocabulary has no tokens"));
         }
-        let mut tokenizer = Self::assemble(path, inner, listed, scheme, spec)?;
-        tokenizer.spec = text.into();
-        tokenizer.template = template;
-        Ok(tokenizer)
+        Self::assemble(path, inner, listed, scheme, spec)
     }
 
     fn assemble(

@@ -10,6 +10,7 @@
 pub(crate) mod edits;
 mod first;
 mod gguf;
+mod limits;
 mod listing;
 mod literal;
 mod load;

@@ -14,6 +14,7 @@ use super::pieces::{Growth, Scheme};
 use super::trace::{Trace, Tracer};
 use super::{Kind, Role, Vocabulary, spans};
 use crate::checkpoint::tokenizer_dir;
+use crate::contain::contained;
 use crate::error::{Context, Error, Result};
 use crate::text::ChatTemplate;
 
@@ -131,6 +132,10 @@ impl Tokenizer {
             return Err(Error::input("text", "4 GiB or more in one sample")
                 .remedy("split it into several samples"));
         }
+        contained(|| self.encode_whole(text)).map_err(|said| gave_up(&self.path, &said))?
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<Encoded> {
         let ids = self
             .inner
             .encode_fast(text, false)
@@ -273,7 +278,8 @@ impl Tokenizer {
         let Some(decoder) = self.inner.get_decoder() else {
             return tokens.join(" ");
         };
-        decoder.decode(tokens).unwrap_or_else(|_| {
+        let decoded = contained(|| decoder.decode(tokens).ok());
+        decoded.ok().flatten().unwrap_or_else(|| {
             let bytes: Vec<u8> = ids
                 .iter()
                 .flat_map(|id| self.vocabulary.bytes(*id).iter().copied())
@@ -305,4 +311,10 @@ impl Tokenizer {
         )
         .remedy("use the tokenizer that belongs to the model, or resize the model's embeddings"))
     }
+}
+
+/// The error of a tokenizer on which the library panicked, and said this.
+pub(super) fn gave_up(path: &Path, said: &str) -> Error {
+    Error::file(path, format!("the tokenizer's library gave up: {said}"))
+        .remedy("get the model's own tokenizer again; its regular expressions and tables must suit any text")
 }

@@ -616,8 +616,7 @@ fn what_a_gguf_file_cannot_be() {
 #[test]
 fn parts_of_split_files_are_all_there() {
     let workshop = Workshop::new();
-    let decoder =
-        Decoder::load(&workshop.path("models/market"), &options(Mode::Inference)).unwrap();
+    let decoder = Decoder::load(workshop.path("models/market"), &options(Mode::Inference)).unwrap();
     let mut gguf = convert(&decoder, GgmlDType::F32, None);
     let mut second = convert(&decoder, GgmlDType::F32, None);
     second.metadata.clear();

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::files::json_line;
 use crate::model::config::Activation;
 
+/// Most experts of all layers together; the largest public models have 23,424.
+const MOST_EXPERTS: usize = 1 << 17;
+
 /// An object in the file, and where it is.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
@@ -180,8 +183,10 @@ impl<'a> Fields<'a> {
     pub fn experts(&self, field: &str, defaults: [usize; 2]) -> Result<(usize, usize)> {
         let used = "num_experts_per_tok";
         let count = self.optional_size(field)?.unwrap_or(defaults[0]);
-        if count > 4096 {
-            return Err(self.wrong(field, "at most 4096"));
+        let layers = self.layers("num_hidden_layers")?;
+        if count.saturating_mul(layers) > MOST_EXPERTS {
+            let expected = format!("at most {MOST_EXPERTS} in all {layers} layers together");
+            return Err(self.wrong(field, expected));
         }
         let per_token = self.optional_size(used)?.unwrap_or(defaults[1]);
         if per_token > count {

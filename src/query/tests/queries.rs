@@ -221,8 +221,8 @@ fn differences_of_models_have_intervals() {
     let session = session(dir.path());
     let found = named(&session, "model_differences", &[]);
     assert_eq!(found.len(), 2);
-    assert_eq!(found[1], " t worse 100 27.25 0.5 0.5 0.5");
-    let mixed: Vec<f64> = { found[0].split(' ').skip(4) }
+    assert_eq!(found[1], "t worse 100 27.25 0.5 0.5 0.5");
+    let mixed: Vec<f64> = { found[0].split(' ').skip(3) }
         .map(|number| number.parse().unwrap())
         .collect();
     assert_eq!(mixed[..2], [26.5, -0.25]);
@@ -233,7 +233,7 @@ fn differences_of_models_have_intervals() {
     let other = [("baseline", "worse"), ("model", "clm")];
     assert_eq!(
         named(&session, "model_differences", &other),
-        [" t clm 100 26.75 -0.5 -0.5 -0.5"]
+        ["t clm 100 26.75 -0.5 -0.5 -0.5"]
     );
 }
 

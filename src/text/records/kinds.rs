@@ -137,6 +137,12 @@ fn foreign(first: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
+/// Longest line of a file, in bytes; a packed file of a few can unpack to more than there is memory.
+const LONGEST_LINE: u64 = 256 << 20;
+
+/// Longest list (`.json`), in bytes.
+const LONGEST_LIST: u64 = 2 << 30;
+
 /// The text of a file, unpacked.
 pub(super) struct Unpacked {
     reader: Box<dyn BufRead + Send>,
@@ -208,20 +214,34 @@ impl Unpacked {
 
     /// Appends the next line, with its end; whether there was one.
     pub(super) fn line(&mut self, path: &Path, text: &mut Vec<u8>) -> Result<bool> {
-        self.reader
-            .read_until(b'\n', text)
-            .map(|read| read > 0)
-            .map_err(|error| unreadable(path, self.packed, error))
+        let before = text.len();
+        let mut line = (&mut self.reader).take(LONGEST_LINE + 1);
+        line.read_until(b'\n', text)
+            .map_err(|error| unreadable(path, self.packed, error))?;
+        let read = (text.len() - before) as u64;
+        match read > LONGEST_LINE {
+            true => Err(too_long(path, "a line", LONGEST_LINE)),
+            false => Ok(read > 0),
+        }
     }
 
     /// All that is left.
     pub(super) fn rest(&mut self, path: &Path) -> Result<Vec<u8>> {
         let mut text = Vec::new();
-        self.reader
-            .read_to_end(&mut text)
-            .map(|_| text)
-            .map_err(|error| unreadable(path, self.packed, error))
+        let mut rest = (&mut self.reader).take(LONGEST_LIST + 1);
+        rest.read_to_end(&mut text)
+            .map_err(|error| unreadable(path, self.packed, error))?;
+        match text.len() as u64 > LONGEST_LIST {
+            true => Err(too_long(path, "a list", LONGEST_LIST)),
+            false => Ok(text),
+        }
     }
+}
+
+/// The error of something that would have to be in memory as a whole.
+fn too_long(path: &Path, what: &str, most: u64) -> Error {
+    Error::file(path, format!("{what} of more than {} MiB", most >> 20))
+        .remedy("write JSON lines, one record on each")
 }
 
 /// Why a file could not be read on: packed ones can be cut short or damaged.
@@ -279,5 +299,23 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert!(error.starts_with("x.jsonl: is ") && error.matches("; ").count() == 2);
         }
+    }
+
+    /// 25 kB that unpack to one line of more than a quarter of a gibibyte.
+    #[test]
+    fn a_line_without_an_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long.jsonl.zst");
+        let mut file = zstd::Encoder::new(File::create(&path).unwrap(), 1).unwrap();
+        std::io::copy(&mut std::io::repeat(b'a').take(LONGEST_LINE + 1), &mut file).unwrap();
+        file.finish().unwrap();
+        let Opened::Text(mut text) = open(&path).unwrap() else {
+            panic!("no text");
+        };
+        let error = text.line(&path, &mut Vec::new()).unwrap_err().to_string();
+        assert!(
+            error.contains("long.jsonl.zst: a line of more than 256 MiB"),
+            "{error}"
+        );
     }
 }

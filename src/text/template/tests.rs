@@ -258,6 +258,41 @@ fn ends_of_lines_are_those_of_jinja2() {
     assert!(compared > 0);
 }
 
+/// Chains as long as they may be run on the stack of a thread, and sums and joins have no limit.
+#[test]
+fn long_chains_render() {
+    let cases = [
+        (
+            format!("{{{{ 'a'{} }}}}", "|upper|lower".repeat(249)),
+            "a".to_owned(),
+        ),
+        (
+            format!("{{{{ 0{} }}}}", " or 0".repeat(60) + " or 7"),
+            "7".to_owned(),
+        ),
+        (
+            format!(
+                "{{% if 0 %}}{}{{% else %}}x{{% endif %}}",
+                "{% elif 0 %}".repeat(100)
+            ),
+            "x".to_owned(),
+        ),
+        (
+            format!("{{{{ 1{} }}}}", " + 1".repeat(2_000)),
+            "2001".to_owned(),
+        ),
+        (
+            format!("{{{{ 'a'{} }}}}", " ~ 'a'".repeat(2_000)),
+            "a".repeat(2_001),
+        ),
+    ];
+    for (source, expected) in cases {
+        let chat = Chat::new([Message::new("user", "Hi")]);
+        let template = ChatTemplate::from_source("case.jinja", &source, None, None).unwrap();
+        assert_eq!(template.render(&chat, false).unwrap(), expected);
+    }
+}
+
 #[test]
 fn hostile_templates_end() {
     let nested = "(".repeat(5000) + "1" + &")".repeat(5000);
@@ -280,6 +315,18 @@ fn hostile_templates_end() {
         "{% for x in [1] %}{% with y = x %}{% break %}{% endwith %}{% endfor %}".to_owned(),
         format!("{{{{ {nested} }}}}"),
         format!("{{{{ {}1 }}}}", "not ".repeat(5000)),
+        format!("{{{{ 'a'{} }}}}", "|upper".repeat(100_000)),
+        format!("{{{{ a{} }}}}", ".a".repeat(100_000)),
+        format!("{{{{ a{} }}}}", "[0]".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " * 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " - 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " or 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " if 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " < 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " is defined".repeat(100_000)),
+        format!("{{% filter upper{} %}}", "|upper".repeat(100_000)),
+        format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(100_000)),
+        "{{ strftime_now('%Y' * 10**7) }}".to_owned(),
         "{% if 1 %}".repeat(5000),
         "{% generation %}".to_owned(),
         "{{ 'a".to_owned(),

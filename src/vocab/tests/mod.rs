@@ -1,5 +1,6 @@
 mod first;
 mod gguf;
+mod hostile;
 mod literal;
 mod made;
 mod normal;

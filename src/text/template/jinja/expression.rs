@@ -8,6 +8,10 @@ use super::tokens::Token;
 /// Deepest nesting of brackets and operators; Python gives up at about the same depth.
 const DEEPEST: usize = 60;
 
+/// Most links of chains (`a|b|c`, `a.b.c`, `a or b or c`) in a tag, or branches of an `if`: the engine
+/// goes down one level for each, and says itself where it will not go as deep as this.
+pub(super) const LONGEST: usize = 500;
+
 /// An expression in minijinja's syntax, and what may follow it there.
 pub(super) struct Written {
     pub(super) text: String,
@@ -60,6 +64,7 @@ pub(super) struct Parser<'a> {
     /// Names that hold namespaces: their attributes are never methods.
     pub(super) namespaces: &'a [String],
     depth: usize,
+    links: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -70,6 +75,7 @@ impl<'a> Parser<'a> {
             soft,
             namespaces,
             depth: 0,
+            links: 0,
         }
     }
 
@@ -145,6 +151,17 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
+    /// Counts a link of a chain.
+    pub(super) fn link(&mut self) -> Result<()> {
+        self.links += 1;
+        match self.links > LONGEST {
+            true => Err(format!(
+                "a chain of more than {LONGEST} operators, filters and attributes"
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// An expression, or several with commas: a tuple.
     pub(super) fn tuple(&mut self, conditional: bool) -> Result<String> {
         let first = self.one(conditional)?;
@@ -188,6 +205,7 @@ impl<'a> Parser<'a> {
         self.soft |= self.has_condition();
         let mut value = self.or()?;
         while self.skip_name("if") {
+            self.link()?;
             let condition = self.or()?.at(Level::Filtered);
             let otherwise = match self.skip_name("else") {
                 true => format!(
@@ -222,6 +240,7 @@ impl<'a> Parser<'a> {
     fn or(&mut self) -> Result<Written> {
         let mut left = self.and()?;
         while self.skip_name("or") {
+            self.link()?;
             let right = self.and()?.at(Level::Filtered);
             left = Written::new(
                 format!("{} or {right}", left.at(Level::Filtered)),
@@ -234,6 +253,7 @@ impl<'a> Parser<'a> {
     fn and(&mut self) -> Result<Written> {
         let mut left = self.not()?;
         while self.skip_name("and") {
+            self.link()?;
             let right = self.not()?.at(Level::Filtered);
             left = Written::new(
                 format!("{} and {right}", left.at(Level::Filtered)),
@@ -259,6 +279,7 @@ impl<'a> Parser<'a> {
         let mut left = first.at(Level::Filtered);
         let mut pairs = Vec::new();
         loop {
+            self.link()?;
             let right = self.sum()?.at(Level::Filtered);
             pairs.push(match operator {
                 "==" | "!=" if plain(&left) || plain(&right) => {
@@ -320,6 +341,7 @@ impl<'a> Parser<'a> {
                 (_, true) => ("-", "py_sub"),
                 _ => return Ok(left),
             };
+            self.link()?;
             let mut parts = Vec::new();
             while self.skip_operator(operator) {
                 parts.push(self.concat()?.text);
@@ -377,6 +399,7 @@ impl<'a> Parser<'a> {
         let mut left = operand(self)?;
         while let Some((_, filter)) = operators.iter().find(|(name, _)| self.is_operator(name)) {
             self.at += 1;
+            self.link()?;
             let right = operand(self)?.text;
             let text = format!("{}|{filter}({right})", left.at(Level::Filtered));
             left = Written::new(text, Level::Filtered);

@@ -175,7 +175,15 @@ pub(super) fn set_date(environment: &mut Environment<'static>, date: NaiveDate) 
 /// Directives of `strftime` that chrono has as C has them.
 const DIRECTIVES: &str = "aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyY%";
 
+/// Longest format of a date.
+const LONGEST_FORMAT: usize = 1000;
+
 fn strftime(date: NaiveDate, format: &str) -> Result<String> {
+    if format.len() > LONGEST_FORMAT {
+        return Err(error(format!(
+            "a date's format of more than {LONGEST_FORMAT} bytes"
+        )));
+    }
     let moment = date.and_time(chrono::NaiveTime::MIN);
     let mut out = String::new();
     let mut rest = format;

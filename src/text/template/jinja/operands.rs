@@ -148,6 +148,7 @@ impl<'a> Parser<'a> {
             } else {
                 return Ok(value);
             }
+            self.link()?;
         }
     }
 
@@ -253,6 +254,7 @@ impl<'a> Parser<'a> {
             } else {
                 return Ok(value);
             }
+            self.link()?;
         }
     }
 

@@ -4,7 +4,7 @@
 //! (`trim_blocks`, `lstrip_blocks`, signs); what is written has none of these left to decide.
 //! `{% generation %}` is the tag of transformers' extension: a block with a scope of its own.
 
-use super::expression::{Parser, plain};
+use super::expression::{LONGEST, Parser, plain};
 use super::operands::quoted;
 use super::python::is_space;
 use super::scan::{basic_tag, namespace, newlines, next_tag, stripped};
@@ -92,6 +92,7 @@ struct Block {
     soft: bool,
     /// What is written where it ends.
     end: &'static str,
+    branches: usize,
 }
 
 /// Tags that open a block, with what is written before the end of the block: Jinja2 gives all of
@@ -280,6 +281,7 @@ impl<'s> Reader<'s> {
             }
             "elif" => {
                 self.inside(&["if"], name)?;
+                self.branch()?;
                 let condition = parser.tuple(false)?;
                 self.write(start, &format!("elif {condition}"));
                 Ok(())
@@ -378,6 +380,7 @@ impl<'s> Reader<'s> {
         }
         let mut text = format!("set {target}");
         while parser.skip_operator("|") {
+            parser.link()?;
             text += &format!(" | {}", parser.filter()?);
         }
         self.write(start, &text);
@@ -401,7 +404,24 @@ impl<'s> Reader<'s> {
         }
         let end = BLOCKS.iter().find(|block| block.0 == name);
         let end = end.map_or("", |block| block.2);
-        self.blocks.push(Block { name, soft, end });
+        let branches = 1;
+        self.blocks.push(Block {
+            name,
+            soft,
+            end,
+            branches,
+        });
+        Ok(())
+    }
+
+    /// Counts one more branch of the innermost block.
+    fn branch(&mut self) -> Result<()> {
+        if let Some(block) = self.blocks.last_mut() {
+            block.branches += 1;
+            if block.branches > LONGEST {
+                return Err(format!("an `if` with more than {LONGEST} branches"));
+            }
+        }
         Ok(())
     }
 

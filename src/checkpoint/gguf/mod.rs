@@ -213,22 +213,22 @@ impl Gguf {
         types::name(tensor.dtype)
     }
 
-    /// The list of tokens: how many, and the bytes of each.
+    /// The list of tokens, if the file has a tokenizer: how many, and the bytes of each.
     ///
     /// # Errors
-    /// The file has no such list.
-    pub fn tokens(&self) -> Result<(u64, impl Iterator<Item = &[u8]>)> {
+    /// It is no list of texts.
+    pub fn tokens(&self) -> Result<Option<(u64, impl Iterator<Item = &[u8]>)>> {
         let key = "tokenizer.ggml.tokens";
         match self.header.metadata.get(key) {
             Some(Value::Array {
                 kind: 8,
                 count,
                 begin,
-            }) => Ok((*count, header::texts(&self.files[0].map, *begin, *count))),
-            None => {
-                let problem = format!("has no tokenizer (metadata `{key}`)");
-                Err(Error::file(self.path(), problem).remedy(tokenizer::REMEDY))
+            }) => {
+                let texts = header::texts(&self.files[0].map, *begin, *count);
+                Ok(Some((*count, texts)))
             }
+            None => Ok(None),
             Some(_) => Err(self.metadata().wrong(key, "a list of texts")),
         }
     }

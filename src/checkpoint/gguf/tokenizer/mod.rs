@@ -17,7 +17,7 @@ use super::header::{self, Value};
 use crate::error::{Error, Result};
 
 /// What a tokenizer that cannot be made is to be replaced by.
-pub(super) const REMEDY: &str = "put the `tokenizer.json` of the model that the file was made from beside it, or name \
+const REMEDY: &str = "put the `tokenizer.json` of the model that the file was made from beside it, or name \
                       its folder (in a recipe, as `tokenizer`)";
 
 /// Kinds of tokens (`tokenizer.ggml.token_type`).
@@ -227,7 +227,10 @@ impl Gguf {
 
     fn pieces(&self) -> Result<Pieces<'_>> {
         let key = "tokenizer.ggml.tokens";
-        let (count, listed) = self.tokens()?;
+        let (count, listed) = self.tokens()?.ok_or_else(|| {
+            let problem = format!("has no tokenizer (metadata `{key}`)");
+            Error::file(self.path(), problem).remedy(REMEDY)
+        })?;
         let texts = listed.map(|text| std::str::from_utf8(text).ok().map(Cow::from));
         let texts: Option<Vec<Cow<'_, str>>> = texts.collect();
         let texts = texts.ok_or_else(|| {

@@ -48,7 +48,7 @@ struct Cli {
 /// Options of every command.
 #[derive(Args)]
 struct Global {
-    /// Threads to compute with [default: all cores]
+    /// Threads to compute with; 0 takes all cores [default: all cores]
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     threads: Option<usize>,
     /// Where to compute: cpu, cuda or cuda:N
@@ -165,8 +165,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Fails for more threads than any machine is better with: so many would only stand in each other's way.
+fn check_threads(threads: usize) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = (8 * cores).max(1024);
+    match threads > most {
+        true => Err(Error::usage(format!(
+            "`--threads {threads}`: expected at most {most} on a machine with {cores} cores"
+        ))
+        .remedy("leave it out to take all cores")),
+        false => Ok(()),
+    }
+}
+
 fn execute(cli: Cli) -> Result<ExitCode> {
     if let Some(threads) = cli.global.threads {
+        check_threads(threads)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global()
             .map_err(|error| Error::usage(format!("`--threads {threads}`: {error}")))?;

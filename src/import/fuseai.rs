@@ -12,15 +12,17 @@
 //! * without, and at tokens whose `labels` are ignored, the list is taken for everything, as those programs do.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt32Type};
 use arrow::ipc::reader::StreamReader;
+use arrow::ipc::root_as_message;
 use arrow::record_batch::RecordBatch;
 
 use super::columns::{Column, list_of};
 use super::found::{Found, FoundRow, Opened, Samples, Values};
+use crate::contain::contained;
 use crate::error::{Context, Error, Result};
 use crate::files::read_json;
 
@@ -92,25 +94,90 @@ fn split(from: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Reads a file of a data set. Arrow's reader believes lengths and offsets: the lengths are checked
+/// before, and where an offset makes it panic, that is an error.
 fn read(path: PathBuf) -> Result<Samples> {
-    let file = BufReader::new(File::open(&path).at(&path)?);
-    let batches = StreamReader::try_new(file, None)
+    let mut file = BufReader::new(File::open(&path).at(&path)?);
+    check_lengths(&path, &mut file)?;
+    file.rewind().at(&path)?;
+    let opened = contained(|| StreamReader::try_new(file, None));
+    let mut batches = opened
+        .map_err(|said| Error::file(&path, format!("no readable Arrow stream: {said}")))?
         .map_err(|error| Error::file(&path, format!("no readable Arrow stream: {error}")))?;
-    let mut first = 0;
-    let samples = batches.flat_map(move |batch| {
-        let found = batch
-            .map_err(|error| Error::file(&path, format!("damaged: {error}")))
-            .and_then(|batch| {
-                let found = samples(&batch, &path, first);
-                first += batch.num_rows();
-                found
-            });
-        match found {
-            Ok(found) => found.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
+    let (mut first, mut failed) = (0, false);
+    let place = path.clone();
+    let mut next = move || -> Option<Result<Vec<Found>>> {
+        let batch = match batches.next()? {
+            Ok(batch) => batch,
+            Err(error) => return Some(Err(Error::file(&path, format!("damaged: {error}")))),
+        };
+        let found = samples(&batch, &path, first);
+        first += batch.num_rows();
+        Some(found)
+    };
+    let found = std::iter::from_fn(move || {
+        if failed {
+            return None;
         }
+        let found = contained(&mut next)
+            .unwrap_or_else(|said| Some(Err(Error::file(&place, format!("damaged: {said}")))));
+        failed = matches!(found, Some(Err(_)));
+        found
+    });
+    let samples = found.flat_map(|found| match found {
+        Ok(found) => found.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
     });
     Ok(Box::new(samples))
+}
+
+/// Checks that no message of an Arrow stream claims to be longer than the file: memory is set aside for
+/// what it claims.
+///
+/// Format: <https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>.
+fn check_lengths(path: &Path, file: &mut BufReader<File>) -> Result<()> {
+    let length = file.get_ref().metadata().at(path)?.len();
+    let damaged = |at: u64, problem: &str| {
+        Error::file(
+            path,
+            format!("no readable Arrow stream: {problem}, at byte {at} of {length}"),
+        )
+    };
+    let mut at = 0;
+    while at < length {
+        let begin = at;
+        let mut size = number(path, file, &mut at)?;
+        // What follows a mark of four bytes, which older files lack.
+        if size == -1 {
+            size = number(path, file, &mut at)?;
+        }
+        if size == 0 {
+            break;
+        }
+        let left = length.saturating_sub(at);
+        let size = u64::try_from(size).ok().filter(|size| *size <= left);
+        let size = size.ok_or_else(|| damaged(begin, "a message is longer than the file"))?;
+        let mut message = vec![0; size as usize];
+        file.read_exact(&mut message).at(path)?;
+        at += size;
+        let message = root_as_message(&message);
+        let message = message.map_err(|error| damaged(begin, &error.to_string()))?;
+        let left = length.saturating_sub(at);
+        let body = u64::try_from(message.bodyLength()).ok();
+        let body = body.filter(|body| *body <= left);
+        let body = body.ok_or_else(|| damaged(begin, "a batch is longer than the file"))?;
+        at += body;
+        file.seek(SeekFrom::Start(at)).at(path)?;
+    }
+    Ok(())
+}
+
+/// The next four bytes, as a number.
+fn number(path: &Path, file: &mut BufReader<File>, at: &mut u64) -> Result<i32> {
+    let mut bytes = [0; 4];
+    file.read_exact(&mut bytes).at(path)?;
+    *at += 4;
+    Ok(i32::from_le_bytes(bytes))
 }
 
 /// The columns of a batch.

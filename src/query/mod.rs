@@ -25,6 +25,7 @@
 mod catalogue;
 mod check;
 mod complete;
+mod depth;
 mod division;
 mod files;
 mod format;

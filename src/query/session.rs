@@ -28,6 +28,7 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use super::catalogue::{Catalogue, Group, Param, Script};
+use super::depth::{self, deeply};
 use super::division::Division;
 use super::files::RunFiles;
 use super::permit::permit;
@@ -160,6 +161,7 @@ impl Session {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("fuselm-sql")
+            .thread_stack_size(depth::STACK)
             .build()
             .during(|| "starting the threads of a SQL session".into())?;
         let mut context = SessionContext::new_with_config_rt(config, environment);
@@ -216,12 +218,13 @@ impl Session {
 
     /// The plan of one statement, as text; nothing is computed.
     pub fn explain(&self, sql: &str, params: &Params) -> Result<String> {
-        self.plan_text(&self.frame(sql, params, &[])?)
+        deeply(|| self.plan_text(&self.plan(sql, params, &[])?))
     }
 
     /// [`Session::explain`] for the file called `name`.
     pub fn explain_named(&self, name: &str, params: &Params) -> Result<String> {
-        self.plan_text(&self.script_frame(self.catalogue.named(name)?, params)?)
+        let frame = self.script_frame(self.catalogue.named(name)?, params)?;
+        deeply(|| self.plan_text(&frame))
     }
 
     fn plan_text(&self, frame: &DataFrame) -> Result<String> {
@@ -254,6 +257,11 @@ impl Session {
     /// Plans one statement. Its parameters have the types of their defaults where `declared`
     /// has them, else the types that their values look like.
     fn frame(&self, sql: &str, params: &Params, declared: &[Param]) -> Result<DataFrame> {
+        deeply(|| self.plan(sql, params, declared))
+    }
+
+    fn plan(&self, sql: &str, params: &Params, declared: &[Param]) -> Result<DataFrame> {
+        depth::check(sql)?;
         let mut values: Vec<(String, ScalarValue)> = Vec::new();
         for param in declared {
             let text = params.get(&param.name).unwrap_or(&param.default);

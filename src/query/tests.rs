@@ -2,6 +2,7 @@
 
 mod absent;
 mod checks;
+mod depth;
 mod files;
 mod fixture;
 mod inspecting;

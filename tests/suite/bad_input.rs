@@ -38,6 +38,20 @@ fn run_refused(workshop: &Workshop, code: i32, words: &[&str]) {
     assert!(!workshop.path("run/topk").exists(), "found after long work");
 }
 
+/// A hundred thousand threads would take minutes to start and then wait for each other.
+#[test]
+fn more_threads_than_help() {
+    let workshop = Workshop::new();
+    let words = ["--threads 100000", "expected at most", "cores"];
+    refused(
+        &workshop,
+        "inspect models/pivot --threads 100000",
+        2,
+        &words,
+    );
+    workshop.fuselm("inspect models/pivot --threads 0").exits(0);
+}
+
 #[test]
 fn missing_paths() {
     let workshop = Workshop::new();

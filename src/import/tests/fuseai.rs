@@ -138,6 +138,50 @@ fn broken_data_sets() {
     assert!(place.error(Format::Fuseai, "set").contains("`_data_files`"));
 }
 
+/// Arrow's reader panics on offsets that point elsewhere, and sets memory aside for any length.
+#[test]
+fn flipped_bytes_are_errors() {
+    let place = Place::new();
+    save_fuseai(&place.at("set"), true);
+    let file = place.at("set/data-00001-of-00002.arrow");
+    let whole = fs::read(&file).unwrap();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(3) {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut changed = whole.clone();
+            changed[at] ^= flip;
+            fs::write(&file, &changed).unwrap();
+            let samples = crate::import::fuseai::open(&place.at("set"));
+            // Another number may be as good.
+            let errors = samples.unwrap().samples.filter_map(Result::err);
+            for error in errors {
+                refused += 1;
+                let error = error.to_string();
+                assert!(error.contains("data-00001-of-00002.arrow"), "{at}: {error}");
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    for (from, bytes, word) in [
+        (
+            4,
+            &i32::MAX.to_le_bytes()[..],
+            "a message is longer than the file",
+        ),
+        (
+            4,
+            &(-5i32).to_le_bytes(),
+            "a message is longer than the file",
+        ),
+    ] {
+        let mut changed = whole.clone();
+        changed[from..from + bytes.len()].copy_from_slice(bytes);
+        fs::write(&file, &changed).unwrap();
+        let error = place.error(Format::Fuseai, "set");
+        assert!(error.contains(word), "{error}");
+    }
+}
+
 #[test]
 fn samples_as_fusellm_stores_them() {
     // Text and EOS, no BOS.

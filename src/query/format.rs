@@ -170,17 +170,18 @@ fn table(
         .iter()
         .map(|field| field.data_type().is_numeric())
         .collect();
-    let mut widths: Vec<usize> = schema
+    // An expression without a name of its own is called by its text.
+    let header: Vec<String> = schema
         .fields()
         .iter()
-        .map(|f| f.name().chars().count())
+        .map(|field| cell_text(field.name()))
         .collect();
+    let mut widths: Vec<usize> = header.iter().map(|name| name.chars().count()).collect();
     for row in rows.iter().take(limit.min(PREVIEW_ROWS)) {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let header: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
     line(out, &header, &widths, &right)?;
     let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
     line(out, &rule, &widths, &right)?;

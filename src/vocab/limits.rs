@@ -1,8 +1,8 @@
 //! What a `tokenizer.json` may ask of the library that runs it.
 //!
-//! The library believes what the file says: it sets memory aside for lengths that a file claims, replaces
-//! patterns that match nothing for ever, and lets replacements grow without bound. These are refused
-//! before it sees them; what makes it panic is caught (`crate::contain`).
+//! The library believes what the file says: it sets memory aside for lengths that a file claims, and lets
+//! replacements grow without bound. These are refused before it sees them; what makes it panic is caught
+//! (`crate::contain`).
 
 use std::path::Path;
 

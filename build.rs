@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Folders of `sql/`, and what `query::Group` calls them.
-const SQL: [(&str, &str); 5] = [
+const SQL: [(&str, &str); 6] = [
+    ("functions", "Functions"),
     ("tables", "Tables"),
     ("views", "Views"),
     ("queries", "Queries"),

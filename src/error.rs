@@ -87,8 +87,27 @@ fn io_remedy(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::StorageFull => {
             "; free some space and run the same command again, what is complete is kept"
         }
+        std::io::ErrorKind::FileTooLarge => {
+            "; raise the limit for files (`ulimit -f unlimited`) and run the same command again, what is complete is kept"
+        }
+        std::io::ErrorKind::QuotaExceeded => {
+            "; your quota is used up: free some space and run the same command again, what is complete is kept"
+        }
+        _ if is_too_many_files(source) => "; raise the limit for open files (`ulimit -n 4096`)",
         _ => "",
     }
+}
+
+/// The error of the system in what a library says, as `(os error 24)`; libraries wrap it in texts.
+pub(crate) fn system_error(said: &str) -> Option<std::io::Error> {
+    let (_, rest) = said.rsplit_once("(os error ")?;
+    let (number, _) = rest.split_once(')')?;
+    number.parse().ok().map(std::io::Error::from_raw_os_error)
+}
+
+/// Whether the process, or the system, has as many files open as it may.
+fn is_too_many_files(error: &std::io::Error) -> bool {
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 impl Error {
@@ -133,6 +152,22 @@ impl Error {
         Self::Io {
             path: path.into(),
             source,
+        }
+    }
+
+    /// Whether the system did not let us look, for a reason of its own, at a file that is there: which
+    /// says nothing about the file.
+    pub fn is_of_the_system(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if source.raw_os_error().is_some() && source.kind() != std::io::ErrorKind::NotFound)
+    }
+
+    /// The error for a file that a library could not read: damaged, as `damaged` says, unless it was
+    /// the system that did not let it, which says nothing about the file.
+    pub fn unread(path: &Path, said: &impl fmt::Display, damaged: impl FnOnce() -> Self) -> Self {
+        match system_error(&said.to_string()) {
+            Some(error) => Self::io(path, error),
+            None => damaged(),
         }
     }
 

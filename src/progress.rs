@@ -4,19 +4,28 @@
 //! every ten seconds. stdout is never touched: it is for data.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{LazyLock, Mutex};
 
 use crate::error::{Error, Result};
-use crate::units::{Count, Elapsed};
+use crate::units::{Count, Elapsed, Rate};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Wishes to stop that were taken back: what was meant for one of them is not meant for the next.
+static FORGOTTEN: AtomicUsize = AtomicUsize::new(0);
+/// What would be lost if the program ended at once.
+static KEEPING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+/// How long a wish to stop waits for the work to notice it.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How often a plain line is written where stderr is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -26,9 +35,51 @@ pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-/// Records that the user wants to stop; [`check_interrupt`] then fails.
-pub fn interrupt() {
+/// Records that the user wants to stop; [`check_interrupt`] then fails. Work that does not notice it
+/// soon, whatever it reads, is ended by `end`: nothing that is written is ever half in its place, so
+/// that only time is lost. While something is [kept](keep_until_dropped) the user is told so instead.
+pub fn interrupt(end: fn()) {
     INTERRUPTED.store(true, Ordering::SeqCst);
+    let wish = FORGOTTEN.load(Ordering::SeqCst);
+    let still = move || check_interrupt().is_err() && FORGOTTEN.load(Ordering::SeqCst) == wish;
+    let wait = move || {
+        let mut said = false;
+        std::thread::sleep(PATIENCE);
+        while still() {
+            let Some(what) = kept() else { return end() };
+            if !said {
+                note(format!("stopping: {what}; Ctrl-C again ends at once"));
+            }
+            said = true;
+            std::thread::sleep(PATIENCE / 10);
+        }
+    };
+    if std::thread::Builder::new().spawn(wait).is_err() {
+        end();
+    }
+}
+
+fn kept() -> Option<&'static str> {
+    KEEPING.lock().ok()?.last().copied()
+}
+
+/// Something that a stop waits for, as long as this lives.
+pub struct Kept(());
+
+/// Lets a wish to stop wait; `what` says for what, as in "saving the state after this batch".
+pub fn keep_until_dropped(what: &'static str) -> Kept {
+    if let Ok(mut keeping) = KEEPING.lock() {
+        keeping.push(what);
+    }
+    Kept(())
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Ok(mut keeping) = KEEPING.lock() {
+            keeping.pop();
+        }
+    }
 }
 
 /// Fails with [`Error::Interrupted`] once the user has asked to stop.
@@ -43,6 +94,7 @@ pub fn check_interrupt() -> Result<()> {
 
 /// Takes the wish to stop back, once what it was meant for has stopped and the program goes on.
 pub fn forget_interrupt() {
+    FORGOTTEN.fetch_add(1, Ordering::SeqCst);
     INTERRUPTED.store(false, Ordering::SeqCst);
 }
 
@@ -99,10 +151,13 @@ impl Bar {
             BARS.add(ProgressBar::new(total))
         };
         let template = format!(
-            "{{prefix:>14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left {{msg}}"
+            "{{prefix:>14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left {{msg}}"
         );
         if let Ok(style) = ProgressStyle::with_template(&template) {
-            bar.set_style(style);
+            let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+                let _ = write!(text, "{}/s", Rate(state.per_sec()));
+            };
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.set_prefix(label.clone());
         Self {
@@ -126,12 +181,12 @@ impl Bar {
             let rate = done as f64 / elapsed.as_secs_f64();
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(1e-9));
             line(&format!(
-                "{}: {} of {} {} ({:.0}/s, {} left)",
+                "{}: {} of {} {} ({}/s, {} left)",
                 self.label,
                 Count(done),
                 Count(total),
                 self.unit,
-                rate,
+                Rate(rate),
                 Elapsed(left)
             ));
         }

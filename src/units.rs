@@ -51,6 +51,19 @@ impl fmt::Display for Count {
     }
 }
 
+/// Units a second, printed as a count, and slow ones with a digit after the point: `13,146`, `0.8`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate(pub f64);
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 < 9.95 {
+            true => write!(f, "{:.1}", self.0),
+            false => Count(self.0.round() as u64).fmt(f),
+        }
+    }
+}
+
 /// A duration, printed with the unit that suits it: `0.4 s`, `2 min 05 s`, `3 h 07 min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed(pub Duration);
@@ -79,6 +92,9 @@ mod tests {
         assert_eq!(Bytes(1_610_612_736).to_string(), "1.5 GiB");
         assert_eq!(Count(1_234_567).to_string(), "1,234,567");
         assert_eq!(Count(12).to_string(), "12");
+        assert_eq!(Rate(13_145.9621).to_string(), "13,146");
+        assert_eq!(Rate(9.96).to_string(), "10");
+        assert_eq!(Rate(0.84).to_string(), "0.8");
         assert_eq!(Elapsed(Duration::from_millis(420)).to_string(), "0.4 s");
         assert_eq!(Elapsed(Duration::from_secs(125)).to_string(), "2 min 05 s");
     }

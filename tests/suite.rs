@@ -24,8 +24,10 @@ mod suite {
     pub mod full_disk;
     pub mod generation;
     pub mod gguf;
+    pub mod hostile;
     pub mod killed;
     pub mod layers;
+    pub mod limits;
     pub mod measures;
     pub mod merge_memory;
     pub mod offload;

@@ -15,6 +15,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use super::rows::numbers;
 use super::seal;
 use crate::error::{Context, Error, Result};
+use crate::files::parquet_batches;
 
 /// Fails unless rows rise by `sample_id` and, in kinds that have one, `pos`, the first two columns,
 /// and `samples` are those of all rows.
@@ -28,7 +29,7 @@ pub(super) fn check_order(
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
     let roots = if with_pos { 0..2 } else { 0..1 };
     let columns = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let batches = builder.with_projection(columns).build().at(path)?;
+    let batches = parquet_batches(builder.with_projection(columns)).at(path)?;
     let mut before = None;
     for batch in batches {
         let batch = batch.map_err(|e| Error::damaged(path, e.to_string()).remedy(seal::REMEDY))?;

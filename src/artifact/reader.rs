@@ -4,9 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 
 use super::columns;
 use super::encoding::{Decoder, Problem};
@@ -15,7 +13,7 @@ use super::provenance::Footer;
 use super::seal::{self, Seal};
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
-use crate::files::{Claim, digest};
+use crate::files::{Claim, digest, parquet_batches, parquet_metadata};
 
 /// Rows per batch when a part is streamed.
 const BATCH_ROWS: usize = 2048;
@@ -229,11 +227,12 @@ impl Part {
         let file = File::open(path).at(path)?;
         let bytes = file.metadata().at(path)?.len();
         // The Arrow types are ours to say, not the file's.
-        let metadata =
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| {
+        let metadata = parquet_metadata(&file).map_err(|e| {
+            Error::unread(path, &e, || {
                 Error::damaged(path, format!("not a complete Parquet file: {e}"))
                     .remedy(seal::REMEDY)
-            })?;
+            })
+        })?;
         let key_values = metadata.metadata().file_metadata().key_value_metadata();
         let value = |key: &str| {
             let pair = key_values?.iter().find(|pair| pair.key == key)?;
@@ -367,18 +366,18 @@ impl Part {
     /// The pages of one row group that the batch touches, decompressed.
     pub fn batches(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let file = File::open(&self.path).at(&self.path)?;
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-                .with_batch_size(BATCH_ROWS)
-                .build()
-                .at(&self.path)?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let reader = parquet_batches(builder.with_batch_size(BATCH_ROWS)).at(&self.path)?;
         let path = self.path.clone();
         let mut decoder = Decoder::new(self.provenance().kind);
         Ok(reader.map(move |batch| {
             let batch = batch.map_err(|error| {
-                columns::text_that_is_no_utf8(&path)
-                    .unwrap_or_else(|| Error::damaged(&path, format!("damaged: {error}")))
-                    .remedy(seal::REMEDY)
+                Error::unread(&path, &error, || {
+                    columns::text_that_is_no_utf8(&path)
+                        .unwrap_or_else(|| Error::damaged(&path, format!("damaged: {error}")))
+                        .remedy(seal::REMEDY)
+                })
             })?;
             decoder.decode(&batch).map_err(|problem| match problem {
                 Problem::Batch(error) => error,

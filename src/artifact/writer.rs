@@ -86,6 +86,7 @@ impl Writer {
                     done.push(part.info());
                 }
                 Ok(part) => stale.push((path, Some(part))),
+                Err(error) if error.is_of_the_system() => return Err(error),
                 Err(_) => stale.push((path, None)),
             }
         }

@@ -1,18 +1,17 @@
 //! `fuselm corpus`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::{Kind, RunDir, check_name, models};
 use fuselm::corpus::{self, Corpus, CorpusOptions, TemplateMode, Tokenise, Transcribe, WriteVocab};
 use fuselm::error::{Error, Result};
 use fuselm::lora::{ModelPath, locate};
-use fuselm::model::Config;
-use fuselm::stage::Stage;
+use fuselm::model::Outline;
 use fuselm::vocab::Tokenizer;
 
 use super::paths::model_row;
-use super::{FieldArgs, Force, perform};
+use super::{FieldArgs, Force, perform, run_alone};
 
 /// Chat and text files to samples, transcripts and tokens.
 ///
@@ -41,7 +40,7 @@ struct Opened {
     name: String,
     path: ModelPath,
     tokenizer: Tokenizer,
-    config: Config,
+    outline: Outline,
 }
 
 fn open(argument: &str) -> Result<Opened> {
@@ -53,13 +52,14 @@ fn open(argument: &str) -> Result<Opened> {
     Ok(Opened {
         name: name.to_owned(),
         tokenizer: Tokenizer::of_model(&path.base)?,
-        config: Config::load(&path.base)?,
+        outline: Outline::of(&path.base)?,
         path,
     })
 }
 
 pub fn run(command: &Command) -> Result<()> {
     let options = CorpusOptions {
+        inputs: corpus::files_of(&command.options.inputs, Path::new(""))?,
         fields: command.fields.fields()?,
         ..command.options.clone()
     };
@@ -73,8 +73,11 @@ pub fn run(command: &Command) -> Result<()> {
         .map(|model| corpus::Model {
             name: &model.name,
             tokenizer: &model.tokenizer,
-            context: Some(model.config.max_position_embeddings),
-            rows: model.config.vocab_size,
+            context: model.outline.context,
+            rows: model
+                .outline
+                .rows
+                .unwrap_or(model.tokenizer.vocabulary().len()),
         })
         .collect();
     let Some(pivot) = models.first() else {
@@ -95,7 +98,7 @@ pub fn run(command: &Command) -> Result<()> {
         let vocab = first_with(&vocabulary.digest, &models).unwrap_or(model.name);
         if vocab == model.name {
             let out = dir.artifact(Kind::Vocab, &[vocab]);
-            WriteVocab { vocabulary, out }.run(existing)?;
+            run_alone(&WriteVocab { vocabulary, out }, existing)?;
         }
         let own = native || index == 0;
         if !own && vocab != model.name {
@@ -110,7 +113,7 @@ pub fn run(command: &Command) -> Result<()> {
                 date: options.date()?,
                 out: transcripts.clone(),
             };
-            transcribe.run(existing)?;
+            run_alone(&transcribe, existing)?;
         }
         let tokenise = Tokenise {
             transcripts,

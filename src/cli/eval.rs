@@ -65,9 +65,11 @@ pub struct Command {
 }
 
 fn task(argument: &str, reading: &Reading) -> Result<Task> {
+    // A folder may have a `=` in its name, as `lang=en/valid.jsonl` has.
+    let is_file = std::path::Path::new(argument).is_file();
     let (name, file) = match argument.split_once('=') {
-        Some((name, file)) => (name.to_owned(), file),
-        None => {
+        Some((name, file)) if !is_file => (name.to_owned(), file),
+        _ => {
             let stem = std::path::Path::new(argument).file_stem();
             (
                 stem.unwrap_or_default().to_string_lossy().into_owned(),

@@ -9,9 +9,11 @@ use fuselm::checkpoint::tokenizer_dir;
 use fuselm::error::{Context, Error, Result};
 use fuselm::lora;
 use fuselm::model::{self, Decoder, GenerateOptions, LoadOptions, Mode, generate};
-use fuselm::progress::note;
-use fuselm::text::{self, Message};
+use fuselm::progress::{forget_interrupt, note, warn};
+use fuselm::text::{self, ChatTemplate, Message};
 use fuselm::vocab::{Role, Tokenizer};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
 
 use super::Global;
 
@@ -106,19 +108,15 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     if let Some(prompt) = &command.prompt {
         return chat.answer(prompt);
     }
-    let terminal = io::stdin().is_terminal();
-    loop {
-        if terminal {
-            let _ = write!(io::stderr(), "> ");
-        }
-        let mut line = String::new();
-        let read = io::stdin().lock().read_line(&mut line);
-        if read.map_err(|error| Error::io("stdin", error))? == 0 {
-            return Ok(());
-        }
-        if !line.trim().is_empty() {
-            chat.answer(line.trim_end_matches(['\r', '\n']))?;
-        }
+    match io::stdin().is_terminal() {
+        true => chat.at_terminal(),
+        false => io::stdin().lock().lines().try_for_each(|line| {
+            let line = line.map_err(|error| Error::io("stdin", error))?;
+            match line.trim().is_empty() {
+                true => Ok(()),
+                false => chat.answer(line.trim_end_matches('\r')),
+            }
+        }),
     }
 }
 
@@ -134,30 +132,89 @@ fn stops(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 }
 
 impl Chat {
-    /// Writes the continuation to stdout as it grows.
-    fn answer(&mut self, prompt: &str) -> Result<()> {
-        let text = match (self.raw, self.tokenizer.template()) {
-            (false, Some(template)) => {
-                self.chat.messages.push(Message::new("user", prompt));
-                template.render(&self.chat, true)?
+    /// Reads messages, with lines that can be edited, until the user leaves.
+    fn at_terminal(&mut self) -> Result<()> {
+        let during = || "reading from the terminal".to_owned();
+        let mut editor = DefaultEditor::new().during(during)?;
+        loop {
+            let line = match editor.readline("> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(()),
+                Err(error) => return Err(error).during(during),
+            };
+            if line.trim().is_empty() {
+                continue;
             }
-            _ => prompt.to_owned(),
-        };
+            let _ = editor.add_history_entry(line.as_str());
+            let before = self.chat.messages.len();
+            if let Err(error) = self.answer(&line) {
+                // The chat goes on as if this had not been said.
+                self.chat.messages.truncate(before);
+                match error {
+                    Error::Interrupted => {
+                        forget_interrupt();
+                        note("\n(stopped)");
+                    }
+                    error => warn(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// The ids of the chat so far, which end where the answer begins. Where they leave no room for
+    /// it, the oldest turns are dropped.
+    fn ids(&mut self, template: &ChatTemplate) -> Result<Vec<u32>> {
+        let context = self.decoder.config().max_position_embeddings;
+        let room = self.options.max_new_tokens.min(context / 4);
+        let mut dropped = 0;
+        loop {
+            let ids = self.encode(&template.render(&self.chat, true)?)?;
+            let messages = &mut self.chat.messages;
+            let first = usize::from(messages.first().is_some_and(|m| m.role == "system"));
+            // A question goes with its answer.
+            if ids.len() + room <= context || messages.len() < first + 3 {
+                if dropped > 0 {
+                    note(format!(
+                        "(the context of {context} tokens is full: the {dropped} oldest messages are forgotten)"
+                    ));
+                }
+                return Ok(ids);
+            }
+            messages.drain(first..first + 2);
+            dropped += 2;
+        }
+    }
+
+    /// The ids of a text, after what every text begins with.
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let vocabulary = self.tokenizer.vocabulary();
         // Templates may spell BOS out; position 0 has it already.
         let bos = vocabulary
             .id_with_role(Role::Bos)
             .and_then(|id| vocabulary.token(id));
         let text = match bos {
-            Some(token) => text.strip_prefix(token.display.as_str()).unwrap_or(&text),
-            None => &text,
+            Some(token) => text.strip_prefix(token.display.as_str()).unwrap_or(text),
+            None => text,
         };
         let mut ids = vec![self.tokenizer.first_id()?];
         ids.extend(self.tokenizer.encode(text)?.ids);
+        Ok(ids)
+    }
+
+    /// Writes the continuation to stdout as it grows.
+    fn answer(&mut self, prompt: &str) -> Result<()> {
+        let template = self.tokenizer.template().filter(|_| !self.raw).cloned();
+        let ids = match template {
+            Some(template) => {
+                self.chat.messages.push(Message::new("user", prompt));
+                self.ids(&template)?
+            }
+            None => self.encode(prompt)?,
+        };
         let mut stdout = io::stdout().lock();
         let mut shown = 0;
         let mut answer: Vec<u32> = Vec::new();
-        let vocab_len = vocabulary.len();
+        let vocab_len = self.tokenizer.vocabulary().len();
         let tokenizer = &self.tokenizer;
         generate(&self.decoder, &ids, vocab_len, &self.options, |token| {
             answer.push(token);

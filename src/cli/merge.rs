@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fuselm::artifact::Existing;
-use fuselm::error::{Context, Result};
+use fuselm::error::{Context, Error, Result};
 use fuselm::merge::{Merge, MergeConfig, MergeOptions};
 use fuselm::progress::note;
 
@@ -33,7 +33,9 @@ pub struct Command {
 
 pub fn run(command: &Command) -> Result<()> {
     let text = std::fs::read_to_string(&command.config).at(&command.config)?;
-    let config = MergeConfig::from_yaml(&text, Path::new(""))?;
+    let own = command.config.display();
+    let config =
+        MergeConfig::from_yaml(&text, Path::new("")).map_err(|error| error.within(&own))?;
     let merge = Merge {
         written: config.source.clone(),
         config,
@@ -45,7 +47,14 @@ pub fn run(command: &Command) -> Result<()> {
         true => Existing::Replace,
         false => Existing::Refuse,
     };
-    let plan = merge.plan(existing)?;
+    let plan = merge.plan(existing).map_err(|error| {
+        // What is wrong with the output is no fault of the configuration.
+        let out = command.out_dir.display().to_string();
+        match matches!(error, Error::Usage { .. }) && !error.to_string().contains(&out) {
+            true => error.within(&own),
+            false => error,
+        }
+    })?;
     if command.dry_run {
         return print(&plan.to_string());
     }

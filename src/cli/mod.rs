@@ -17,6 +17,7 @@ mod paths;
 mod project;
 mod run;
 mod score;
+mod signals;
 mod sql;
 mod train;
 
@@ -28,7 +29,7 @@ use fuselm::artifact::Existing;
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::{self, note};
-use fuselm::stage::Stage;
+use fuselm::stage::{Exclusive, Stage};
 use fuselm::text::Fields;
 use serde::Serialize;
 
@@ -104,9 +105,15 @@ impl Force {
     }
 }
 
+/// Runs a stage that nothing else of ours writes to meanwhile.
+fn run_alone(stage: &dyn Stage, existing: Existing) -> Result<String> {
+    let _exclusive = Exclusive::of(stage)?;
+    stage.run(existing)
+}
+
 /// Runs a stage and says how it went.
 fn perform(stage: &dyn Stage, subject: &str, existing: Existing) -> Result<()> {
-    let done = stage.run(existing)?;
+    let done = run_alone(stage, existing)?;
     note(format!("{} {subject}: {done}", stage.name()));
     Ok(())
 }
@@ -142,12 +149,16 @@ impl FieldArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     progress::set_quiet(cli.global.quiet);
+    signals::handle();
     let interrupted = ctrlc::set_handler(|| {
         // A second wish is not to be argued with.
         if progress::check_interrupt().is_err() {
             std::process::exit(130);
         }
-        progress::interrupt();
+        progress::interrupt(|| {
+            let _ = writeln!(io::stderr(), "error: {}", Error::Interrupted);
+            std::process::exit(130);
+        });
     });
     let done = match interrupted {
         Ok(()) => execute(cli),

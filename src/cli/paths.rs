@@ -8,7 +8,7 @@ use fuselm::artifact::{Artifact, Kind, RunDir};
 use fuselm::checkpoint::has_weights;
 use fuselm::error::{Error, Result};
 use fuselm::lora::ModelPath;
-use fuselm::model::Config;
+use fuselm::model::Outline;
 use fuselm::vocab::Tokenizer;
 
 /// The run that a command works in.
@@ -96,15 +96,14 @@ impl RunArg {
     }
 }
 
-/// The row of a model, or of a folder that holds only its tokenizer. What such a folder says of an
-/// architecture that is not known here is left out.
+/// The row of a model, or of a folder that holds only its tokenizer.
 pub fn model_row(
     name: &str,
     is_pivot: bool,
     vocabulary: &str,
     model: &ModelPath,
 ) -> Result<ModelRow> {
-    let config = Config::load(&model.base).ok();
+    let outline = Outline::of(&model.base).ok();
     let digest = match has_weights(&model.base) {
         true => model.digest()?,
         false => String::new(),
@@ -115,9 +114,7 @@ pub fn model_row(
         vocabulary: vocabulary.to_owned(),
         location: model.to_string(),
         digest,
-        architecture: config
-            .as_ref()
-            .map_or_else(String::new, |config| config.architecture.name().to_owned()),
-        parameters: config.map_or(0, |config| config.parameters()),
+        parameters: outline.as_ref().map_or(0, |outline| outline.parameters),
+        architecture: outline.map_or_else(String::new, |outline| outline.architecture),
     })
 }

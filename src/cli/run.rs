@@ -26,6 +26,9 @@ pub struct Command {
     /// Run folder [default: the recipe's `run`]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Set a key of the recipe: `train.lr=1e-4`, `sources[0].dtype=bf16`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
@@ -39,7 +42,7 @@ pub struct Command {
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
-    let recipe = Recipe::load(&command.recipe)?;
+    let recipe = Recipe::load_with(&command.recipe, &command.settings)?;
     let dir = command
         .run_dir
         .clone()

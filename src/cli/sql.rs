@@ -38,10 +38,10 @@ pub struct Command {
     /// Value of a parameter of the statement
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
-    /// table, csv, json or parquet
-    #[arg(long, default_value = "table")]
-    format: Format,
-    /// File to write (format parquet)
+    /// table, line, csv, json or parquet [default: by the output's ending, else table]
+    #[arg(long)]
+    format: Option<Format>,
+    /// File to write
     #[arg(long, short)]
     output: Option<PathBuf>,
     /// Rows of a table to show; 0 shows all
@@ -113,7 +113,9 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
 }
 
 fn write(command: &Command, batches: Batches) -> Result<()> {
-    match (&command.output, command.format) {
+    let by_name = || command.output.as_deref().map(Format::of_file);
+    let format = command.format.or_else(by_name).unwrap_or(Format::Table);
+    match (&command.output, format) {
         (Some(path), Format::Parquet) => {
             let rows = query::save_parquet(batches, path)?;
             note(format!("{}: {} rows", path.display(), Count(rows)));

@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 mod case_tests;
+mod inputs;
 mod options;
 mod rows;
 mod survey;
@@ -25,6 +26,7 @@ mod write_vocab;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use inputs::files_of;
 pub use options::{BadRecords, CorpusOptions, TemplateMode, TooLong};
 pub use tokenise::{TokenSummary, Tokenise};
 pub use transcribe::Transcribe;

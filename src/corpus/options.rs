@@ -49,7 +49,7 @@ pub enum BadRecords {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct CorpusOptions {
-    /// Chat or text files, in this order; at least one.
+    /// Chat or text files, folders of them or patterns (`data/*.jsonl`), in this order.
     #[arg(long = "input", value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
     /// The shape of every record; without it, each record shows its own.

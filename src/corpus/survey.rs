@@ -295,7 +295,7 @@ impl<'a> Survey<'a> {
         record: &Record,
         piece: u32,
         chat: &Chat,
-        transcript: &Transcript,
+        whole: &Transcript,
     ) -> Result<Option<Error>, Stop> {
         for (index, model) in std::iter::once(self.pivot).chain(self.others).enumerate() {
             let Some(context) = model.context else {
@@ -309,7 +309,7 @@ impl<'a> Survey<'a> {
                     .map_err(|error| Stop::bad(BadReason::Template, error))?;
                 (&own.transcript, None)
             } else {
-                (transcript, (index > 0).then_some(self.pivot.tokenizer))
+                (whole, (index > 0).then_some(self.pivot.tokenizer))
             };
             // Exchanged special tokens keep their bytes; each segment may gain a prefix.
             if 2 * transcript.text.len() + 2 <= context {
@@ -321,6 +321,16 @@ impl<'a> Survey<'a> {
                 .ids
                 .len();
             if tokens > context {
+                let fitting = match index {
+                    0 => context,
+                    _ => {
+                        let tokenizer = self.pivot.tokenizer;
+                        let special = self.options.special_tokens;
+                        let pivots = tokenizer.encode_transcript(whole, None, special)?.ids;
+                        // A tenth less: tokens are not spread evenly.
+                        pivots.len() * context / tokens * 9 / 10
+                    }
+                };
                 let place = match piece {
                     0 => record.place.clone(),
                     piece => format!("{} piece {piece}", record.place),
@@ -333,7 +343,9 @@ impl<'a> Survey<'a> {
                             model.name
                         ),
                     )
-                    .remedy("lower `max_tokens` (it counts the pivot's tokens), or set `too_long: skip`"),
+                    .remedy(format!(
+                        "set `max_tokens: {fitting}` (it counts the pivot's tokens), or `too_long: skip`"
+                    )),
                 ));
             }
         }

@@ -15,10 +15,11 @@
 //! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
 //! | `json` | JSON files |
 //! | `lock` | locks that end with their process |
+//! | `parquet` | opening Parquet files that may be anything |
 //! | `spelling` | numbers of JSON as they were written |
 //! | `stamp` | whether a file can have changed since it was last read, without reading it |
 //! | `verify` | many files compared with their records, in parallel |
-//! | `yaml` | YAML as PyYAML reads it |
+//! | `yaml` | YAML, as PyYAML reads it and with lines |
 
 mod ancestor;
 pub mod atomic;
@@ -26,6 +27,7 @@ pub mod digest;
 mod hashing;
 mod json;
 mod lock;
+mod parquet;
 mod spelling;
 mod stamp;
 #[cfg(test)]
@@ -40,10 +42,11 @@ pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
 pub(crate) use json::{edit_json, json_line, numbers_as_strings};
 pub use json::{json_text, read_json, read_object};
 pub use lock::Lock;
+pub(crate) use parquet::{ParquetBatches, open_parquet, parquet_batches, parquet_metadata};
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};
-pub(crate) use yaml::{Place, places, read_yaml};
+pub(crate) use yaml::{Lines, read_located, read_yaml};
 
 /// What was written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

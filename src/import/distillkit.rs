@@ -23,13 +23,13 @@ use std::path::Path;
 use arrow::datatypes::{DataType, UInt8Type, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use half::{bf16, f16};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
 
 use super::columns::{Column, list_of};
 use super::files;
 use super::found::{Found, FoundRow, Opened, Samples, Values};
 use crate::error::{Context, Error, Result};
+use crate::files::{open_parquet, parquet_batches};
 
 /// Samples read at a time.
 const BATCH: usize = 16;
@@ -395,11 +395,8 @@ fn read(path: &Path, unpacker: std::sync::Arc<Unpacker>) -> Result<Samples> {
     let file = File::open(path).at(path)?;
     let damaged =
         |error: &dyn std::fmt::Display| Error::file(path, format!("no readable Parquet: {error}"));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
-    let batches = builder
-        .with_batch_size(BATCH)
-        .build()
-        .map_err(|e| damaged(&e))?;
+    let builder = open_parquet(file).map_err(|e| damaged(&e))?;
+    let batches = parquet_batches(builder.with_batch_size(BATCH)).map_err(|e| damaged(&e))?;
     let path = path.to_path_buf();
     let mut first = 0;
     let samples = batches.flat_map(move |batch| {

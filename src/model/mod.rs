@@ -7,6 +7,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | `config` | [`Config`]: what a decoder is, as plain data, with the list of its parameters |
+//! | `outline` | what is known of a model that need not be run |
 //! | `families` | how each family's `config.json` is read into it; a new family is one file there |
 //! | `cuda` | the door to GPUs: their kernels, or nothing |
 //! | `ops` | differentiable operations, each for CPUs and GPUs |
@@ -36,6 +37,7 @@ mod layers;
 pub mod lora;
 pub(crate) mod ops;
 mod options;
+mod outline;
 mod plain;
 mod predict;
 mod random;
@@ -60,6 +62,7 @@ pub use head::Head;
 pub use layers::Rotary;
 pub use lora::{Adapters, LoraSave};
 pub use options::{LoadOptions, Mode, dtype};
+pub use outline::Outline;
 pub use plain::{Rounding, write_plain};
 pub use predict::{
     DEFAULT_OFFLOAD, Draws, Listed, NextToken, PredictOptions, Predictions, Predictor, Streamed,

@@ -17,6 +17,8 @@ use crate::error::{Context, Error, Result, did_you_mean};
 /// The folder of `sql/` that a file lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Group {
+    /// What views call to decode lists: here in Rust, in other programs as their text says.
+    Functions,
     /// External tables, one per artifact kind.
     Tables,
     /// Views, in the order of the numbers in their file names.
@@ -31,7 +33,8 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order in which they build on each other.
-    pub const ALL: [Group; 5] = [
+    pub const ALL: [Group; 6] = [
+        Group::Functions,
         Group::Tables,
         Group::Views,
         Group::Queries,
@@ -42,6 +45,7 @@ impl Group {
     /// Name of the folder.
     pub const fn folder(self) -> &'static str {
         match self {
+            Group::Functions => "functions",
             Group::Tables => "tables",
             Group::Views => "views",
             Group::Queries => "queries",
@@ -128,6 +132,15 @@ impl Script {
                 .remedy("say in its first line what the statement returns"));
         }
         Ok(script)
+    }
+
+    /// The file without its header.
+    pub fn statement(&self) -> &str {
+        let mut rest = self.sql.as_str();
+        while rest.starts_with("--") {
+            rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+        }
+        rest.trim_end()
     }
 }
 
@@ -285,6 +298,10 @@ statements and `--param name=value` on the command line.
 
 const fn describe(group: Group) -> &'static str {
     match group {
+        Group::Functions => {
+            "What views call to decode lists. The program has them in Rust, linear in a list's \
+             length; the files say what they compute, and `--setup` writes them out for other programs."
+        }
         Group::Tables => {
             "One table per artifact kind; empty where the run has none. The columns after the \
              artifact's own (teacher, vocab, template, fusion, target, merge, model) are the \

@@ -4,27 +4,49 @@ use rustyline::completion::{Completer, Pair};
 use rustyline::{Context, Helper, Highlighter, Hinter, Result, Validator};
 
 /// Words of SQL that are worth completing.
-const KEYWORDS: [&str; 20] = [
+const KEYWORDS: [&str; 42] = [
     "SELECT",
     "FROM",
     "WHERE",
     "GROUP BY",
     "ORDER BY",
     "LIMIT",
+    "OFFSET",
     "HAVING",
+    "QUALIFY",
     "JOIN",
     "LEFT JOIN",
-    "COUNT",
-    "SUM",
-    "AVG",
-    "MIN",
-    "MAX",
-    "DISTINCT",
-    "DESC",
+    "RIGHT JOIN",
+    "FULL JOIN",
+    "CROSS JOIN",
+    "USING",
+    "ON",
+    "AS",
+    "AND",
+    "OR",
+    "NOT",
+    "IN",
+    "IS NULL",
+    "IS NOT NULL",
+    "LIKE",
+    "ILIKE",
     "BETWEEN",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "CAST",
+    "DISTINCT",
+    "ASC",
+    "DESC",
     "UNION ALL",
+    "WITH",
+    "OVER",
+    "PARTITION BY",
     "EXPLAIN",
-    "unnest",
+    "DESCRIBE",
+    "CREATE VIEW",
 ];
 
 /// The names that a session knows.
@@ -36,6 +58,8 @@ pub(super) struct Names {
     pub columns: Vec<String>,
     /// Named queries.
     pub queries: Vec<String>,
+    /// Functions.
+    pub functions: Vec<String>,
 }
 
 impl Names {
@@ -54,7 +78,8 @@ impl Names {
             "\\r" => self.queries.iter().map(String::as_str).collect(),
             _ if word.is_empty() => Vec::new(),
             _ => {
-                let names = self.tables.iter().chain(&self.columns).map(String::as_str);
+                let names = self.tables.iter().chain(&self.columns);
+                let names = names.chain(&self.functions).map(String::as_str);
                 names.chain(KEYWORDS).collect()
             }
         };
@@ -87,6 +112,7 @@ mod tests {
             tables: words(&["tokens", "topk"]),
             columns: words(&["target_id", "top1"]),
             queries: words(&["top_mappings"]),
+            functions: words(&["array_length", "avg"]),
         };
         let offered = |line: &str| names.candidates(line, line.len());
         assert_eq!(offered("SELECT TO"), (7, vec!["tokens", "topk", "top1"]));
@@ -94,6 +120,7 @@ mod tests {
         assert_eq!(offered("\\d to"), (3, vec!["tokens", "topk"]));
         assert_eq!(offered("\\r "), (3, vec!["top_mappings"]));
         assert_eq!(offered("gro"), (0, vec!["GROUP BY"]));
+        assert_eq!(offered("SELECT av"), (7, vec!["avg"]));
         assert_eq!(offered("SELECT ").1, [""; 0]);
         assert_eq!(offered("WHERE x = 'é").1, [""; 0]);
     }

@@ -29,6 +29,8 @@ const CELL_CHARS: usize = 80;
 pub enum Format {
     /// Aligned columns for people: floats with six digits, long cells cut.
     Table,
+    /// A line for each cell, for rows that are too wide for a table.
+    Line,
     /// Comma-separated values with a header line; lists as text.
     Csv,
     /// One array of objects.
@@ -41,9 +43,10 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(word: &str) -> Result<Self> {
-        let known = ["table", "csv", "json", "parquet"];
+        let known = ["table", "line", "csv", "json", "parquet"];
         match word {
             "table" => Ok(Format::Table),
+            "line" => Ok(Format::Line),
             "csv" => Ok(Format::Csv),
             "json" => Ok(Format::Json),
             "parquet" => Ok(Format::Parquet),
@@ -53,6 +56,19 @@ impl FromStr for Format {
                         .unwrap_or_else(|| format!("there are {}", known.join(", "))),
                 ),
             ),
+        }
+    }
+}
+
+impl Format {
+    /// The format of a file by the end of its name; a table if it has no known one.
+    pub fn of_file(path: &Path) -> Self {
+        let end = path.extension().unwrap_or_default().to_string_lossy();
+        match end.to_lowercase().as_str() {
+            "csv" => Format::Csv,
+            "json" => Format::Json,
+            "parquet" => Format::Parquet,
+            _ => Format::Table,
         }
     }
 }
@@ -90,7 +106,9 @@ pub fn print(
     let mut out = Output { out, closed: false };
     let written =
         match format {
+            Format::Table | Format::Line if is_plan(schema) => plan(batches, &mut out),
             Format::Table => table(schema, batches, max_rows, &mut out),
+            Format::Line => lines(schema, batches, max_rows, &mut out),
             Format::Csv => csv(schema, batches, &mut out),
             Format::Json => json(batches, &mut out),
             Format::Parquet => Err(Error::usage("Parquet cannot be written to the terminal")
@@ -198,6 +216,73 @@ fn table(
         match batches.next() {
             Some(batch) => rows.extend(cells(&batch?)?),
             None => break,
+        }
+    }
+    let plural = if shown == 1 { "" } else { "s" };
+    writeln!(out, "({shown} row{plural})").map_err(output_error)
+}
+
+/// Whether a result is what EXPLAIN returns.
+fn is_plan(schema: &SchemaRef) -> bool {
+    let names = schema.fields().iter().map(|field| field.name());
+    names.eq(["plan_type", "plan"])
+}
+
+/// Plans, with their lines.
+fn plan(batches: impl Iterator<Item = Result<RecordBatch>>, out: &mut Output<'_>) -> Result<()> {
+    for batch in batches {
+        let batch = batch?;
+        let texts = |column: usize| {
+            let options = FormatOptions::default();
+            let text = ArrayFormatter::try_new(batch.column(column).as_ref(), &options);
+            text.map(|text| {
+                (0..batch.num_rows())
+                    .map(|row| text.value(row).to_string())
+                    .collect()
+            })
+        };
+        let kinds: Vec<String> = texts(0).during(|| "printing a plan".into())?;
+        let plans: Vec<String> = texts(1).during(|| "printing a plan".into())?;
+        for (kind, plan) in kinds.iter().zip(plans) {
+            writeln!(out, "\n{kind}").map_err(output_error)?;
+            for line in plan.trim_end().lines() {
+                writeln!(out, "  {line}").map_err(output_error)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each cell on a line of its own, rows apart from each other.
+fn lines(
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch>>,
+    max_rows: usize,
+    out: &mut Output<'_>,
+) -> Result<()> {
+    let limit = if max_rows == 0 { usize::MAX } else { max_rows };
+    let names: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|f| cell_text(f.name()))
+        .collect();
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut shown = 0;
+    for batch in batches {
+        for row in cells(&batch?)? {
+            if shown == limit {
+                return writeln!(out, "(the first {shown} rows; `--max-rows 0` shows all)")
+                    .map_err(output_error);
+            }
+            shown += 1;
+            writeln!(out, "-- row {shown}").map_err(output_error)?;
+            for (name, cell) in names.iter().zip(row) {
+                writeln!(out, "{name:<width$}  {cell}").map_err(output_error)?;
+            }
         }
     }
     let plural = if shown == 1 { "" } else { "s" };

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `catalogue` | the files of `sql/`, their headers, replacements from a folder |
 //! | `session` | tables and views of a run, statements and parameters |
+//! | `functions` | what decodes lists, where SQL alone would take too long |
+//! | `width` | how many rows a statement works on at a time |
 //! | `division` | `/` between whole numbers |
 //! | `permit` | which statements are run: those that only read |
 //! | `stream` | batches as they come, interruptible |
@@ -19,7 +21,7 @@
 //! | `inspect` | what a path is: an artifact, a checkpoint, an adapter, a run folder |
 //! | `transform` | statements whose result is an artifact |
 //! | `variants` | the results of a run's variants beside its own |
-//! | `repl`, `complete` | the interactive prompt, what Tab offers |
+//! | `repl`, `statements`, `complete` | the interactive prompt, where statements end, what Tab offers |
 //! | `setup` | the tables and views for other programs |
 
 mod catalogue;
@@ -29,14 +31,17 @@ mod depth;
 mod division;
 mod files;
 mod format;
+mod functions;
 mod inspect;
 mod permit;
 mod repl;
 mod session;
 mod setup;
+mod statements;
 mod stream;
 mod transform;
 mod variants;
+mod width;
 
 pub use catalogue::{Catalogue, Group, Param, Script, catalogue_markdown};
 pub use check::{Finding, Level, check_run, run_checks};

@@ -31,15 +31,12 @@ use super::catalogue::{Catalogue, Group, Param, Script};
 use super::depth::{self, deeply};
 use super::division::Division;
 use super::files::RunFiles;
+use super::functions;
 use super::permit::permit;
 use super::stream::Batches;
+use super::width::batch_rows;
 use crate::artifact::{Kind, RunDir};
-use crate::error::{Context, Error, Result, did_you_mean};
-
-/// Rows that a statement works on at a time. Where the ids of lists are asked for, views undo the
-/// gaps between them by partial sums, which take about 10 k² bytes a row: 40 MB a batch at k = 64,
-/// 2.7 GB at k = 512.
-const BATCH_ROWS: usize = 1024;
+use crate::error::{Context, Error, Result, did_you_mean, system_error};
 
 /// Values of parameters by name, as text.
 pub type Params = BTreeMap<String, String>;
@@ -144,7 +141,6 @@ impl Session {
         let threads = options.threads();
         let mut config = SessionConfig::new()
             .with_target_partitions(threads)
-            .with_batch_size(BATCH_ROWS)
             .with_information_schema(true);
         let settings = config.options_mut();
         // Lambdas, as in array_transform(xs, x -> x + 1), parse only in this dialect.
@@ -164,10 +160,15 @@ impl Session {
             .thread_stack_size(depth::STACK)
             .build()
             .during(|| "starting the threads of a SQL session".into())?;
-        let mut context = SessionContext::new_with_config_rt(config, environment);
+        // A file in quotes is a table: `FROM 'others.parquet'`.
+        let mut context =
+            SessionContext::new_with_config_rt(config, environment).enable_url_table();
         context
             .register_expr_planner(Arc::new(Division))
             .map_err(sql_error)?;
+        functions::all()
+            .into_iter()
+            .for_each(|function| context.register_udf(function));
         Ok(Self {
             context,
             catalogue: Catalogue::load(options.sql_dir.as_deref())?,
@@ -280,9 +281,13 @@ impl Session {
             .map_err(|error| self.statement_error(error))?;
         permit(&plan)?;
         self.check_usable(&plan)?;
+        let rows = batch_rows(&plan).map_err(sql_error)?;
         runtime
             .block_on(async move {
                 let frame = context.execute_logical_plan(plan).await?;
+                let (mut state, plan) = frame.into_parts();
+                *state.config_mut() = state.config().clone().with_batch_size(rows);
+                let frame = DataFrame::new(state, plan);
                 match values.is_empty() {
                     true => Ok(frame),
                     false => frame.with_param_values(values),
@@ -324,6 +329,20 @@ impl Session {
         let schema = catalog.and_then(|catalog| catalog.schema("public"));
         let mut names = schema.map(|s| s.table_names()).unwrap_or_default();
         names.sort();
+        names
+    }
+
+    /// Names of all functions.
+    pub(super) fn functions(&self) -> Vec<String> {
+        let state = self.context.state();
+        let scalar = state.scalar_functions().keys();
+        let names = scalar.chain(state.aggregate_functions().keys());
+        let mut names: Vec<String> = names
+            .chain(state.window_functions().keys())
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
         names
     }
 
@@ -469,15 +488,21 @@ fn typed(param: &Param, text: &str) -> Result<ScalarValue> {
     Ok(ScalarValue::from(value))
 }
 
-/// A value of the type that it looks like.
+/// A value of the type that it looks like: `007`, `+1` and `inf` are text.
 fn guessed(text: &str) -> ScalarValue {
-    if let Ok(value) = text.parse::<i64>() {
-        return ScalarValue::from(value);
-    }
-    match text.parse::<f64>() {
-        Ok(value) => ScalarValue::from(value),
-        Err(_) => ScalarValue::from(text),
-    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let whole = digits.split(['.', 'e', 'E']).next().unwrap_or_default();
+    let is_number = whole.bytes().all(|b| b.is_ascii_digit())
+        && (whole.len() < 2 || !whole.starts_with('0'))
+        && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let number = || match text.parse::<i64>() {
+        Ok(value) => Some(ScalarValue::from(value)),
+        Err(_) => text.parse::<f64>().ok().map(ScalarValue::from),
+    };
+    is_number
+        .then(number)
+        .flatten()
+        .unwrap_or_else(|| ScalarValue::from(text))
 }
 
 /// DataFusion's message without its category.
@@ -505,6 +530,9 @@ fn is_unreadable(root: &DataFusionError) -> bool {
 
 /// Our error for one of DataFusion's: what the statement says is the user's, the rest is not.
 pub(super) fn sql_error(error: DataFusionError) -> Error {
+    if let Some(of_system) = system_error(&error.find_root().to_string()) {
+        return Error::io("an artifact that the statement reads", of_system);
+    }
     match error.find_root() {
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)

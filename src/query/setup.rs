@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::catalogue::{Catalogue, Group};
+use super::functions::written_out;
 use crate::artifact::RunDir;
 use crate::error::{Context, Error, Result};
 
@@ -35,7 +36,7 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
         }
         known.push(name);
         let statement = match engine {
-            Engine::Datafusion => statement(&table.sql).replace("${RUN}", &root),
+            Engine::Datafusion => table.statement().replace("${RUN}", &root),
             Engine::Duckdb => format!(
                 "CREATE OR REPLACE VIEW {name} AS\nSELECT *{} FROM read_parquet('{root}/{folder}/**/part-*.parquet', hive_partitioning = true);",
                 signed(&table.sql)
@@ -46,9 +47,10 @@ pub fn setup(run: &RunDir, catalogue: &Catalogue, engine: Engine) -> Result<Stri
     for view in catalogue.group(Group::Views) {
         if view.reads.split(", ").all(|read| known.contains(&read)) {
             known.push(&view.name);
+            let statement = written_out(view.statement(), catalogue.group(Group::Functions));
             let statement = match engine {
-                Engine::Datafusion => statement(&view.sql).to_owned(),
-                Engine::Duckdb => in_duckdb(statement(&view.sql)),
+                Engine::Datafusion => statement,
+                Engine::Duckdb => in_duckdb(&statement),
             };
             let _ = writeln!(text, "{statement}\n");
         }
@@ -90,15 +92,6 @@ fn signed(table: &str) -> String {
 fn folder(sql: &str) -> &str {
     let rest = sql.split_once("'${RUN}/").map_or("", |(_, rest)| rest);
     rest.split_once("/'").map_or(rest, |(folder, _)| folder)
-}
-
-/// A file without its header.
-fn statement(sql: &str) -> &str {
-    let mut rest = sql;
-    while rest.starts_with("--") {
-        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
-    }
-    rest.trim_end()
 }
 
 /// A path as the content of a SQL string.

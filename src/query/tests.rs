@@ -5,6 +5,7 @@ mod checks;
 mod depth;
 mod files;
 mod fixture;
+mod functions;
 mod inspecting;
 mod numbers;
 mod queries;

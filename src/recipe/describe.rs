@@ -70,8 +70,8 @@ impl Plan<'_> {
                 "  {:width$}  {:<6}  {:<8}  {:>13} parameters  {:>10} on disk  {:>8} ids ({})",
                 model.name(),
                 if index == 0 { "pivot" } else { "source" },
-                model.config.architecture.name(),
-                Count(model.config.parameters()),
+                model.outline.architecture,
+                Count(model.outline.parameters),
                 Bytes(Item::model(model.path()).bytes()).to_string(),
                 Count(model.tokenizer.vocabulary().len() as u64),
                 if model.vocab == model.name() {

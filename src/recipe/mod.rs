@@ -5,6 +5,7 @@
 //! keeps the records.
 
 mod describe;
+mod file;
 mod models;
 mod owner;
 mod plan;
@@ -36,7 +37,7 @@ use crate::error::{Context, Error, Result};
 use crate::files::Lock;
 use crate::progress::{check_interrupt, note, warn};
 use crate::query::RunFiles;
-use crate::stage::Item;
+use crate::stage::{Exclusive, Item};
 use crate::text;
 use crate::units::{Bytes, Elapsed};
 
@@ -277,6 +278,7 @@ impl<'a> Plan<'a> {
             match step.status(&stages)? {
                 Status::UpToDate => {
                     step.mark(&stages, false)?;
+                    Exclusive::sweep(&*step.stage);
                     summary.skipped += 1;
                 }
                 Status::Ready if self.take_over(at, step)? => summary.shared += 1,

@@ -11,7 +11,7 @@ use crate::artifact::{Existing, Kind};
 use crate::checkpoint::{has_weights, is_gguf, tokenizer_dir};
 use crate::error::{Error, Result};
 use crate::lora::{ModelPath, locate};
-use crate::model::{Config, check_weights, open_adapter};
+use crate::model::{Config, Outline, check_weights, open_adapter};
 use crate::stage::{Item, Reads, Stage};
 use crate::vocab::{Tokenizer, check_tokens};
 
@@ -25,8 +25,11 @@ pub struct Model {
     pub adapter: Option<PathBuf>,
     /// The folder of its tokenizer and chat template.
     pub tokenizer_dir: PathBuf,
-    /// Its `config.json`.
-    pub config: Config,
+    /// Its `config.json`; none for a source that cannot be run here, whose distributions another run
+    /// has.
+    pub config: Option<Config>,
+    /// What is known of it in any case.
+    pub outline: Outline,
     /// Its tokenizer; models with the same tokenizer files share one.
     pub tokenizer: Rc<Tokenizer>,
     /// Name of its vocabulary in the run: that of the first model that has it.
@@ -69,11 +72,20 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             path.clone().plain("the pivot")?;
         }
         let dir = path.base.clone();
-        let config = Config::load(&dir)?;
+        let (config, outline) = match Config::load(&dir) {
+            Ok(config) => {
+                let outline = Outline::from(&config);
+                (Some(config), outline)
+            }
+            Err(_) if !models.is_empty() && spec.topk.is_some() => (None, Outline::of(&dir)?),
+            Err(error) => return Err(error),
+        };
         let tokenizer_dir = tokenizer_dir(&dir, spec.tokenizer.as_deref())?;
         let tokenizer = Rc::new(Tokenizer::load(&tokenizer_dir)?);
         check_tokens(&dir, tokenizer.vocabulary())?;
-        tokenizer.fits(&spec.name, config.vocab_size)?;
+        if let Some(rows) = outline.rows {
+            tokenizer.fits(&spec.name, rows)?;
+        }
         let same = models
             .iter()
             .find(|model| model.tokenizer.vocabulary().digest == tokenizer.vocabulary().digest);
@@ -93,9 +105,9 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
                  with `topk: { from: RUN }` needs no weights",
             ));
         }
-        if has_weights {
-            check_weights(&dir, &config)?;
-            open_adapter(&path, &config)?;
+        if has_weights && let Some(config) = &config {
+            check_weights(&dir, config)?;
+            open_adapter(&path, config)?;
         }
         models.push(Model {
             spec: spec.clone(),
@@ -103,6 +115,7 @@ pub fn open(recipe: &Recipe) -> Result<Vec<Model>> {
             adapter: path.adapter,
             tokenizer_dir,
             config,
+            outline,
             tokenizer,
             vocab,
             has_weights,
@@ -124,8 +137,8 @@ impl Model {
             vocabulary: self.vocab.clone(),
             location: self.path().to_string(),
             digest,
-            architecture: self.config.architecture.name().to_owned(),
-            parameters: self.config.parameters(),
+            architecture: self.outline.architecture.clone(),
+            parameters: self.outline.parameters,
         })
     }
 }

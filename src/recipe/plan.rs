@@ -7,6 +7,7 @@ mod inputs;
 use std::path::PathBuf;
 
 use candle_core::Device;
+use serde_json::Value;
 
 use super::models::Model;
 use super::schema::{Baseline, Recipe};
@@ -40,6 +41,13 @@ struct Target {
     /// Name of its `targets` artifact; none for continued training on the text alone.
     fusion: Option<String>,
     options: TrainOptions,
+}
+
+/// A merge of models that the run trains.
+struct Merged<'t> {
+    name: String,
+    members: Vec<&'t str>,
+    config: &'t Value,
 }
 
 impl<'a> Run<'a> {
@@ -214,8 +222,8 @@ pub fn steps<'a>(run: &Run<'a>) -> Result<Vec<Step<'a>>> {
     let targets = run.targets();
     steps.extend(targets.iter().map(|target| run.train_step(target)));
     let merges = run.merges(&targets);
-    for (name, members) in &merges {
-        steps.push(run.merge_step(name, members)?);
+    for merge in &merges {
+        steps.push(run.merge_step(merge)?);
     }
     if !run.recipe.eval.is_empty() {
         for (name, dir) in run.evaluated(&targets, &merges) {
@@ -226,29 +234,27 @@ pub fn steps<'a>(run: &Run<'a>) -> Result<Vec<Step<'a>>> {
 }
 
 impl Run<'_> {
-    /// What is merged: names with those of their members.
-    fn merges<'t>(&self, targets: &'t [Target]) -> Vec<(&'static str, Vec<&'t str>)> {
-        if self.recipe.merge.is_none() {
-            return Vec::new();
-        }
-        let named = |fused: bool| {
+    /// What is merged.
+    fn merges<'t>(&'t self, targets: &'t [Target]) -> Vec<Merged<'t>> {
+        let baseline = self.recipe.baselines.contains(&Baseline::ClmMerged);
+        let mut merges = Vec::new();
+        for (first, fused) in [("merged", true), ("clm-merged", false)] {
             let members = targets.iter().filter(|t| t.fusion.is_some() == fused);
-            members.map(|target| target.name.as_str()).collect()
-        };
-        let mut merges = vec![("merged", named(true))];
-        if self.recipe.baselines.contains(&Baseline::ClmMerged) {
-            merges.push(("clm-merged", named(false)));
+            let members: Vec<&str> = members.map(|target| target.name.as_str()).collect();
+            if members.is_empty() || !(fused || baseline) {
+                continue;
+            }
+            merges.extend(self.recipe.merge.iter().map(|spec| Merged {
+                name: spec.named(first),
+                members: members.clone(),
+                config: &spec.config,
+            }));
         }
-        merges.retain(|(_, members): &(_, Vec<&str>)| !members.is_empty());
         merges
     }
 
     /// The models that are evaluated, and where they lie.
-    fn evaluated(
-        &self,
-        targets: &[Target],
-        merges: &[(&'static str, Vec<&str>)],
-    ) -> Vec<(String, ModelPath)> {
+    fn evaluated(&self, targets: &[Target], merges: &[Merged<'_>]) -> Vec<(String, ModelPath)> {
         let given = (0..self.models.len()).filter(|index| self.models[*index].has_weights);
         let given = given.map(|index| (self.models[index].name().to_owned(), self.path(index)));
         // The other seeds of the baseline are there to be merged.
@@ -256,7 +262,7 @@ impl Run<'_> {
             .iter()
             .filter(|target| target.fusion.is_some() || target.name == "clm")
             .map(|target| target.name.as_str());
-        let merged = merges.iter().map(|(name, _)| *name);
+        let merged = merges.iter().map(|merge| merge.name.as_str());
         let made = trained.chain(merged);
         given
             .chain(made.map(|name| (name.to_owned(), self.dir.checkpoint(name).into())))

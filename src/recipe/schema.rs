@@ -7,17 +7,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::file::File;
 use super::variants;
 use crate::align::AlignOptions;
 use crate::artifact::check_name;
 use crate::checkpoint::is_gguf;
-use crate::corpus::CorpusOptions;
-use crate::error::{Context, Error, Result, did_you_mean};
+use crate::corpus::{CorpusOptions, files_of};
+use crate::error::{Context, Error, Result};
 use crate::eval::Task;
-use crate::files::{Place, places};
 use crate::fuse::FuseOptions;
 use crate::lora::split;
 use crate::mapping::MapOptions;
@@ -47,7 +46,10 @@ const KEYS: [&str; 16] = [
 ];
 
 /// Names that the run gives to checkpoints of its own.
-const RESERVED: [&str; 4] = ["clm", "clm-merged", "merged", "mean"];
+const RESERVED: [&str; 3] = ["clm", "merged", "mean"];
+
+/// What names of such checkpoints begin with.
+const OWN: [&str; 3] = ["target-", "clm-", "merged-"];
 
 /// A model of the run.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -111,6 +113,25 @@ pub enum Baseline {
     ClmMerged,
 }
 
+/// One merge of the trained models.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeSpec {
+    /// Its name, where the recipe has several: the checkpoint is `merged-NAME`.
+    pub name: Option<String>,
+    /// mergekit's keys.
+    pub config: Value,
+}
+
+impl MergeSpec {
+    /// The name of a checkpoint that is made in this way.
+    pub fn named(&self, first: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{first}-{name}"),
+            None => first.to_owned(),
+        }
+    }
+}
+
 /// A recipe, validated, with its paths resolved.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -140,8 +161,8 @@ pub struct Recipe {
     pub train: Option<TrainOptions>,
     /// What the fused model is compared with.
     pub baselines: Vec<Baseline>,
-    /// mergekit's keys; without the section nothing is merged.
-    pub merge: Option<Value>,
+    /// How the trained models are merged; nothing is without the section.
+    pub merge: Vec<MergeSpec>,
     /// What the models are evaluated on.
     pub eval: Vec<Task>,
     /// The same with other options: sub-runs.
@@ -161,76 +182,94 @@ impl Recipe {
     /// Reads and validates a recipe. Input paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the line and key, what was expected and what was found.
+    /// [`Error::Usage`] with all mistakes: line and key, what was expected and what was found.
     pub fn load(path: &Path) -> Result<Self> {
+        Self::load_with(path, &[])
+    }
+
+    /// [`Recipe::load`] with some keys set to other values, each as `train.lr=1e-4`.
+    ///
+    /// # Errors
+    /// Also a key that cannot be set, and a value that is no YAML.
+    pub fn load_with(path: &Path, settings: &[String]) -> Result<Self> {
         let text = fs::read_to_string(path).at(path)?;
-        let places = places(&text);
-        let file = File { path, places };
-        let value: Value = serde_saphyr::from_str(&text)
-            .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
-        let Value::Object(mut map) = value else {
-            return Err(Error::usage(format!(
-                "{}: expected keys and values",
-                path.display()
-            )));
-        };
-        let variants = variants::take(&mut map, &file)?;
-        let mut recipe = Self::from_map(map.clone(), &file)?;
-        for (name, set) in variants {
+        let (mut file, mut map) = File::read(path, &text)?;
+        for setting in settings {
+            let (key, value) = variants::parse(setting)?;
+            let place = format!("`--set {key}`");
+            variants::set(&mut map, &key, value).map_err(|error| error.within(&place))?;
+            file.sets(&key, place);
+        }
+        let variants = variants::take(&mut map, &file);
+        let recipe = Self::from_map(map.clone(), &file);
+        file.finish()?;
+        let mut recipe = recipe.ok_or_else(|| Error::internal("a recipe was not read"))?;
+        for variant in variants {
             let mut changed = map.clone();
-            for (key, value) in set {
-                variants::set(&mut changed, &key, value, &file)?;
+            file.forget_sets(settings.len());
+            for (key, value) in variant.set {
+                let place = file.place(&format!("{}.{key}", variant.path));
+                variants::set_shared(&mut changed, &key, value)
+                    .map_err(|error| error.within(&place))?;
+                file.sets(&key, place);
             }
-            let variant = Self::from_map(changed, &file)
+            let name = variant.name;
+            let recipe_of_it = Self::from_map(changed, &file);
+            file.finish()
                 .map_err(|error| error.within(format!("variant `{name}`")))?;
-            recipe.variants.push(Variant {
-                name,
-                recipe: variant,
-            });
+            if let Some(changed) = recipe_of_it {
+                recipe.variants.push(Variant {
+                    name,
+                    recipe: changed,
+                });
+            }
         }
         Ok(recipe)
     }
 
-    fn from_map(mut map: Map<String, Value>, file: &File<'_>) -> Result<Self> {
-        let path = file.path;
-        if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(file.unknown_key(None, key, KEYS.into_iter()));
+    /// The recipe, unless it has mistakes, which `file` then knows.
+    fn from_map(mut map: Map<String, Value>, file: &File<'_>) -> Option<Self> {
+        let unknown = |key: &&String| !KEYS.contains(&key.as_str());
+        for key in map.keys().filter(unknown) {
+            file.mistake(file.unknown_key("", key, KEYS.into_iter()));
         }
-        if let Some(Value::Object(project)) = map.get("project")
-            && project.contains_key("inside")
+        if let Some(Value::Object(project)) = map.get_mut("project")
+            && project.remove("inside").is_some()
         {
-            let place = file.place(file.line("project", "inside"));
-            return Err(Error::usage(format!(
+            let place = file.place("project.inside");
+            file.mistake(Error::usage(format!(
                 "{place}: `project.inside` is gone: the source's readings are carried through its tokens"
             ))
             .remedy("leave it out; `project.short` and `project.min_read` say how far they are trusted"));
         }
-        let baselines = file.section(&mut map, "baselines")?.unwrap_or_default();
         // Before `seed` is taken out.
-        let train = with_seed(&mut map, file)?;
+        let train = with_seed(&mut map, file);
+        let baselines = file.section(&mut map, "baselines").unwrap_or_default();
+        let run = file.section(&mut map, "run");
+        let seed = file.section(&mut map, "seed").unwrap_or(42);
+        let corpus = file.required(&mut map, "corpus");
+        let pivot = file.required(&mut map, "pivot");
         let mut recipe = Self {
-            path: path.to_path_buf(),
-            run: file.section(&mut map, "run")?,
-            seed: file.section(&mut map, "seed")?.unwrap_or(42),
-            corpus: file.required(&mut map, "corpus")?,
-            pivot: file.required(&mut map, "pivot")?,
-            sources: file.section(&mut map, "sources")?.unwrap_or_default(),
-            score: file.section(&mut map, "score")?.unwrap_or_default(),
-            align: file.section(&mut map, "align")?.unwrap_or_default(),
-            map: file.section(&mut map, "map")?.unwrap_or_default(),
-            project: file.section(&mut map, "project")?.unwrap_or_default(),
-            fuse: file.section(&mut map, "fuse")?.unwrap_or_default(),
+            path: file.path().to_path_buf(),
+            run,
+            seed,
+            sources: file.section(&mut map, "sources").unwrap_or_default(),
+            score: file.section(&mut map, "score").unwrap_or_default(),
+            align: file.section(&mut map, "align").unwrap_or_default(),
+            map: file.section(&mut map, "map").unwrap_or_default(),
+            project: file.section(&mut map, "project").unwrap_or_default(),
+            fuse: file.section(&mut map, "fuse").unwrap_or_default(),
             train,
             baselines,
-            merge: file.section(&mut map, "merge")?,
-            eval: file.section(&mut map, "eval")?.unwrap_or_default(),
+            merge: merges(&mut map, file),
+            eval: file.section(&mut map, "eval").unwrap_or_default(),
             variants: Vec::new(),
+            corpus: corpus?,
+            pivot: pivot?,
         };
-        recipe.resolve_paths();
-        recipe
-            .validate()
-            .map_err(|error| error.within(path.display()))?;
-        Ok(recipe)
+        file.check(recipe.resolve_paths());
+        recipe.validate(file);
+        Some(recipe)
     }
 
     /// The pivot and the sources.
@@ -238,14 +277,12 @@ impl Recipe {
         std::iter::once(&self.pivot).chain(&self.sources)
     }
 
-    fn resolve_paths(&mut self) {
+    fn resolve_paths(&mut self) -> Result<()> {
         let dir = match self.path.parent() {
             Some(dir) if dir != Path::new("") => dir.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        for path in &mut self.corpus.inputs {
-            *path = dir.join(&path);
-        }
+        self.corpus.inputs = files_of(&self.corpus.inputs, &dir)?;
         for task in &mut self.eval {
             task.data = dir.join(&task.data);
         }
@@ -273,34 +310,57 @@ impl Recipe {
                 }
             }
         }
+        Ok(())
     }
 
-    fn validate(&self) -> Result<()> {
-        self.corpus.validate()?;
-        self.score.validate()?;
-        self.align.validate()?;
-        self.map.validate()?;
-        self.project.validate()?;
-        self.fuse.validate()?;
-        if let Some(train) = &self.train {
-            train.validate()?;
-            if train.method == Method::Lora && train.lora.save == LoraSave::Adapter {
-                return Err(
-                    Error::usage("a run merges and evaluates whole models, not adapters")
-                        .remedy("set `train.lora.save` to `merged` or `both`"),
-                );
+    /// Notes everything that is wrong with the values.
+    fn validate(&self, file: &File<'_>) {
+        let stages = [
+            self.corpus.validate(),
+            self.score.validate(),
+            self.align.validate(),
+            self.map.validate(),
+            self.project.validate(),
+            self.fuse.validate(),
+            self.train.as_ref().map_or(Ok(()), TrainOptions::validate),
+            self.check_adapters(),
+            self.check_tokenizer(),
+            self.check_names(),
+            self.check_tasks(),
+            self.check_trained(),
+        ];
+        stages.into_iter().for_each(|checked| file.check(checked));
+    }
+
+    fn check_adapters(&self) -> Result<()> {
+        match &self.train {
+            Some(train)
+                if train.method == Method::Lora && train.lora.save == LoraSave::Adapter =>
+            {
+                Err(Error::usage(
+                    "`train.lora.save` is `adapter`, but a run merges and evaluates whole models, not adapters",
+                )
+                .remedy("set it to `merged` or `both`"))
             }
+            _ => Ok(()),
         }
-        if self.pivot.tokenizer.is_some() && !self.pivot.model.ends_with(".gguf") {
-            return Err(Error::usage(
-                "the pivot has a `tokenizer`, which only sources and GGUF files may have",
+    }
+
+    fn check_tokenizer(&self) -> Result<()> {
+        match self.pivot.tokenizer.is_some() && !self.pivot.model.ends_with(".gguf") {
+            true => Err(Error::usage(
+                "the pivot has a tokenizer (`pivot.tokenizer`), which only sources and GGUF files may have",
             )
-            .remedy("put the tokenizer's files into the pivot's folder"));
+            .remedy("put the tokenizer's files into the pivot's folder")),
+            false => Ok(()),
         }
+    }
+
+    fn check_names(&self) -> Result<()> {
         let mut names: Vec<&str> = self.models().map(|spec| spec.name.as_str()).collect();
         for name in &names {
             check_name("model", name)?;
-            if RESERVED.contains(name) || name.starts_with("target-") || name.starts_with("clm-") {
+            if RESERVED.contains(name) || OWN.iter().any(|begin| name.starts_with(begin)) {
                 return Err(Error::usage(format!(
                     "the name `{name}` is one that the run gives itself"
                 ))
@@ -308,24 +368,32 @@ impl Recipe {
             }
         }
         names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::usage(format!("two models are called `{}`", pair[0])));
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::usage(format!("two models are called `{}`", pair[0]))),
+            None => Ok(()),
         }
+    }
+
+    fn check_tasks(&self) -> Result<()> {
         let mut tasks: Vec<&str> = self.eval.iter().map(|task| task.name.as_str()).collect();
         tasks.sort_unstable();
-        if let Some(pair) = tasks.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::usage(format!(
+        match tasks.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::usage(format!(
                 "two tasks of `eval` are called `{}`",
                 pair[0]
-            )));
+            ))),
+            None => Ok(()),
         }
-        if self.train.is_none() && (self.merge.is_some() || !self.baselines.is_empty()) {
+    }
+
+    fn check_trained(&self) -> Result<()> {
+        if self.train.is_none() && !(self.merge.is_empty() && self.baselines.is_empty()) {
             return Err(
                 Error::usage("`merge` and `baselines` need something trained")
                     .remedy("add a `train` section"),
             );
         }
-        if self.baselines.contains(&Baseline::ClmMerged) && self.merge.is_none() {
+        if self.baselines.contains(&Baseline::ClmMerged) && self.merge.is_empty() {
             return Err(
                 Error::usage("the baseline `clm-merged` is merged as `merge` says")
                     .remedy("add a `merge` section, or leave the baseline out"),
@@ -335,8 +403,41 @@ impl Recipe {
     }
 }
 
+/// The `merge` section: mergekit's keys, or a list of them, each with a name.
+fn merges(map: &mut Map<String, Value>, file: &File<'_>) -> Vec<MergeSpec> {
+    let listed = match file.section::<Value>(map, "merge") {
+        None => return Vec::new(),
+        Some(Value::Array(listed)) => listed,
+        Some(config) => return vec![MergeSpec { name: None, config }],
+    };
+    let mut merges: Vec<MergeSpec> = Vec::new();
+    for (at, mut config) in listed.into_iter().enumerate() {
+        let path = format!("merge[{at}]");
+        let name = config.as_object_mut().and_then(|keys| keys.remove("name"));
+        let name = name.as_ref().and_then(Value::as_str);
+        let checked = match name {
+            None => Err(Error::usage(format!(
+                "`{path}` has no name, which each of several merges has"
+            ))),
+            Some(name) if merges.iter().any(|m| m.name.as_deref() == Some(name)) => {
+                Err(Error::usage(format!("two merges are called `{name}`")))
+            }
+            Some(name) => check_name("merge", name),
+        };
+        if let Err(error) = checked {
+            file.mistake(error.within(file.place(&path)));
+            continue;
+        }
+        merges.push(MergeSpec {
+            name: name.map(str::to_owned),
+            config,
+        });
+    }
+    merges
+}
+
 /// The `train` section, with the recipe's seed unless it names its own.
-fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Result<Option<TrainOptions>> {
+fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Option<TrainOptions> {
     let seed = map.get("seed").cloned();
     if let (Some(Value::Object(section)), Some(seed)) = (map.get_mut("train"), seed)
         && !section.contains_key("seed")
@@ -344,104 +445,6 @@ fn with_seed(map: &mut Map<String, Value>, file: &File<'_>) -> Result<Option<Tra
         section.insert("seed".to_owned(), seed);
     }
     file.section(map, "train")
-}
-
-/// A recipe, to find the line of a key in.
-pub(super) struct File<'a> {
-    path: &'a Path,
-    places: Vec<Place>,
-}
-
-impl File<'_> {
-    pub(super) fn section<T: DeserializeOwned>(
-        &self,
-        map: &mut Map<String, Value>,
-        key: &str,
-    ) -> Result<Option<T>> {
-        match map.remove(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value)
-                .map(Some)
-                .map_err(|error| self.explain(key, &error.to_string())),
-        }
-    }
-
-    fn required<T: DeserializeOwned>(&self, map: &mut Map<String, Value>, key: &str) -> Result<T> {
-        self.section(map, key)?
-            .ok_or_else(|| Error::usage(format!("{}: `{key}` is missing", self.path.display())))
-    }
-
-    /// Turns serde's word on a section into one that names the line and the nearest key.
-    fn explain(&self, section: &str, problem: &str) -> Error {
-        let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
-        if problem.starts_with("unknown field") && !quoted.is_empty() {
-            return self.unknown_key(Some(section), quoted[0], quoted[1..].iter().copied());
-        }
-        if problem.starts_with("unknown variant") && !quoted.is_empty() {
-            let line = self.line(section, quoted[0]);
-            let known = quoted[1..].join("`, `");
-            let error = Error::usage(format!(
-                "{}: `{section}` has the unknown value `{}`, known are `{known}`",
-                self.place(line),
-                quoted[0]
-            ));
-            return with_hint(error, did_you_mean(quoted[0], quoted[1..].iter().copied()));
-        }
-        Error::usage(format!(
-            "{}: `{section}`: {problem}",
-            self.place(self.line(section, section))
-        ))
-    }
-
-    fn unknown_key<'k>(
-        &self,
-        section: Option<&str>,
-        key: &str,
-        known: impl Iterator<Item = &'k str>,
-    ) -> Error {
-        let known: Vec<&str> = known.collect();
-        let whose = match section {
-            Some(section) => format!("`{section}` has no key `{key}`"),
-            None => format!("unknown key `{key}`"),
-        };
-        let line = self.line(section.unwrap_or(key), key);
-        let error = Error::usage(format!("{}: {whose}", self.place(line)));
-        let hint = did_you_mean(key, known.iter().copied())
-            .unwrap_or_else(|| format!("known are `{}`", known.join("`, `")));
-        error.remedy(hint)
-    }
-
-    pub(super) fn place(&self, line: Option<usize>) -> String {
-        match line {
-            Some(line) => format!("{} line {line}", self.path.display()),
-            None => self.path.display().to_string(),
-        }
-    }
-
-    /// The line of a key or value of a section, or of the dotted key that sets it in a variant;
-    /// else that of the section.
-    fn line(&self, section: &str, word: &str) -> Option<usize> {
-        let sets = |place: &&Place| {
-            let mut parts = place.word.split('.');
-            parts.next() == Some(section) && parts.any(|part| part == word)
-        };
-        let set = || self.places.iter().find(sets).map(|place| place.line);
-        let found = self.word(section, word).or_else(set);
-        found.or_else(|| self.word(section, section))
-    }
-
-    /// The line of a key or value of a section.
-    pub(super) fn word(&self, section: &str, word: &str) -> Option<usize> {
-        let is_it = |place: &&Place| place.section == section && place.word == word;
-        self.places.iter().find(is_it).map(|place| place.line)
-    }
-}
-
-fn with_hint(error: Error, hint: Option<String>) -> Error {
-    match hint {
-        Some(hint) => error.remedy(hint),
-        None => error,
-    }
 }
 
 #[cfg(test)]
@@ -495,18 +498,76 @@ eval: [ { task: perplexity, name: valid, data: v.jsonl } ]
     }
 
     #[test]
+    fn all_mistakes_are_said_at_once() {
+        let text = GOOD
+            .replace(
+                "lambda: 0.5",
+                "lamda: 0.5, lr: fast, epochs: -1, tail: lable",
+            )
+            .replace("max_tokens: 128", "max_tokens: 0")
+            .replace("dtype: bf16", "dtype: bf16, topk: x");
+        let found = problem(&format!("{text}scor: {{}}\n"));
+        let expected = [
+            "has 7 mistakes:",
+            "line 10: unknown key `scor`; did you mean `score`?",
+            "line 6: `train` has no key `lamda`; did you mean `lambda`?",
+            "line 6: `train.lr`: found `fast`, expected a number",
+            "line 6: `train.epochs`: found `-1`, expected a whole number, not negative",
+            "line 6: `train.tail` has the unknown value `lable`",
+            "line 5: `sources[0].topk`: found `x`, expected keys and values",
+            "line 2: ",
+        ];
+        for part in expected {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_sets_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.yml");
+        fs::write(&path, GOOD).unwrap();
+        let with = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+            Recipe::load_with(&path, &settings)
+        };
+        let recipe = with(&[
+            "train.lr=1e-4",
+            "sources[0].dtype=f16",
+            "score.top_k=5",
+            "run=runs/y",
+        ])
+        .unwrap();
+        assert_eq!(recipe.train.unwrap().lr, 1e-4);
+        assert_eq!(recipe.sources[0].dtype, Dtype::F16);
+        assert_eq!(recipe.score.top_k, 5);
+        assert_eq!(recipe.run, Some(PathBuf::from("runs/y")));
+        for (setting, part) in [
+            ("train.lrr=1", "`--set train.lrr`: `train` has no key `lrr`"),
+            ("train.lr=x", "`--set train.lr`: `train.lr`: found `x`"),
+            ("train.lr", "expected KEY=VALUE"),
+            ("run.x=1", "`run` holds no keys"),
+            ("sources[3].dtype=f16", "`sources` has no entry 3"),
+            ("train={lr: [}", "`--set train`"),
+        ] {
+            let error = with(&[setting]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(part), "{setting}: {error}");
+        }
+    }
+
+    #[test]
     fn mistakes_name_line_and_nearest_key() {
         assert_eq!(
             problem(&GOOD.replace("lambda", "lamda")),
             "r.yml line 6: `train` has no key `lamda`; did you mean `lambda`?"
         );
-        assert_eq!(
-            problem(&GOOD.replace("merge:", "merges:")),
-            "r.yml line 7: unknown key `merges`; did you mean `merge`?"
-        );
+        let merges = problem(&GOOD.replace("merge:", "merges:"));
+        assert!(merges.contains("r.yml line 7: unknown key `merges`; did you mean `merge`?"));
+        assert!(merges.contains("the baseline `clm-merged`"), "{merges}");
         assert_eq!(
             problem(&GOOD.replace("max_tokens: 128", "fields: { promt: q }")),
-            "r.yml line 2: `corpus` has no key `promt`; did you mean `prompt`?"
+            "r.yml line 2: `corpus.fields` has no key `promt`; did you mean `prompt`?"
         );
         let named = GOOD.replace("data: v.jsonl", "data: v.jsonl, fields: { ignore: 3 }");
         assert!(problem(&named).contains("`fields.ignore`"));
@@ -548,12 +609,34 @@ grid: { align.spans: [offsets, dtw], map.method: [em, ms] }
         let hot = &recipe.variants[0].recipe;
         assert_eq!(hot.train.as_ref().unwrap().lr, 1e-3);
         assert_eq!(hot.train.as_ref().unwrap().lambda, 0.5);
-        assert_eq!(hot.merge.as_ref().unwrap()["parameters"]["select_topk"], 1);
+        assert_eq!(hot.merge[0].config["parameters"]["select_topk"], 1);
         let last = &recipe.variants[4].recipe;
         assert_eq!(last.align.spans, crate::align::Spans::Dtw);
         assert_eq!(last.map.method, crate::mapping::Method::Ms);
         assert_eq!(recipe.align.spans, crate::align::Spans::Offsets);
         assert!(last.variants.is_empty());
+    }
+
+    #[test]
+    fn several_merges_have_names() {
+        let list = "merge: [ { name: a, merge_method: sce }, { name: b, merge_method: linear } ]";
+        let text = |merge: &str| {
+            let old = "merge: { merge_method: sce, parameters: { select_topk: 0.1 } }";
+            assert!(GOOD.contains(old));
+            GOOD.replace(old, merge)
+        };
+        let recipe = load(&text(list)).unwrap();
+        let names: Vec<String> = recipe.merge.iter().map(|m| m.named("merged")).collect();
+        assert_eq!(names, ["merged-a", "merged-b"]);
+        assert_eq!(
+            recipe.merge[1].config,
+            serde_json::json!({"merge_method": "linear"})
+        );
+        assert!(problem(&text(&list.replace("b,", "a,"))).contains("two merges are called `a`"));
+        let nameless = list.replace("name: b, ", "");
+        assert!(problem(&text(&nameless)).contains("r.yml line 7: `merge[1]` has no name"));
+        let own = text(list).replace("name: math", "name: merged-x");
+        assert!(problem(&own).contains("gives itself"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::artifact::{Existing, Kind, RunDir, StageRecord as Record};
 use crate::error::{Context, Error, Result};
 use crate::files::atomic;
 use crate::progress::note;
-use crate::stage::{self, Item, Stage};
+use crate::stage::{self, Exclusive, Item, Stage};
 
 /// One step of a run.
 pub struct Step<'a> {
@@ -136,6 +136,7 @@ impl<'a> Step<'a> {
     /// Does the step and records it.
     pub fn perform(&self, stages: &Path) -> Result<Record> {
         let started = std::time::Instant::now();
+        let _exclusive = Exclusive::of(&*self.stage)?;
         let path = self.record_path(stages);
         let before = (self.recorded(stages), fs::read(&path));
         self.mark(stages, true)?;

@@ -9,9 +9,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::schema::File;
+use super::file::File;
 use crate::artifact::check_name;
 use crate::error::{Error, Result};
+use crate::files::read_located;
 
 /// The most variants that a recipe may have: more are a mistake in a grid.
 const MOST: usize = 1000;
@@ -32,60 +33,71 @@ struct Listed {
     set: Settings,
 }
 
-/// Takes `variants` and `grid` out of a recipe: names with what they set.
-///
-/// # Errors
-/// A wrong shape, a name that cannot be a folder or is there twice.
-pub(super) fn take(map: &mut Settings, file: &File<'_>) -> Result<Vec<(String, Settings)>> {
-    let listed: Option<Vec<Listed>> = file.section(map, "variants")?;
-    let listed = listed.into_iter().flatten();
-    let mut variants: Vec<(String, Settings)> = listed.map(|v| (v.name, v.set)).collect();
-    if let Some(grid) = file.section(map, "grid")? {
-        variants.extend(combinations(grid, file)?);
-    }
-    for (at, (name, _)) in variants.iter().enumerate() {
-        let place = || file.place(file.word("variants", name));
-        check_name("variant", name).map_err(|error| error.within(place()))?;
-        if name == RESERVED {
-            return Err(wrong(file, name, "a variant cannot be called `valid`")
-                .remedy("the run keeps the tokens of `train.valid` under that name"));
-        }
-        if variants[..at].iter().any(|(other, _)| other == name) {
-            return Err(
-                wrong(file, "grid", format!("two variants are called `{name}`"))
-                    .remedy("name them one by one in `variants`"),
-            );
-        }
-    }
-    Ok(variants)
+/// A variant: what it sets, and where the file says so.
+pub(super) struct Variant {
+    /// Its name.
+    pub name: String,
+    /// Where its keys are.
+    pub path: String,
+    /// What it sets.
+    pub set: Settings,
 }
 
-fn wrong(file: &File<'_>, word: &str, problem: impl Into<String>) -> Error {
-    let line = |section: &&str| file.word(section, word);
-    let place = file.place(["variants", "grid"].iter().find_map(line));
-    Error::usage(format!("{place}: {}", problem.into()))
+/// Takes `variants` and `grid` out of a recipe. A wrong shape, a name that cannot be a folder or is
+/// there twice, are mistakes of the file.
+pub(super) fn take(map: &mut Settings, file: &File<'_>) -> Vec<Variant> {
+    let listed: Option<Vec<Listed>> = file.section(map, "variants");
+    let listed = listed.into_iter().flatten().enumerate();
+    let mut variants: Vec<Variant> = listed
+        .map(|(at, listed)| Variant {
+            name: listed.name,
+            path: format!("variants[{at}].set"),
+            set: listed.set,
+        })
+        .collect();
+    if let Some(grid) = file.section(map, "grid") {
+        match combinations(grid, file) {
+            Ok(combinations) => variants.extend(combinations),
+            Err(error) => file.mistake(error),
+        }
+    }
+    for (at, Variant { name, path, .. }) in variants.iter().enumerate() {
+        let place = || file.place(&path.replace(".set", ".name"));
+        if let Err(error) = check_name("variant", name) {
+            file.mistake(error.within(place()));
+        }
+        if name == RESERVED {
+            let problem = format!("{}: a variant cannot be called `valid`", place());
+            file.mistake(
+                Error::usage(problem)
+                    .remedy("the run keeps the tokens of `train.valid` under that name"),
+            );
+        }
+        if variants[..at].iter().any(|other| other.name == *name) {
+            let problem = format!("{}: two variants are called `{name}`", place());
+            file.mistake(Error::usage(problem).remedy("name them one by one in `variants`"));
+        }
+    }
+    variants
 }
 
 /// Every combination of the values, the last key changing fastest; named by the values.
-fn combinations(grid: Settings, file: &File<'_>) -> Result<Vec<(String, Settings)>> {
+fn combinations(grid: Settings, file: &File<'_>) -> Result<Vec<Variant>> {
     let mut all = vec![(String::new(), Settings::new())];
     for (key, values) in grid {
+        let place = file.place(&format!("grid.{key}"));
         let values = match values {
             Value::Array(values) if !values.is_empty() => values,
             _ => {
-                return Err(wrong(
-                    file,
-                    "grid",
-                    format!("`grid` gives `{key}` no list of values, expected a list of values"),
-                ));
+                return Err(Error::usage(format!(
+                    "{place}: `grid` gives `{key}` no list of values, expected a list of values"
+                )));
             }
         };
         if all.len() * values.len() > MOST {
-            return Err(wrong(
-                file,
-                "grid",
-                format!("`grid` has more than {MOST} combinations"),
-            ));
+            return Err(Error::usage(format!(
+                "{place}: `grid` has more than {MOST} combinations"
+            )));
         }
         let longer = |(name, set): &(String, Settings)| {
             let (name, set, key) = (name.clone(), set.clone(), key.clone());
@@ -103,41 +115,74 @@ fn combinations(grid: Settings, file: &File<'_>) -> Result<Vec<(String, Settings
         };
         all = all.iter().flat_map(longer).collect();
     }
-    Ok(all)
+    let variant = |(name, set)| Variant {
+        name,
+        path: "grid".to_owned(),
+        set,
+    };
+    Ok(all.into_iter().map(variant).collect())
 }
 
-/// Sets a dotted key of a recipe.
+/// A setting of the command line, as `train.lr=1e-4`: the key, and its value, which is YAML.
 ///
 /// # Errors
-/// A key that variants share, or one below something that is no section.
-pub(super) fn set(map: &mut Settings, key: &str, value: Value, file: &File<'_>) -> Result<()> {
-    let mut words: Vec<&str> = key.split('.').collect();
-    if let Some(fixed) = FIXED.iter().find(|fixed| **fixed == words[0]) {
-        return Err(wrong(
-            file,
-            key,
-            format!("a variant cannot set `{fixed}`: all share it"),
-        )
-        .remedy("write a recipe of its own; `topk: { from: RUN }` reuses distributions"));
+/// It has no `=`, or its value is no YAML.
+pub(super) fn parse(setting: &str) -> Result<(String, Value)> {
+    let Some((key, value)) = setting.split_once('=') else {
+        return Err(Error::usage(format!(
+            "`--set {setting}`: expected KEY=VALUE, as in `train.lr=1e-4`"
+        )));
+    };
+    let (value, _) = read_located(value).map_err(|error| error.within(format!("`--set {key}`")))?;
+    Ok((key.to_owned(), value))
+}
+
+/// Sets a dotted key of a variant.
+///
+/// # Errors
+/// A key that variants share; those of [`set`].
+pub(super) fn set_shared(map: &mut Settings, key: &str, value: Value) -> Result<()> {
+    let first = key.split(['.', '[']).next();
+    if let Some(fixed) = FIXED.iter().find(|fixed| Some(**fixed) == first) {
+        return Err(
+            Error::usage(format!("a variant cannot set `{fixed}`: all share it"))
+                .remedy("write a recipe of its own; `topk: { from: RUN }` reuses distributions"),
+        );
     }
-    let last = words.pop().unwrap_or_default();
-    let mut section = map;
-    for (depth, word) in words.iter().enumerate() {
-        let inner = section
-            .entry((*word).to_owned())
-            .or_insert_with(|| Value::Object(Settings::new()));
-        section = match inner {
-            Value::Object(inner) => inner,
+    set(map, key, value)
+}
+
+/// Sets a dotted key of a recipe; `sources[0].dtype` is a key of the first entry of a list.
+///
+/// # Errors
+/// A key below something that holds none, or in an entry that is not there.
+pub(super) fn set(map: &mut Settings, key: &str, value: Value) -> Result<()> {
+    let words: Vec<&str> = key
+        .split(['.', '['])
+        .map(|word| word.trim_end_matches(']'))
+        .collect();
+    let Some((first, inner)) = words.split_first() else {
+        return Ok(());
+    };
+    let mut place = (*first).to_owned();
+    let mut at = map.entry(place.clone()).or_insert(Value::Null);
+    for word in inner {
+        if at.is_null() {
+            *at = Value::Object(Settings::new());
+        }
+        at = match at {
+            Value::Object(section) => section.entry((*word).to_owned()).or_insert(Value::Null),
+            Value::Array(list) if word.parse::<usize>().is_ok() => {
+                let entry = word.parse().ok().and_then(|at: usize| list.get_mut(at));
+                entry.ok_or_else(|| Error::usage(format!("`{place}` has no entry {word}")))?
+            }
             _ => {
-                let place = words[..=depth].join(".");
-                return Err(wrong(
-                    file,
-                    key,
-                    format!("a variant sets `{key}`, but `{place}` holds no keys"),
-                ));
+                let problem = format!("`{key}` is to be set, but `{place}` holds no keys");
+                return Err(Error::usage(problem));
             }
         };
+        place = format!("{place}.{word}");
     }
-    section.insert(last.to_owned(), value);
+    *at = value;
     Ok(())
 }

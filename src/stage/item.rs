@@ -88,13 +88,17 @@ impl Item {
     /// Digest of what it is, or `None` if it is not there (or not whole).
     ///
     /// # Errors
-    /// It is damaged.
+    /// It is damaged, or cannot be looked at.
     pub fn identity(&self) -> Result<Option<String>> {
         match self {
             Item::Artifact(_, dir) => {
                 // Damage is made good, what others put there is not removed.
                 artifact::check_files(dir)?;
-                Ok(self.digest().ok())
+                match self.digest() {
+                    Ok(digest) => Ok(Some(digest)),
+                    Err(error) if error.is_of_the_system() => Err(error),
+                    Err(_) => Ok(None),
+                }
             }
             Item::Model(model) if !model.is_there() => Ok(None),
             Item::Adapter(dir) if !dir.is_dir() => Ok(None),

@@ -11,6 +11,7 @@
 //! recipe ────────┘                     └─► run ─► rows, and one sentence for the user
 //! ```
 
+mod exclusive;
 mod item;
 mod reads;
 
@@ -18,6 +19,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+pub use exclusive::Exclusive;
 pub use item::Item;
 pub use reads::{Reads, Source};
 

@@ -145,7 +145,10 @@ impl DataSet {
                             limits.context
                         ),
                     )
-                    .remedy("lower `max_tokens` of `corpus`"));
+                    .remedy(format!(
+                        "set `max_tokens` of `corpus` to {}",
+                        limits.context
+                    )));
                 }
                 u32::try_from(len).map_err(|_| Error::input(place(sample), "is too long"))
             };
@@ -193,7 +196,7 @@ impl DataSet {
         start: Position,
         to: &SyncSender<Result<StepBatch>>,
     ) {
-        for epoch in start.epoch..options.epochs {
+        for epoch in start.epoch..options.most_epochs() {
             let first = if epoch == start.epoch {
                 start.ordinal
             } else {

@@ -91,8 +91,11 @@ impl Divider {
 
 /// Steps of the whole training.
 pub fn count_steps(lengths: &Lengths, options: &TrainOptions) -> u64 {
-    let limit = options.max_steps.unwrap_or(u64::MAX);
     let total = lengths.tokens();
+    if let Some(steps) = options.max_steps {
+        // Each epoch has a step, unless there is nothing to learn from.
+        return if total > 0 { steps } else { 0 };
+    }
     let mut steps = 0;
     for epoch in 0..options.epochs {
         let mut divider = Divider::new(total, options.batch_tokens);
@@ -104,9 +107,6 @@ pub fn count_steps(lengths: &Lengths, options: &TrainOptions) -> u64 {
                 let len = in_part.get(sample as usize).copied().unwrap_or(0);
                 steps += u64::from(divider.closes_after(len));
             }
-        }
-        if steps >= limit {
-            return limit;
         }
     }
     steps
@@ -179,5 +179,14 @@ mod tests {
             ..options
         };
         assert_eq!(count_steps(&lengths, &options), 4);
+        let options = TrainOptions {
+            max_steps: Some(20),
+            ..options
+        };
+        assert_eq!(count_steps(&lengths, &options), 20);
+        let nothing = Lengths {
+            parts: vec![vec![0, 0]],
+        };
+        assert_eq!(count_steps(&nothing, &options), 0);
     }
 }

@@ -97,6 +97,7 @@ impl<'a> Trainer<'a> {
     pub fn run(&mut self, after_step: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let (data, options) = (&self.prepared.data, self.options());
         let (tokens, start) = (self.prepared.batching.tokens, self.progress.position);
+        let _kept = progress::keep_until_dropped("saving the state after this micro batch");
         let (sender, receiver) = sync_channel(STEPS_AHEAD);
         std::thread::scope(|scope| {
             scope.spawn(move || data.send_steps(options, tokens, start, &sender));
@@ -165,12 +166,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn bar(&self) -> Bar {
-        let all = TrainOptions {
+        let epoch = TrainOptions {
+            epochs: 1,
             max_steps: None,
             ..self.options().clone()
         };
-        let tokens = self.prepared.data.lengths().tokens() * u64::from(self.options().epochs);
-        let steps = count_steps(self.prepared.data.lengths(), &all).max(1);
+        let tokens = self.prepared.data.lengths().tokens();
+        let steps = count_steps(self.prepared.data.lengths(), &epoch).max(1);
         let left = self.total.saturating_sub(self.progress.steps.len() as u64);
         let left = u128::from(tokens) * u128::from(left) / u128::from(steps);
         if self.progress.steps.is_empty() {

@@ -89,7 +89,7 @@ fn unreadable_paths() {
     let workshop = Workshop::new();
     fs::remove_file(workshop.path("chat.jsonl")).unwrap();
     fs::create_dir(workshop.path("chat.jsonl")).unwrap();
-    run_refused(&workshop, 1, &["chat.jsonl", "directory"]);
+    run_refused(&workshop, 1, &["chat.jsonl", "has no file with records"]);
     fs::remove_dir(workshop.path("chat.jsonl")).unwrap();
     fs::write(workshop.path("chat.jsonl"), b"{\"text\": \"\xff\xfe\"}\n").unwrap();
     run_refused(&workshop, 1, &["chat.jsonl"]);
@@ -138,7 +138,7 @@ fn recipes_with_mistakes() {
         (
             "max_steps: 3",
             "max_steps: many",
-            ["line 15", "`train`", "many"],
+            ["line 15", "`train.max_steps`", "found `many`"],
         ),
         (
             "lambda: 0.5",

@@ -12,7 +12,7 @@ use super::program::{Workshop, files, parts};
 use super::rows::all_rows;
 
 /// Writes what `export` left as JSONL of vLLM's log-probabilities, one line a sample.
-fn as_vllm(workshop: &Workshop, exported: &str) -> Vec<String> {
+pub fn as_vllm(workshop: &Workshop, exported: &str) -> Vec<String> {
     let tokens = workshop.path("run/tokens/vocab=market/template=pivot");
     let tokens = Artifact::open(&tokens, Kind::Tokens).unwrap();
     let mut lines = Vec::new();

@@ -66,10 +66,15 @@ pub fn fuselm(dir: &Path) -> Command {
 
 /// A line for the shell that finds the program as `$FUSELM`.
 pub fn shell(dir: &Path, line: &str) -> Finished {
+    Finished::new(shell_command(dir, line).output().expect("a shell"))
+}
+
+/// The same, to be started.
+pub fn shell_command(dir: &Path, line: &str) -> Command {
     let mut command = in_clean_environment(Command::new("sh"), dir);
     command.args(["-c", line]);
     command.env("FUSELM", env!("CARGO_BIN_EXE_fuselm"));
-    Finished::new(command.output().expect("a shell"))
+    command
 }
 
 fn in_clean_environment(mut command: Command, dir: &Path) -> Command {

@@ -176,7 +176,7 @@ fn cases() -> Vec<Case> {
         ("train.lr", "", "0.002", train.clone(), Differ),
         (
             "train.epochs",
-            "train.max_steps: 40",
+            "train.max_steps: null",
             "2",
             train.clone(),
             Differ,

@@ -1,9 +1,11 @@
-//! YAML as Python's PyYAML reads it, which is YAML 1.1: `yes` and `off` are flags, `010` is eight,
-//! `1e-1` is text, `<<` merges mappings, of a key that is given twice the last value counts.
+//! YAML as Python's PyYAML reads it, for the files of other programs, and YAML 1.2 for our own.
+//!
+//! PyYAML's is YAML 1.1: `yes` and `off` are flags, `010` is eight, `1e-1` is text, of a key that is
+//! given twice the last value counts. In YAML 1.2 `yes` is text, `010` is ten, `1e-1` a number; a key
+//! that is given twice is a mistake. `<<` merges mappings in both.
 //!
 //! Memory: the document with its aliases written out, of at most [`MOST`] values.
 
-mod places;
 mod scalar;
 
 use std::collections::HashMap;
@@ -12,8 +14,7 @@ use std::str::FromStr;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Number, Value};
 
-pub use self::places::{Place, places};
-use self::scalar::{flag, integer, resolve};
+use self::scalar::{core, flag, integer, resolve};
 use crate::error::{Error, Result};
 
 /// Values that a document may have after its aliases are written out.
@@ -26,18 +27,44 @@ const MOST: usize = 1 << 20;
 /// Broken YAML, more than one document, tags and keys that are no plain values, aliases of
 /// what they stand in, too many values; the line is named.
 pub fn read_yaml(text: &str) -> Result<Value> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader::default();
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| Error::usage(error.to_string()))?;
-        reader.event(event, &span)?;
+    Reader::default().read(text)
+}
+
+/// Reads a document of ours, which is YAML 1.2, with the lines of all that is in it.
+///
+/// # Errors
+/// Those of [`read_yaml`], and a key that is given twice.
+pub fn read_located(text: &str) -> Result<(Value, Lines)> {
+    let mut reader = Reader {
+        lines: Some(Lines::default()),
+        ..Reader::default()
+    };
+    let value = reader.read(text)?;
+    Ok((value, reader.lines.unwrap_or_default()))
+}
+
+/// On which lines the values of a document begin, by their paths: `sources[0].dtype`.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(HashMap<String, usize>);
+
+impl Lines {
+    /// The line, from 1, of the key or list entry with this path; else of what it would be in.
+    pub fn of(&self, path: &str) -> Option<usize> {
+        let mut path = path;
+        loop {
+            if let Some(line) = self.0.get(path) {
+                return Some(*line);
+            }
+            path = &path[..path.rfind(['.', '['])?];
+        }
     }
-    Ok(reader.root.unwrap_or(Value::Null))
 }
 
 /// What is read so far.
 #[derive(Default)]
 struct Reader {
+    /// Where things are, for documents of ours.
+    lines: Option<Lines>,
     root: Option<Value>,
     open: Vec<Open>,
     /// Values with an anchor, and how many values each of them is.
@@ -49,6 +76,9 @@ struct Reader {
 
 /// A list or mapping that is not at its end.
 struct Open {
+    /// Where it is, and where in it the next value is.
+    path: String,
+    next: String,
     anchor: usize,
     /// Values read before it.
     before: usize,
@@ -78,6 +108,15 @@ fn wrong(span: &Span, problem: &str) -> Error {
 }
 
 impl Reader {
+    fn read(&mut self, text: &str) -> Result<Value> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| Error::usage(error.to_string()))?;
+            self.event(event, &span)?;
+        }
+        Ok(self.root.take().unwrap_or(Value::Null))
+    }
+
     fn event(&mut self, event: Event<'_>, span: &Span) -> Result<()> {
         match event {
             Event::DocumentStart(..) => {
@@ -92,14 +131,19 @@ impl Reader {
                 if self.wants_key() {
                     let merges = plain && text == "<<" && tag.is_none();
                     self.anchored(anchor, || (Value::String(text.to_string()), 1));
-                    return self.key(if merges {
-                        Key::Merge
-                    } else {
-                        Key::Own(text.into())
-                    });
+                    let key = match merges {
+                        true => Key::Merge,
+                        false => Key::Own(text.into()),
+                    };
+                    return self.key(key, span);
                 }
-                let value = scalar(&text, plain, tag.as_deref(), span)?;
+                let resolve = match self.lines {
+                    Some(_) => core,
+                    None => resolve,
+                };
+                let value = scalar(&text, plain, tag.as_deref(), resolve, span)?;
                 self.anchored(anchor, || (value.clone(), 1));
+                self.entry(span);
                 self.put(value, 1, span)
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -119,7 +163,7 @@ impl Reader {
                     let Value::String(key) = value else {
                         return Err(wrong(span, "an alias that is no text cannot be a key"));
                     };
-                    return self.key(Key::Own(key));
+                    return self.key(Key::Own(key), span);
                 }
                 self.put(value, size, span)
             }
@@ -138,18 +182,47 @@ impl Reader {
         matches!(last, Some(Holds::Mapping(pairs)) if pairs.key.is_none())
     }
 
-    fn key(&mut self, key: Key) -> Result<()> {
-        if let Some(Holds::Mapping(pairs)) = self.open.last_mut().map(|open| &mut open.holds) {
-            pairs.key = Some(key);
+    fn key(&mut self, key: Key, span: &Span) -> Result<()> {
+        let Some(open) = self.open.last_mut() else {
+            return Ok(());
+        };
+        let Holds::Mapping(pairs) = &mut open.holds else {
+            return Ok(());
+        };
+        if let (Key::Own(name), Some(lines)) = (&key, &mut self.lines) {
+            let dot = if open.path.is_empty() { "" } else { "." };
+            open.next = format!("{}{dot}{name}", open.path);
+            let line = span.start.line();
+            if let Some(first) = lines.0.insert(open.next.clone(), line)
+                && pairs.own.contains_key(name)
+            {
+                let problem = format!("`{name}` is given twice, first on line {first}");
+                return Err(wrong(span, &problem));
+            }
         }
+        pairs.key = Some(key);
         Ok(())
+    }
+
+    /// Notes where the value begins that comes next in a list.
+    fn entry(&mut self, span: &Span) {
+        if let (Some(lines), Some(open)) = (&mut self.lines, self.open.last_mut())
+            && let Holds::List(values) = &open.holds
+        {
+            open.next = format!("{}[{}]", open.path, values.len());
+            lines.0.insert(open.next.clone(), span.start.line());
+        }
     }
 
     fn begin(&mut self, anchor: usize, holds: Holds, span: &Span) -> Result<()> {
         if self.wants_key() {
             return Err(wrong(span, "a list or mapping cannot be a key"));
         }
+        self.entry(span);
+        let path = self.open.last().map_or(String::new(), |o| o.next.clone());
         self.open.push(Open {
+            path,
+            next: String::new(),
             anchor,
             before: self.count,
             holds,
@@ -235,8 +308,14 @@ fn unknown(tag: &Tag, span: &Span) -> Error {
         .remedy("remove it; values are plain texts, numbers and flags")
 }
 
-/// The value of a scalar.
-fn scalar(text: &str, plain: bool, tag: Option<&Tag>, span: &Span) -> Result<Value> {
+/// The value of a scalar; `resolve` says what a plain one is.
+fn scalar(
+    text: &str,
+    plain: bool,
+    tag: Option<&Tag>,
+    resolve: fn(&str) -> Value,
+    span: &Span,
+) -> Result<Value> {
     let text_value = || Value::String(text.to_owned());
     let Some(tag) = tag.filter(|tag| !is_bare(tag)) else {
         return Ok(if plain { resolve(text) } else { text_value() });
@@ -319,6 +398,33 @@ mod tests {
             let found = read_yaml(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(found, value, "{text}");
         }
+    }
+
+    #[test]
+    fn our_own_documents_are_yaml_1_2_with_lines() {
+        let text = "a: 1e-4\nb: [yes, 010, 0o10, {c: .5, d: +1}]\ne:\n  f: &x {g: true}\n  h: *x\n  i: {<<: *x}\n";
+        let (value, lines) = read_located(text).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "a": 1e-4, "b": ["yes", 10, 8, {"c": 0.5, "d": 1}],
+                "e": {"f": {"g": true}, "h": {"g": true}, "i": {"g": true}}
+            })
+        );
+        let of = |path| lines.of(path);
+        assert_eq!(
+            (of("a"), of("b[3].d"), of("b[0]")),
+            (Some(1), Some(2), Some(2))
+        );
+        assert_eq!(
+            (of("e.f.g"), of("e.h.g"), of("e.x")),
+            (Some(4), Some(5), Some(3))
+        );
+        assert_eq!(of("z"), None);
+        let error = read_located("a:\n  b: 1\n  c: 2\n  b: 3\n").unwrap_err();
+        let text = error.to_string();
+        assert_eq!(text, "line 4: `b` is given twice, first on line 2");
+        assert!(read_located("a: {b: 1}\nc: {b: 1}\n").is_ok());
     }
 
     #[test]

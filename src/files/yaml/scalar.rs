@@ -21,6 +21,39 @@ pub fn resolve(text: &str) -> Value {
     number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
 }
 
+/// What a plain scalar is in the core schema of YAML 1.2; numbers that are not finite stay text.
+pub fn core(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        _ => {}
+    }
+    let radix = |digits: &str, radix| u64::from_str_radix(digits, radix).ok();
+    let other = match text.as_bytes() {
+        [b'0', b'o', b'0'..=b'7', ..] => radix(&text[2..], 8),
+        [b'0', b'x', digit, ..] if digit.is_ascii_hexdigit() => radix(&text[2..], 16),
+        _ => None,
+    };
+    let number = other.map(Number::from).or_else(|| decimal(text));
+    number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
+}
+
+/// A number as `[-+]? ( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?` has it.
+fn decimal(text: &str) -> Option<Number> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let begins = digits.strip_prefix('.').unwrap_or(digits);
+    let known = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '-' | '+');
+    if !begins.starts_with(|c: char| c.is_ascii_digit()) || !digits.chars().all(known) {
+        return None;
+    }
+    let whole = text.strip_prefix('+').unwrap_or(text);
+    let unsigned = whole.parse::<u64>().ok().map(Number::from);
+    let signed = || whole.parse::<i64>().ok().map(Number::from);
+    let real = || whole.parse().ok().and_then(Number::from_f64);
+    unsigned.or_else(signed).or_else(real)
+}
+
 /// A word for true or false, in lower case.
 pub fn flag(word: &str) -> Option<bool> {
     match word {

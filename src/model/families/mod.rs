@@ -190,6 +190,18 @@ fn family(fields: &Fields<'_>) -> Result<&'static Family> {
     Ok(family)
 }
 
+/// What a name that is not known was to be, if it is one with a slip: other families have much the
+/// same names (`phi` and `phi3`, `opt` and `mpt`).
+fn slip<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let letters = |name: &str| -> String {
+        let family = name.trim_end_matches("ForCausalLM").chars();
+        family.filter(|c| c.is_ascii_alphabetic()).collect()
+    };
+    let own = letters(name);
+    let near = |other: &&str| letters(other) != own && own.len() >= 5;
+    did_you_mean(name, known.filter(near))
+}
+
 /// The error for a file of no family.
 fn unknown(fields: &Fields<'_>, named: Option<&str>, kind: Option<&str>) -> Error {
     let classes = FAMILIES.iter().flat_map(|family| family.classes).copied();
@@ -199,18 +211,20 @@ fn unknown(fields: &Fields<'_>, named: Option<&str>, kind: Option<&str>) -> Erro
         Some(kind) if is_known || named.is_none() => {
             let known: Vec<&str> = kinds.clone().collect();
             let expected = format!("one of the supported types {}", known.join(", "));
-            ("model_type", expected, did_you_mean(kind, kinds))
+            ("model_type", expected, slip(kind, kinds))
         }
         _ => {
             let known: Vec<&str> = classes.clone().collect();
             let expected = format!("one of the supported architectures {}", known.join(", "));
-            let near = named.and_then(|name| did_you_mean(name, classes));
+            let near = named.and_then(|name| slip(name, classes));
             ("architectures", expected, near)
         }
     };
     fields.wrong(field, expected).remedy(
         near.unwrap_or_else(|| {
-            "distributions of other models can be imported as `topk`".to_owned()
+            "models of other families can be merged (`fuselm merge`), and distributions that another \
+             program made with them imported (`fuselm import`), for which only their tokenizer is needed"
+                .to_owned()
         }),
     )
 }

@@ -17,7 +17,7 @@ fn the_lists_of_all_distributions_are_decoded_alike() {
     };
     let row = |file| between(file, "\n    pos,", "\n    draws,");
     assert_eq!(row("00_topk.sql"), row("01_projected.sql"));
-    let ids = |file| between(file, "\n    flatten(", "AS ids,");
+    let ids = |file| between(file, "\n    ids_of_gaps(", "AS ids,");
     assert_eq!(ids("00_topk.sql"), ids("02_targets.sql"));
 }
 

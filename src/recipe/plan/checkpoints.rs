@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Run, Target};
+use super::{Merged, Run, Target};
 use crate::artifact::Kind;
 use crate::convert::Convert;
 use crate::error::Result;
@@ -33,7 +33,11 @@ impl<'a> Run<'a> {
             pivot: match pivot.has_weights {
                 true => Init::Model(self.path(0).base),
                 false => Init::Random {
-                    config: pivot.config.raw.clone(),
+                    config: pivot
+                        .config
+                        .as_ref()
+                        .map(|c| c.raw.clone())
+                        .unwrap_or_default(),
                     tokenizer: pivot.dir.clone(),
                 },
             },
@@ -49,15 +53,17 @@ impl<'a> Run<'a> {
         Step::new(&target.name, train)
     }
 
-    pub(super) fn merge_step(&self, name: &str, members: &[&str]) -> Result<Step<'a>> {
-        let written = self.recipe.merge.clone().unwrap_or_default();
-        let members: Vec<PathBuf> = members
+    pub(super) fn merge_step(&self, merged: &Merged<'_>) -> Result<Step<'a>> {
+        let (name, written) = (merged.name.as_str(), merged.config.clone());
+        let members: Vec<PathBuf> = merged
+            .members
             .iter()
             .map(|name| self.dir.checkpoint(name))
             .collect();
         let beside = self.recipe.path.parent().unwrap_or(Path::new(""));
         let merge = Merge {
-            config: MergeConfig::from_recipe(&written, &members, &self.path(0).base, beside)?,
+            config: MergeConfig::from_recipe(&written, &members, &self.path(0).base, beside)
+                .map_err(|error| error.within(self.recipe.path.display()))?,
             written,
             out: self.dir.checkpoint(name),
             stats: Some(self.dir.artifact(Kind::MergeStats, &[name])),

@@ -38,8 +38,11 @@ impl<'a> Run<'a> {
         let model = |model: &'a Model| corpus::Model {
             name: model.name(),
             tokenizer: &model.tokenizer,
-            context: Some(model.config.max_position_embeddings),
-            rows: model.config.vocab_size,
+            context: model.outline.context,
+            rows: model
+                .outline
+                .rows
+                .unwrap_or(model.tokenizer.vocabulary().len()),
         };
         let corpus = Corpus {
             options,

@@ -6,12 +6,12 @@ use std::fs::File;
 use std::path::Path;
 
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{Context, Error, Result};
+use crate::files::{ParquetBatches, open_parquet, parquet_batches};
 
 /// A column that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub(super) fn open(
     path: &Path,
     file: File,
     wanted: Option<&dyn Fn(&str) -> bool>,
-) -> Result<(ParquetRecordBatchReader, Vec<Column>)> {
-    let mut builder = ParquetRecordBatchReaderBuilder::try_new(file)
+) -> Result<(ParquetBatches, Vec<Column>)> {
+    let mut builder = open_parquet(file)
         .map_err(|error| {
             Error::file(path, error.to_string())
                 .remedy("a Parquet file ends with its schema: was it copied whole?")
@@ -65,7 +65,7 @@ pub(super) fn open(
         let mask = ProjectionMask::leaves(schema, kept);
         builder = builder.with_projection(mask);
     }
-    Ok((builder.build().at(path)?, left_out))
+    Ok((parquet_batches(builder).at(path)?, left_out))
 }
 
 /// Fails if a part of the file is said to lie before its beginning.

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -13,7 +12,7 @@ use super::columns::{self, Column};
 use super::kinds::{self, Opened, Unpacked};
 use super::lenient::{self, Wrong};
 use crate::error::{Context, Error, Result};
-use crate::files::numbers_as_strings;
+use crate::files::{ParquetBatches, numbers_as_strings};
 
 /// Which numbers JSON may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +118,7 @@ enum Source {
         items: std::vec::IntoIter<Range<usize>>,
     },
     Parquet {
-        batches: ParquetRecordBatchReader,
+        batches: ParquetBatches,
         /// The rows of a batch as lines of JSON, and where the next begins.
         text: Vec<u8>,
         at: usize,

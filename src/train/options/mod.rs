@@ -28,7 +28,7 @@ pub struct TrainOptions {
     /// Passes over the samples.
     #[arg(long, default_value_t = TrainOptions::default().epochs)]
     pub epochs: u32,
-    /// Stop after so many optimiser steps, if the epochs are not over before.
+    /// Optimiser steps, however many passes these are: overrides `epochs`.
     #[arg(long)]
     pub max_steps: Option<u64>,
     /// Most tokens of an optimiser step, on average.
@@ -150,6 +150,14 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
+    /// Passes over the samples, at most.
+    pub fn most_epochs(&self) -> u32 {
+        match self.max_steps {
+            Some(_) => u32::MAX,
+            None => self.epochs,
+        }
+    }
+
     /// Checks every range.
     ///
     /// # Errors
@@ -278,6 +286,9 @@ impl TrainOptions {
             // The validation set counts by its content, not by its path.
             map.remove("valid");
             map.remove("checkpoint_every");
+            if self.max_steps.is_some() {
+                map.remove("epochs");
+            }
             if self.method != Method::Lora {
                 map.remove("lora");
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::basic::ConvertedType;
 use parquet::column::reader::{ColumnReader, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -14,8 +14,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::rows::numbers;
 use super::seal;
+use crate::contain::contained;
 use crate::error::{Context, Error, Result};
-use crate::files::parquet_batches;
+use crate::files::{Bounded, parquet_batches, parquet_builder};
 
 /// Fails unless rows rise by `sample_id` and, in kinds that have one, `pos`, the first two columns,
 /// and `samples` are those of all rows.
@@ -26,7 +27,7 @@ pub(super) fn check_order(
     samples: Range<u64>,
 ) -> Result<()> {
     let file = File::open(path).at(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
+    let builder = parquet_builder(file, metadata.clone());
     let roots = if with_pos { 0..2 } else { 0..1 };
     let columns = ProjectionMask::roots(builder.parquet_schema(), roots);
     let batches = parquet_batches(builder.with_projection(columns)).at(path)?;
@@ -67,7 +68,12 @@ pub(super) fn check_order(
 /// Finds the first text that is no UTF-8, which readers of Arrow only say to be somewhere: the row's
 /// number, or its sample where the file has samples. Texts within lists are passed over.
 pub(super) fn text_that_is_no_utf8(path: &Path) -> Option<Error> {
-    let file = SerializedFileReader::new(File::open(path).ok()?).ok()?;
+    // The file is damaged, maybe so that its reader panics.
+    contained(|| find_no_utf8(path)).ok()?
+}
+
+fn find_no_utf8(path: &Path) -> Option<Error> {
+    let file = SerializedFileReader::new(Bounded(File::open(path).ok()?)).ok()?;
     let columns = file.metadata().file_metadata().schema_descr().columns();
     let texts = columns.iter().enumerate().filter(|(_, column)| {
         column.converted_type() == ConvertedType::UTF8

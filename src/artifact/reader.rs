@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use super::columns;
 use super::encoding::{Decoder, Problem};
@@ -13,7 +13,7 @@ use super::provenance::Footer;
 use super::seal::{self, Seal};
 use super::{Kind, PartInfo, Provenance};
 use crate::error::{Context, Error, Result};
-use crate::files::{Claim, digest, parquet_batches, parquet_metadata};
+use crate::files::{Claim, digest, parquet_batches, parquet_builder, parquet_metadata};
 
 /// Rows per batch when a part is streamed.
 const BATCH_ROWS: usize = 2048;
@@ -366,8 +366,7 @@ impl Part {
     /// The pages of one row group that the batch touches, decompressed.
     pub fn batches(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let file = File::open(&self.path).at(&self.path)?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let builder = parquet_builder(file, self.metadata.clone());
         let reader = parquet_batches(builder.with_batch_size(BATCH_ROWS)).at(&self.path)?;
         let path = self.path.clone();
         let mut decoder = Decoder::new(self.provenance().kind);

@@ -42,7 +42,9 @@ pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
 pub(crate) use json::{edit_json, json_line, numbers_as_strings};
 pub use json::{json_text, read_json, read_object};
 pub use lock::Lock;
-pub(crate) use parquet::{ParquetBatches, open_parquet, parquet_batches, parquet_metadata};
+pub(crate) use parquet::{
+    Bounded, ParquetBatches, open_parquet, parquet_batches, parquet_builder, parquet_metadata,
+};
 pub use stamp::Stamp;
 pub(crate) use verify::check_length;
 pub use verify::{Claim, verify};

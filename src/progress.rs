@@ -130,6 +130,9 @@ fn line(message: &str) {
     });
 }
 
+/// A bar's parts; with a loss there is room for the bar itself on 70 columns.
+const TEMPLATE: &str = "{prefix:>14} {wide_bar} {human_pos}/{human_len}  {rate}  {eta} left  {msg}";
+
 /// One progress bar; it vanishes when dropped.
 pub struct Bar {
     bar: ProgressBar,
@@ -150,10 +153,7 @@ impl Bar {
         } else {
             BARS.add(ProgressBar::new(total))
         };
-        let template = format!(
-            "{{prefix:>14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left {{msg}}"
-        );
-        if let Ok(style) = ProgressStyle::with_template(&template) {
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
                 let _ = write!(text, "{}/s", Rate(state.per_sec()));
             };

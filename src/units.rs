@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(Bytes(1_610_612_736).to_string(), "1.5 GiB");
         assert_eq!(Count(1_234_567).to_string(), "1,234,567");
         assert_eq!(Count(12).to_string(), "12");
-        assert_eq!(Rate(13_145.9621).to_string(), "13,146");
+        assert_eq!(Rate(13_145.96).to_string(), "13,146");
         assert_eq!(Rate(9.96).to_string(), "10");
         assert_eq!(Rate(0.84).to_string(), "0.8");
         assert_eq!(Elapsed(Duration::from_millis(420)).to_string(), "0.4 s");

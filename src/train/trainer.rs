@@ -24,8 +24,10 @@ const STEPS_AHEAD: usize = 2;
 const SAVE_AFTER: Duration = Duration::from_secs(60);
 /// Share of the time that saving states may take: one in so many.
 const SAVE_SHARE: u32 = 20;
-/// Shortest time between two notes at the ends of epochs.
+/// Shortest time between two notes, but for the ends of the first epochs.
 const NOTE_AFTER: Duration = Duration::from_secs(2);
+/// Epochs whose ends are noted however soon they come.
+const NOTED_EPOCHS: u32 = 50;
 
 /// A training under way.
 pub(super) struct Trainer<'a> {
@@ -138,7 +140,8 @@ impl<'a> Trainer<'a> {
                 let valid = row
                     .valid_loss
                     .map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
-                if last || noted.elapsed() >= NOTE_AFTER {
+                let counts = batch.ends_epoch && epoch <= NOTED_EPOCHS;
+                if last || counts || noted.elapsed() >= NOTE_AFTER {
                     noted = Instant::now();
                     progress::note(format!(
                         "{}: epoch {epoch}, step {} of {}, loss {:.4}{valid}",

@@ -11,6 +11,8 @@
 //! make it do so are kept in `--keep`; the one in work always is (`TARGET.current`), so that it is
 //! still there when the process is killed. The same `--seed` gives the same inputs.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod mutate;
 mod targets;
 

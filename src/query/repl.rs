@@ -262,6 +262,10 @@ impl<'a> Prompt<'a> {
                     (Some("on" | "line"), _) | (None, Format::Table) => Format::Line,
                     _ => Format::Table,
                 };
+                progress::note(match self.format {
+                    Format::Line => "each row is shown as lines",
+                    _ => "rows are shown as a table",
+                });
             }
             ("\\timing" | ".timer", None | Some("on" | "off")) => {
                 self.timer = first.map_or(!self.timer, |word| word == "on");

@@ -351,12 +351,19 @@ impl Session {
         let missing = message
             .strip_prefix("table '")
             .and_then(|rest| rest.split_once('\''))
-            .map(|(name, _)| name.rsplit('.').next().unwrap_or(name).to_owned());
+            .map(|(name, _)| name.strip_prefix("datafusion.public.").unwrap_or(name));
         match missing {
             None => sql_error(error),
+            Some(name) if is_file_name(name) => Error::usage(format!(
+                "`{name}` is no file that can be read as a table"
+            ))
+            .remedy(
+                "Parquet, CSV and JSON lines are, by the endings `.parquet`, `.csv` and `.json`",
+            ),
             Some(name) => {
+                let name = name.rsplit('.').next().unwrap_or(name);
                 let tables = self.tables();
-                let remedy = did_you_mean(&name, tables.iter().map(String::as_str))
+                let remedy = did_you_mean(name, tables.iter().map(String::as_str))
                     .unwrap_or_else(|| format!("there are `{}`", tables.join("`, `")));
                 Error::usage(format!("no table or view is called `{name}`")).remedy(remedy)
             }
@@ -503,6 +510,12 @@ fn guessed(text: &str) -> ScalarValue {
         .then(number)
         .flatten()
         .unwrap_or_else(|| ScalarValue::from(text))
+}
+
+/// Whether a table's name is that of a file.
+fn is_file_name(name: &str) -> bool {
+    let ends = [".parquet", ".csv", ".json", ".jsonl"];
+    name.contains('/') || ends.iter().any(|end| name.ends_with(end))
 }
 
 /// DataFusion's message without its category.

@@ -177,6 +177,9 @@ fn what_is_piped_to_the_prompt_runs_and_says_when_it_failed() {
         "{out}\n{said}"
     );
 
+    let line = "\"$FUSELM\" sql --run run \"SELECT * FROM 'missing.parquet'\"";
+    let words = ["`missing.parquet` is no file that can be read as a table"];
+    shell(&workshop.path(""), line).exits(2).says(&words);
     let topk = workshop.path("run/topk/teacher=market/part-00000.parquet");
     let count = format!("SELECT COUNT(*) AS n FROM '{}'", topk.display());
     let found = workshop.query("run", &count);

@@ -256,8 +256,8 @@ fn read_records(bytes: &[u8], scratch: &Path) -> bool {
     })
 }
 
-/// A run with tokens of a model of the samples.
-fn run(scratch: &Path) -> Result<Import> {
+/// Makes a run with tokens of a model of the samples.
+fn run(scratch: &Path) -> Result<()> {
     let run = RunDir::new(scratch.join("run"));
     let folder = samples().join("models/market");
     let tokenizer = Tokenizer::load(&folder)?;
@@ -294,18 +294,7 @@ fn run(scratch: &Path) -> Result<Import> {
         out: of(Kind::Tokens, &["market", "market"]),
     };
     tokenise.run(Existing::Refuse)?;
-    Ok(Import {
-        name: "other".into(),
-        from: PathBuf::new(),
-        format: Format::Vllm,
-        config: None,
-        head: None,
-        tokens: tokenise.out.clone(),
-        transcripts: corpus.transcripts.clone(),
-        vocab: vocab.out.clone(),
-        topk: of(Kind::Topk, &["other"]),
-        sequence_metrics: of(Kind::SequenceMetrics, &["other"]),
-    })
+    Ok(())
 }
 
 /// The import into the run that [`run`] has made.
@@ -328,8 +317,7 @@ fn import(scratch: &Path, format: Format, from: PathBuf) -> bool {
 
 fn parts(scratch: &Path) -> Result<Vec<Vec<u8>>> {
     run(scratch)?;
-    let seeds = read_all(files(&scratch.join("run"), ".parquet", 1 << 20))?;
-    Ok(seeds)
+    read_all(files(&scratch.join("run"), ".parquet", 1 << 20))
 }
 
 fn read_part(bytes: &[u8], scratch: &Path) -> bool {
@@ -351,9 +339,10 @@ fn read_part(bytes: &[u8], scratch: &Path) -> bool {
 }
 
 fn vllm(scratch: &Path) -> Result<Vec<Vec<u8>>> {
-    let made = run(scratch)?;
+    run(scratch)?;
     // As the server answers for the texts of the run.
-    let tokens = Artifact::open(&made.tokens, Kind::Tokens)?;
+    let tokens = RunDir::new(scratch.join("run")).artifact(Kind::Tokens, &["market", "market"]);
+    let tokens = Artifact::open(&tokens, Kind::Tokens)?;
     let mut lines = String::new();
     for part in tokens.parts() {
         for sample in fuselm::artifact::tokens::read_part(part)? {

@@ -33,7 +33,11 @@ pub(super) fn check_order(
     let batches = parquet_batches(builder.with_projection(columns)).at(path)?;
     let mut before = None;
     for batch in batches {
-        let batch = batch.map_err(|e| Error::damaged(path, e.to_string()).remedy(seal::REMEDY))?;
+        let batch = batch.map_err(|e| {
+            Error::unread(path, &e, || {
+                Error::damaged(path, e.to_string()).remedy(seal::REMEDY)
+            })
+        })?;
         let ids = numbers::<UInt64Type>(&batch, "sample_id")?.values();
         let positions = match with_pos {
             true => Some(numbers::<UInt32Type>(&batch, "pos")?.values()),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::Config;
 use crate::checkpoint::read_config;
 use crate::error::Result;
+use crate::progress::warn_once;
 
 /// Names of the most tokens that a model reads, in the configurations of all families.
 const CONTEXT: [&str; 6] = [
@@ -29,12 +30,11 @@ pub struct Outline {
     pub rows: Option<usize>,
     /// The most tokens that it reads, if it says so.
     pub context: Option<usize>,
-    /// Why it cannot be run, if it cannot.
-    pub unknown: Option<String>,
 }
 
 impl Outline {
-    /// Reads the configuration of the model in the folder, or GGUF file, `dir`.
+    /// Reads the configuration of the model in the folder, or GGUF file, `dir`; says why it cannot be
+    /// run, if it cannot.
     ///
     /// # Errors
     /// A configuration that is missing, or no JSON object.
@@ -43,12 +43,15 @@ impl Outline {
             Ok(config) => Ok(Self::from(&config)),
             Err(error) => {
                 let (raw, _) = read_config(dir)?;
-                Ok(Self::from_raw(&raw, error.to_string()))
+                warn_once(format!(
+                    "only the tokens of this model can be used: {error}"
+                ));
+                Ok(Self::from_raw(&raw))
             }
         }
     }
 
-    fn from_raw(raw: &Map<String, Value>, unknown: String) -> Self {
+    fn from_raw(raw: &Map<String, Value>) -> Self {
         let text = raw.get("text_config").and_then(Value::as_object);
         let places = [Some(raw), text];
         let number = |name: &str| {
@@ -67,7 +70,6 @@ impl Outline {
             parameters: 0,
             rows: number("vocab_size"),
             context: CONTEXT.iter().find_map(|name| number(name)),
-            unknown: Some(unknown),
         }
     }
 }
@@ -79,7 +81,6 @@ impl From<&Config> for Outline {
             parameters: config.parameters(),
             rows: Some(config.vocab_size),
             context: Some(config.max_position_embeddings),
-            unknown: None,
         }
     }
 }
@@ -100,7 +101,6 @@ mod tests {
             (outline.rows, outline.context),
             (Some(129_280), Some(163_840))
         );
-        assert!(outline.unknown.is_some());
         std::fs::write(dir.path().join("config.json"), "[]").unwrap();
         assert!(Outline::of(dir.path()).is_err());
     }

@@ -4,7 +4,7 @@
 //! compare with. Here a list takes time and memory linear in its length, whereas a lambda gets a copy
 //! of what it reads for each element.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, PrimitiveArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
@@ -12,7 +12,7 @@ use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Int32Ty
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 
-use crate::artifact::encoding::LEVELS;
+use crate::artifact::encoding::{LEVELS, LOGPROBS, PROBS};
 
 use super::catalogue::Script;
 
@@ -163,20 +163,11 @@ fn rank_at(args: &[ArrayRef]) -> Result<ArrayRef> {
 }
 
 fn logprobs_of_levels(args: &[ArrayRef]) -> Result<ArrayRef> {
-    static STORED: LazyLock<Vec<f32>> = LazyLock::new(|| of_all_levels(|share| 4.0 * share.ln()));
-    of_levels(args, &STORED, |share| 4.0 * share.ln(), f64::ln)
+    of_levels(args, &LOGPROBS, |share| 4.0 * share.ln(), f64::ln)
 }
 
 fn probs_of_levels(args: &[ArrayRef]) -> Result<ArrayRef> {
-    static STORED: LazyLock<Vec<f32>> = LazyLock::new(|| of_all_levels(|share| share.powf(4.0)));
-    of_levels(args, &STORED, |share| share.powf(4.0), |share| share)
-}
-
-fn of_all_levels(value: fn(f64) -> f64) -> Vec<f32> {
-    let share = |level| f64::from(level) / f64::from(LEVELS);
-    (0..=LEVELS)
-        .map(|level| value(share(level)) as f32)
-        .collect()
+    of_levels(args, &PROBS, |share| share.powi(4), |share| share)
 }
 
 /// Values of levels: `stored` has those of 0 to [`LEVELS`], which `level` computes from

@@ -34,7 +34,6 @@ use super::files::RunFiles;
 use super::functions;
 use super::permit::permit;
 use super::stream::Batches;
-use super::width::batch_rows;
 use crate::artifact::{Kind, RunDir};
 use crate::error::{Context, Error, Result, did_you_mean, system_error};
 
@@ -281,13 +280,9 @@ impl Session {
             .map_err(|error| self.statement_error(error))?;
         permit(&plan)?;
         self.check_usable(&plan)?;
-        let rows = batch_rows(&plan).map_err(sql_error)?;
         runtime
             .block_on(async move {
                 let frame = context.execute_logical_plan(plan).await?;
-                let (mut state, plan) = frame.into_parts();
-                *state.config_mut() = state.config().clone().with_batch_size(rows);
-                let frame = DataFrame::new(state, plan);
                 match values.is_empty() {
                     true => Ok(frame),
                     false => frame.with_param_values(values),

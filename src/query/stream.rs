@@ -12,6 +12,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::session::sql_error;
+use super::width::batch_rows;
 use crate::error::{Context, Error, Result};
 use crate::progress;
 
@@ -77,11 +78,20 @@ fn with_sorted_joins(frame: DataFrame) -> DataFrame {
     DataFrame::new(state, plan)
 }
 
+/// The same statement with as many rows in a batch as their width allows.
+fn with_batch_rows(frame: DataFrame) -> DataFrame {
+    let (mut state, plan) = frame.into_parts();
+    *state.config_mut() = state.config().clone().with_batch_size(batch_rows(&plan));
+    DataFrame::new(state, plan)
+}
+
 impl Batches {
     pub(super) fn start(runtime: &Runtime, frame: DataFrame) -> Result<Self> {
         let schema = SchemaRef::new(frame.schema().as_arrow().clone());
         let (sender, receiver) = sync_channel(AHEAD);
         let task = runtime.spawn(async move {
+            // Here, where stacks are deep and views are not only made.
+            let frame = with_batch_rows(frame);
             let spare = frame.clone();
             if forward(frame, &sender, true).await == Outcome::TooLarge {
                 forward(with_sorted_joins(spare), &sender, false).await;

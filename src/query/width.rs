@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::source_as_provider;
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use parquet::basic::Type;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use url::Url;
 
 use crate::artifact::is_part;
+use crate::files::parquet_metadata;
 
 /// Numbers of a batch in its widest column.
 const NUMBERS: u64 = 1 << 20;
@@ -24,14 +23,12 @@ const ROWS: (u64, u64) = (16, 8192);
 /// Folders in folders that hold the parts of one artifact kind.
 const DEPTH: usize = 3;
 
-/// Rows of a batch for a statement with this plan.
-///
-/// # Errors
-/// Those of DataFusion while it walks the plan. A part that cannot be read is no error here: the
+/// Rows of a batch for a statement with this plan. A part that cannot be read counts for nothing: the
 /// statement will say it.
-pub(super) fn batch_rows(plan: &LogicalPlan) -> Result<usize, DataFusionError> {
+pub(super) fn batch_rows(plan: &LogicalPlan) -> usize {
     let mut widest = 1;
-    plan.apply_with_subqueries(|node| {
+    // The walk itself does not fail.
+    let _ = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(table) = source_as_provider(&scan.source)
             && let Some(table) = table.downcast_ref::<ListingTable>()
@@ -45,8 +42,8 @@ pub(super) fn batch_rows(plan: &LogicalPlan) -> Result<usize, DataFusionError> {
             }
         }
         Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok((NUMBERS / widest).clamp(ROWS.0, ROWS.1) as usize)
+    });
+    (NUMBERS / widest).clamp(ROWS.0, ROWS.1) as usize
 }
 
 /// A part of each folder below `folder` that has some.
@@ -67,9 +64,9 @@ fn first_parts(folder: &Path, depth: usize) -> Vec<PathBuf> {
 
 /// Numbers, or eight bytes of text, that a row of a file has on average in its widest column.
 fn numbers_of_a_row(part: &Path) -> Option<u64> {
-    let reader = SerializedFileReader::new(File::open(part).ok()?).ok()?;
+    let footer = parquet_metadata(&File::open(part).ok()?).ok()?;
     let mut widest = 0;
-    for group in reader.metadata().row_groups() {
+    for group in footer.metadata().row_groups() {
         let rows = u64::try_from(group.num_rows()).ok()?.max(1);
         for column in group.columns() {
             let numbers = match column.column_type() {

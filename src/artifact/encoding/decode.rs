@@ -14,7 +14,7 @@ use crate::error::Context;
 use crate::units::TokenId;
 
 /// Logarithm of the probability of each level.
-static LOGPROBS: LazyLock<Vec<f32>> = LazyLock::new(|| {
+pub(crate) static LOGPROBS: LazyLock<Vec<f32>> = LazyLock::new(|| {
     (0..=LEVELS)
         .map(|level| (4.0 * (f64::from(level) / f64::from(LEVELS)).ln()) as f32)
         .collect()
@@ -28,7 +28,7 @@ fn logprob_of_level(level: u16) -> f32 {
 }
 
 /// The probability of each level.
-static PROBS: LazyLock<Vec<f32>> = LazyLock::new(|| {
+pub(crate) static PROBS: LazyLock<Vec<f32>> = LazyLock::new(|| {
     (0..=LEVELS)
         .map(|level| (f64::from(level) / f64::from(LEVELS)).powi(4) as f32)
         .collect()

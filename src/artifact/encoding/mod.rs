@@ -38,6 +38,7 @@ use super::Kind;
 use super::kind::list_element;
 
 pub(super) use decode::Decoder;
+pub(crate) use decode::{LOGPROBS, PROBS};
 pub(super) use encode::encode;
 
 /// Level of probability one.

@@ -327,6 +327,36 @@ fn every_query_and_check_runs_on_an_empty_run() {
 }
 
 #[test]
+fn long_lists_are_decoded_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    write_run(&run);
+    // Two whole pieces and a part of one; and one whole piece.
+    let gaps: Vec<u32> = (0..60).map(|at| 1 + at % 7).collect();
+    let columns = vec![
+        u64s(&[0, 1]),
+        u32s(&[0, 0]),
+        stored_lists_u32(&[&gaps, &gaps[..24]]),
+        u16s(&[0, 0]),
+        lists_u16(&[&[100; 60], &[100; 24]]),
+        u16s(&[0, 0]),
+        u16s(&[0, 0]),
+        winners(&["s", "p"]),
+    ];
+    write_stored(&run, Kind::Targets, &["s-p"], columns);
+    let session = session(dir.path());
+    for (sample, count) in [(0, 60), (1, 24)] {
+        let mut sum = 0;
+        let expected = gaps[..count].iter().map(|gap| {
+            sum += gap;
+            sum.to_string()
+        });
+        let query = format!("SELECT unnest(ids) FROM targets WHERE sample_id = {sample}");
+        assert_eq!(sql(&session, &query), expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn formats() {
     with_run(|s| {
         let query = "SELECT sample_id, ids, target_logprob < -1 AS low, CAST(NULL AS INT) AS n \

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use fuselm::artifact::RunDir;
-use fuselm::recipe::{self, Recipe, Record};
+use fuselm::recipe::{self, Recipe, Record, Selection};
 use fuselm::text;
 use fuselm::vocab::Tokenizer;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn stages(dir: &Path) -> BTreeMap<String, f64> {
         let models = recipe::open_models(&recipe).unwrap();
         let device = candle_core::Device::Cpu;
         let plan = recipe::plan(recipe, &models, run.clone(), device).unwrap();
-        plan.run(None).unwrap();
+        plan.run(&Selection::default()).unwrap();
         for entry in fs::read_dir(run.stages()).unwrap() {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();
             if let Ok(record) = serde_json::from_str::<Record>(&text) {

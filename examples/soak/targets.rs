@@ -280,12 +280,12 @@ fn run(scratch: &Path) -> Result<()> {
         samples: of(Kind::Samples, &[]),
         transcripts: of(Kind::Transcripts, &["market"]),
     };
-    corpus.run(Existing::Refuse)?;
+    corpus.run(Existing::Refuse.into())?;
     let vocab = WriteVocab {
         vocabulary: tokenizer.vocabulary(),
         out: of(Kind::Vocab, &["market"]),
     };
-    vocab.run(Existing::Refuse)?;
+    vocab.run(Existing::Refuse.into())?;
     let tokenise = Tokenise {
         transcripts: corpus.transcripts.clone(),
         tokenizer: &tokenizer,
@@ -293,7 +293,7 @@ fn run(scratch: &Path) -> Result<()> {
         special_tokens: corpus.options.special_tokens,
         out: of(Kind::Tokens, &["market", "market"]),
     };
-    tokenise.run(Existing::Refuse)?;
+    tokenise.run(Existing::Refuse.into())?;
     Ok(())
 }
 
@@ -312,7 +312,7 @@ fn import(scratch: &Path, format: Format, from: PathBuf) -> bool {
         topk: run.artifact(Kind::Topk, &["other"]),
         sequence_metrics: run.artifact(Kind::SequenceMetrics, &["other"]),
     };
-    import.run(Existing::Replace).is_ok()
+    import.run(Existing::Replace.into()).is_ok()
 }
 
 fn parts(scratch: &Path) -> Result<Vec<Vec<u8>>> {

@@ -39,7 +39,7 @@ use serde_json::Value;
 
 use crate::artifact::alignment::{AlignmentBuilder, Link, LinkKind};
 use crate::artifact::tokens::{self, SampleTokens};
-use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
+use crate::artifact::{Artifact, Kind, Part, Writer, Writing, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt, warn};
 use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
@@ -197,17 +197,17 @@ impl Align {
     /// # Errors
     /// If the artifacts are not about the same samples or vocabularies, the tokens of a sample end
     /// at different bytes, a sample is too long for the full table; if `out` holds another
-    /// result (see [`Existing`]).
+    /// result (see [`Existing`](crate::artifact::Existing)).
     ///
     /// # Memory
     /// For each thread, two parts of tokens (9 bytes a token), 32,768 rows, and for transcripts of
     /// their own the text of two parts; with `dtw` also n · m / 4 bytes for the n and m tokens of
     /// the longest sample (m replaced by about twice the band, if there is one), and 2 · m bytes for
     /// each distinct token among the n.
-    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<Summary> {
         self.options.validate()?;
         let opened = Opened::open(self)?;
-        let writer = stage::writer(self, Kind::Alignment, &self.out, existing)?;
+        let writer = stage::writer(self, Kind::Alignment, &self.out, writing)?;
         let bar = Bar::new("align", opened.pivot.samples(), "samples");
         let done = parts::each_missing(opened.pivot.parts(), &writer, |part| {
             opened.align_part(part, &writer, &bar)
@@ -271,8 +271,12 @@ impl Stage for Align {
         Size::PerToken(6)
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let summary = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let summary = self.perform(writing)?;
         if summary.unmatched > 0 {
             warn(format!(
                 "{}: {} messages of the pivot's transcripts are not in the source's",

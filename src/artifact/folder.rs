@@ -80,6 +80,18 @@ pub(super) fn part_name(index: u32) -> String {
     format!("part-{index:05}.parquet")
 }
 
+/// The name of the file that says who makes part `index`.
+pub(super) fn lease_name(index: u32) -> String {
+    format!(".part-{index:05}.lease")
+}
+
+/// The ordinal in the name of a part.
+pub(super) fn index_of(part: &Path) -> Option<u32> {
+    let name = part.file_name()?.to_str()?;
+    let digits = name.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    digits.parse().ok()
+}
+
 /// Whether a file is a part, by its name.
 pub fn is_part(name: &str) -> bool {
     let index = name.strip_prefix("part-");

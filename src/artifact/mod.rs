@@ -32,7 +32,8 @@
 //! | `seal` | what was written of a part, beside it |
 //! | `folder` | which files belong to an artifact |
 //! | `columns` | single columns of a part: whether rows are in order, which text is no UTF-8 |
-//! | `parts` | working through parts on several threads |
+//! | `parts` | working through parts on several threads and in several processes |
+//! | `shard` | which parts a process makes |
 //! | `rows` | streaming rows sample by sample, typed columns |
 //! | `tokens`, `distribution`, `sequence_metrics`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
 //! | `run_dir` | where an artifact lies in a run folder |
@@ -51,6 +52,7 @@ pub mod rows;
 mod run_dir;
 mod seal;
 pub mod sequence_metrics;
+mod shard;
 pub mod targets;
 pub mod token_map;
 pub mod tokens;
@@ -61,6 +63,7 @@ pub use kind::Kind;
 pub use provenance::{PartInfo, Provenance};
 pub use reader::{Artifact, Part};
 pub use run_dir::{OWNER, RunDir, StageRecord, check_name};
+pub use shard::{Shard, Writing};
 pub use writer::{Existing, PartWriter, Writer};
 
 #[cfg(test)]

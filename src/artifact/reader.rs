@@ -44,19 +44,10 @@ impl Artifact {
             .iter()
             .map(|path| Part::open(path, kind))
             .collect::<Result<Vec<_>>>()?;
+        check_all_there(dir, &parts)?;
         let mut next_sample = parts[0].footer.part.first_sample;
         for (index, part) in parts.iter().enumerate() {
             let info = part.info();
-            if info.index as usize != index {
-                return Err(Error::file(
-                    dir,
-                    format!(
-                        "part {index} is missing, the next one found is part {}",
-                        info.index
-                    ),
-                )
-                .remedy("run the stage again, it writes only what is missing"));
-            }
             if part.identity() != parts[0].identity() {
                 return Err(Error::file(
                     &part.path,
@@ -76,13 +67,8 @@ impl Artifact {
             next_sample += info.samples;
             let is_last = index + 1 == parts.len();
             if info.last != is_last {
-                let problem = if is_last {
-                    format!("part {} is missing", index + 1)
-                } else {
-                    format!("part {index} says it is the last, but more follow")
-                };
-                return Err(Error::file(dir, problem)
-                    .remedy("run the stage again, it writes only what is missing"));
+                let problem = format!("part {index} says it is the last, but more follow");
+                return Err(Error::file(dir, problem).remedy(seal::REMEDY));
             }
         }
         if let Some(seal) = lone_seals.first() {
@@ -199,6 +185,46 @@ impl Artifact {
             .remedy("it was made with another tokenizer; run that stage again with this one")),
         }
     }
+}
+
+/// Runs of missing parts that an error names.
+const RUNS_NAMED: usize = 8;
+
+/// Fails if parts are missing, of which it says all, or as many as can be read.
+fn check_all_there(dir: &Path, parts: &[Part]) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut next = 0;
+    for part in parts {
+        let index = part.info().index;
+        if index > next {
+            missing.push((next, Some(index - 1)));
+        }
+        next = index + 1;
+    }
+    if parts.last().is_some_and(|last| !last.info().last) {
+        missing.push((next, None));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut runs: Vec<String> = missing
+        .iter()
+        .take(RUNS_NAMED)
+        .map(|run| match run {
+            (first, Some(last)) if first == last => first.to_string(),
+            (first, Some(last)) => format!("{first} to {last}"),
+            (first, None) => format!("{first} and what follows"),
+        })
+        .collect();
+    if missing.len() > RUNS_NAMED {
+        runs.push("…".to_owned());
+    }
+    let (noun, verb) = match missing.as_slice() {
+        [(first, Some(last))] if first == last => ("part", "is"),
+        _ => ("parts", "are"),
+    };
+    let problem = format!("{noun} {} {verb} missing", runs.join(", "));
+    Err(Error::file(dir, problem).remedy("run the stage again, it writes only what is missing"))
 }
 
 /// One part, opened and checked.

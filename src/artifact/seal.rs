@@ -19,11 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::files::{Claim, FileRecord, Of, atomic, check_length, digest_of_path, hex};
+use crate::files::{Claim, FileRecord, Of, Stamp, atomic, check_length, digest_of_path, hex};
 use crate::progress::note;
 
 /// What a Parquet file ends with: the footer's length in 4 bytes, and a word of 4.
 const TAIL: u64 = 8;
+
+/// How often it is looked whether a part and its seal belong together.
+const SETTLING: usize = 16;
 
 /// What to do about a damaged part.
 pub(super) const REMEDY: &str = "remove it and run the stage again, it writes only what is missing";
@@ -48,6 +51,14 @@ impl Seal {
         })
     }
 
+    /// The seal that fits the part as it is.
+    fn of(part: &Path) -> Result<Self> {
+        let bytes = fs::metadata(part).at(part)?.len();
+        let digest = digest_of_path(part)?;
+        let of = Of::Bytes;
+        Self::new(FileRecord { bytes, digest, of }, part)
+    }
+
     /// Where the seal of the part `part` lies.
     pub fn path_of(part: &Path) -> PathBuf {
         let name = part.file_stem().unwrap_or_default().to_string_lossy();
@@ -59,6 +70,31 @@ impl Seal {
         let path = Self::path_of(part);
         let text = serde_json::to_string(self).at(&path)?;
         atomic::write(&path, (text + "\n").as_bytes())
+    }
+
+    /// Sees to it that the part that is there and the seal that is there belong together. They do,
+    /// unless another process, to which this one seemed dead, gave the same part its name at the
+    /// same moment: then the last part stays, and gets its seal. `ours` is the file with our bytes.
+    ///
+    /// # Errors
+    /// The part is not what was written, though nobody else has touched it.
+    pub fn settle(&self, part: &Path, ours: &File) -> Result<()> {
+        let file_of = |metadata: &fs::Metadata| Stamp::of(metadata).file();
+        let ours = file_of(&ours.metadata().at(part)?);
+        // Each turn another process has written in between.
+        for _ in 0..SETTLING {
+            let found = Self::read(part)?;
+            let is_right = found.as_ref().map(|seal| seal.check(part));
+            let is_ours = file_of(&fs::metadata(part).at(part)?) == ours;
+            match is_right {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error @ Error::Io { .. })) => return Err(error),
+                Some(Err(error)) if is_ours && found.as_ref() == Some(self) => return Err(error),
+                _ if is_ours => self.write(part)?,
+                _ => Self::of(part)?.write(part)?,
+            }
+        }
+        Err(Error::damaged(part, "several processes write it at once").remedy(REMEDY))
     }
 
     /// The seal of the part `part`, if it has one.

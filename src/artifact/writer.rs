@@ -1,6 +1,6 @@
 //! Writing an artifact part by part.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,10 +16,10 @@ use super::folder::{self, Files};
 use super::provenance::Footer;
 use super::reader::Part;
 use super::seal::Seal;
-use super::{Kind, PartInfo, Provenance};
+use super::{Kind, PartInfo, Provenance, Shard, Writing};
 use crate::error::{Context, Error, Result};
-use crate::files::Hashing;
 use crate::files::atomic::Pending;
+use crate::files::{Hashing, Lease, Taken, Watch};
 use crate::progress;
 
 /// zstd level of every page; higher levels gained under 3 % on distributions.
@@ -46,20 +46,31 @@ pub struct Writer {
     identity: String,
     done: Vec<PartInfo>,
     stale: Arc<Stale>,
+    shard: Shard,
 }
 
 /// Parts of another result, which stay until there is something to put in their place.
 #[derive(Debug)]
-struct Stale(Mutex<Vec<PathBuf>>);
+struct Stale {
+    paths: Mutex<Vec<PathBuf>>,
+    /// Whether other processes put theirs in the place of some of them: then each part replaces the
+    /// one of its number, and what is left over goes at the end.
+    one_by_one: bool,
+}
 
 impl Stale {
-    fn new(paths: Vec<PathBuf>) -> Self {
-        Self(Mutex::new(paths))
+    /// Removes them, before the first new part is committed; no part of another thread is meanwhile.
+    fn remove(&self) -> Result<()> {
+        match self.one_by_one {
+            true => Ok(()),
+            false => self.remove_from(0),
+        }
     }
 
-    /// Removes them; no part of another thread is committed meanwhile.
-    fn remove(&self) -> Result<()> {
-        let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Removes those from part `first` on.
+    fn remove_from(&self, first: u32) -> Result<()> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.retain(|path| folder::index_of(path).is_none_or(|index| index >= first));
         // Seals go first: a part without one is less of a riddle than a new part with an old one.
         let mut seals = paths.iter().map(|path| Seal::path_of(path));
         seals.try_for_each(|path| folder::remove(&path))?;
@@ -69,13 +80,15 @@ impl Stale {
 
 impl Writer {
     /// Prepares `dir`: keeps the parts that an earlier, interrupted run of the same identity
-    /// finished, and treats any others as `existing` says. Those that are replaced go when the first
-    /// new part is finished: what fails before that has changed nothing.
+    /// finished, and treats any others as `writing` says. Those that are replaced go when the first
+    /// new part is finished: what fails before that has changed nothing. Where only a shard is
+    /// written, each goes when the part of its number is finished.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are other parts and `existing` is [`Existing::Refuse`];
+    /// [`Error::Usage`] if there are other parts and [`Existing::Refuse`] is asked for;
     /// [`Error::Damaged`] if there is a file that does not belong to an artifact.
-    pub fn create(dir: &Path, provenance: Provenance, existing: Existing) -> Result<Self> {
+    pub fn create(dir: &Path, provenance: Provenance, writing: impl Into<Writing>) -> Result<Self> {
+        let Writing { existing, shard } = writing.into();
         let identity = provenance.identity();
         let mut done = Vec::new();
         let mut stale = Vec::new();
@@ -107,11 +120,16 @@ impl Writer {
             }
             progress::note(format!("replacing {} ({why})", dir.display()));
         }
-        // Of parts that a killed program was about to name.
-        lone_seals
-            .iter()
-            .try_for_each(|path| folder::remove(path))?;
-        let stale = Stale::new(stale.into_iter().map(|(path, _)| path).collect());
+        if shard.is_all() {
+            // Of parts that a killed program was about to name; or that another process is.
+            lone_seals
+                .iter()
+                .try_for_each(|path| folder::remove(path))?;
+        }
+        let stale = Stale {
+            paths: Mutex::new(stale.into_iter().map(|(path, _)| path).collect()),
+            one_by_one: !shard.is_all(),
+        };
         if !done.is_empty() {
             stale.remove()?;
         }
@@ -121,7 +139,47 @@ impl Writer {
             identity,
             done,
             stale: Arc::new(stale),
+            shard,
         })
+    }
+
+    /// Which parts are made here.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// Whether a part is there by now, made by this process or another.
+    ///
+    /// # Errors
+    /// The system's, as when there are too many open files.
+    pub(super) fn finds(&self, index: u32) -> Result<bool> {
+        let path = self.dir.join(folder::part_name(index));
+        match path.exists() && !self.is_done(index) {
+            true => match Part::open(&path, self.provenance.kind) {
+                Ok(part) => Ok(part.identity() == self.identity && part.has_its_name()),
+                Err(error) if error.is_of_the_system() => Err(error),
+                Err(_) => Ok(false),
+            },
+            false => Ok(self.is_done(index)),
+        }
+    }
+
+    /// Asks for the right to make a part alone.
+    ///
+    /// # Errors
+    /// The file of the lease cannot be made.
+    pub(super) fn lease(&self, index: u32, watch: &mut Watch) -> Result<Taken> {
+        fs::create_dir_all(&self.dir).at(&self.dir)?;
+        let path = self.dir.join(folder::lease_name(index));
+        Lease::take(&path, self.provenance.kind.name(), watch)
+    }
+
+    /// Removes what is left of another result that had more than `parts` parts.
+    ///
+    /// # Errors
+    /// Files that cannot be removed.
+    pub(super) fn remove_beyond(&self, parts: u32) -> Result<()> {
+        self.stale.remove_from(parts)
     }
 
     /// Whether an earlier run finished this part.
@@ -240,7 +298,8 @@ impl PartWriter {
         let seal = Seal::new(written.record(), pending.path())?;
         stale.remove()?;
         seal.write(&path)?;
-        pending.commit(written.inner())
+        pending.commit(written.inner())?;
+        seal.settle(&path, written.inner())
     }
 
     /// Rows written so far.

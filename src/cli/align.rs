@@ -8,7 +8,7 @@ use fuselm::artifact::Kind;
 use fuselm::error::Result;
 
 use super::paths::RunArg;
-use super::{Force, perform};
+use super::{WritingArgs, perform};
 
 /// Which source tokens correspond to each pivot token.
 #[derive(Args)]
@@ -50,7 +50,7 @@ pub struct Command {
     #[command(flatten)]
     options: AlignOptions,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -89,5 +89,5 @@ pub fn run(command: &Command) -> Result<()> {
         let theirs = at.artifact("source-transcripts", theirs, kind, &[template]);
         align.transcripts = ours.ok().zip(theirs.ok());
     }
-    perform(&align, teacher, command.force.existing())
+    perform(&align, teacher, command.writing.writing())
 }

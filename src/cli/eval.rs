@@ -6,15 +6,16 @@ use chrono::NaiveDate;
 use clap::Args;
 use fuselm::artifact::{Existing, Kind, RunDir, check_name};
 use fuselm::checkpoint::tokenizer_dir;
-use fuselm::error::Result;
+use fuselm::error::{Error, Result};
 use fuselm::eval::{Eval, Task, TaskKind, TaskResult};
 use fuselm::lora;
 use fuselm::model;
+use fuselm::stage::Exclusive;
 use fuselm::text::{Format, Reading};
 use fuselm::vocab::SpecialTokens;
 
 use super::paths::RunArg;
-use super::{FieldArgs, Force, Global, print};
+use super::{FieldArgs, Global, WritingArgs, print};
 
 /// Bits per byte and perplexity of a checkpoint on text and chat files.
 #[derive(Args)]
@@ -61,7 +62,7 @@ pub struct Command {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 fn task(argument: &str, reading: &Reading) -> Result<Task> {
@@ -103,6 +104,12 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     };
     let temporary = tempfile_dir();
     let kept = command.out.is_some() || command.run.run.is_some();
+    if !kept && !command.writing.shard.shard().is_all() {
+        return Err(
+            Error::usage("the results of a shard are not complete, and nobody keeps them")
+                .remedy("name the folder that all shards write to, with `--out` or `--run`"),
+        );
+    }
     let out = match kept {
         true => command
             .run
@@ -126,12 +133,11 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         date: command.date,
         special_tokens: command.special_tokens,
     };
-    let existing = if kept {
-        command.force.existing()
-    } else {
-        Existing::Replace
+    let writing = match kept {
+        true => command.writing.writing(),
+        false => Existing::Replace.into(),
     };
-    let results = eval.perform(existing);
+    let results = Exclusive::of(&eval, writing.shard).and_then(|_held| eval.perform(writing));
     if !kept {
         let _ = std::fs::remove_dir_all(&temporary);
     }

@@ -7,7 +7,7 @@ use fuselm::artifact::{Kind, RunDir, check_name};
 use fuselm::error::Result;
 use fuselm::fuse::{Fuse, FuseOptions, Member};
 
-use super::{Force, perform};
+use super::{WritingArgs, perform};
 
 /// Distributions of several models into training targets.
 ///
@@ -30,7 +30,7 @@ pub struct Command {
     #[command(flatten)]
     options: FuseOptions,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -61,5 +61,5 @@ pub fn run(command: &Command) -> Result<()> {
         out: dir.artifact(Kind::Targets, &[&name]),
         options: command.options.clone(),
     };
-    perform(&fuse, &name, command.force.existing())
+    perform(&fuse, &name, command.writing.writing())
 }

@@ -11,7 +11,7 @@ use fuselm::import::{Format, Import};
 use fuselm::vocab::Tokenizer;
 
 use super::paths::RunArg;
-use super::{Force, perform};
+use super::{WritingArgs, perform};
 
 /// Distributions that another program stored, as `topk` and `sequence_metrics`.
 ///
@@ -68,7 +68,7 @@ pub struct Command {
     #[arg(long, value_name = "DIR")]
     sequence_metrics: Option<PathBuf>,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -115,7 +115,7 @@ pub fn run(command: &Command) -> Result<()> {
         )?,
     };
     Artifact::open(&import.tokens, kind)?.check_vocabulary(&tokenizer.vocabulary().digest)?;
-    perform(&import, name, command.force.existing())?;
+    perform(&import, name, command.writing.writing())?;
     at.register(name, &vocab, &folder.into())
 }
 

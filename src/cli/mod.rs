@@ -23,9 +23,10 @@ mod train;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use fuselm::artifact::Existing;
+use fuselm::artifact::{Existing, Shard, Writing};
 use fuselm::error::{Error, Result};
 use fuselm::model;
 use fuselm::progress::{self, note};
@@ -105,15 +106,49 @@ impl Force {
     }
 }
 
+/// Which parts are made.
+#[derive(Args)]
+struct ShardArg {
+    /// Make parts I, I+N, I+2N, … only (I from 0); `slurm`: by the task of a job array. Shards may
+    /// run at the same time, on any number of hosts
+    #[arg(long, value_name = "I/N", value_parser = Shard::from_str)]
+    shard: Option<Shard>,
+}
+
+impl ShardArg {
+    fn shard(&self) -> Shard {
+        self.shard.unwrap_or(Shard::ALL)
+    }
+}
+
+/// How an artifact that is made part by part is written.
+#[derive(Args)]
+struct WritingArgs {
+    #[command(flatten)]
+    force: Force,
+    #[command(flatten)]
+    shard: ShardArg,
+}
+
+impl WritingArgs {
+    fn writing(&self) -> Writing {
+        Writing {
+            existing: self.force.existing(),
+            shard: self.shard.shard(),
+        }
+    }
+}
+
 /// Runs a stage that nothing else of ours writes to meanwhile.
-fn run_alone(stage: &dyn Stage, existing: Existing) -> Result<String> {
-    let _exclusive = Exclusive::of(stage)?;
-    stage.run(existing)
+fn run_alone(stage: &dyn Stage, writing: impl Into<Writing>) -> Result<String> {
+    let writing = writing.into();
+    let _exclusive = Exclusive::of(stage, writing.shard)?;
+    stage.run(writing)
 }
 
 /// Runs a stage and says how it went.
-fn perform(stage: &dyn Stage, subject: &str, existing: Existing) -> Result<()> {
-    let done = run_alone(stage, existing)?;
+fn perform(stage: &dyn Stage, subject: &str, writing: impl Into<Writing>) -> Result<()> {
+    let done = run_alone(stage, writing)?;
     note(format!("{} {subject}: {done}", stage.name()));
     Ok(())
 }

@@ -11,7 +11,7 @@ use fuselm::project::{Project, ProjectOptions, is_warped};
 use fuselm::vocab::{Tokenizer, Vocabularies};
 
 use super::paths::RunArg;
-use super::{Force, perform};
+use super::{WritingArgs, perform};
 
 /// A source's distributions in the pivot's vocabulary.
 #[derive(Args)]
@@ -60,7 +60,7 @@ pub struct Command {
     #[command(flatten)]
     options: ProjectOptions,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -102,7 +102,7 @@ pub fn run(command: &Command) -> Result<()> {
         out: of_teacher("out", &command.out, Kind::Projected)?,
         options: command.options.clone(),
     };
-    perform(&project, teacher, command.force.existing())?;
+    perform(&project, teacher, command.writing.writing())?;
     if project.pivot_topk.is_some() {
         note(
             "`fuselm sql --name projection_quality` has the samples apart where the source is the \

@@ -9,10 +9,10 @@ use fuselm::error::{Error, Result};
 use fuselm::files::digest;
 use fuselm::model;
 use fuselm::progress::note;
-use fuselm::recipe::{self, Recipe};
+use fuselm::recipe::{self, Recipe, Selection};
 use fuselm::units::{Bytes, Elapsed};
 
-use super::{Global, print};
+use super::{Global, ShardArg, print};
 
 /// Run all stages of a recipe; skips what is up to date.
 ///
@@ -36,9 +36,11 @@ pub struct Command {
     /// inputs anew
     #[arg(long)]
     verify: bool,
-    /// Only the steps of this stage
-    #[arg(long, value_name = "STAGE")]
+    /// Only the steps of this stage, or one step: `score`, "score math"
+    #[arg(long, value_name = "STEP")]
     only: Option<String>,
+    #[command(flatten)]
+    shard: ShardArg,
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
@@ -74,7 +76,10 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
         return print(&plan.describe(only)?);
     }
     note(plan.describe(only)?);
-    let summary = plan.run(only)?;
+    let summary = plan.run(&Selection {
+        only: command.only.clone(),
+        shard: command.shard.shard(),
+    })?;
     note(format!(
         "\n{} steps done, {} up to date, {}{}",
         summary.done,

@@ -11,7 +11,7 @@ use fuselm::score::{Score, ScoreOptions};
 use fuselm::vocab::Tokenizer;
 
 use super::paths::RunArg;
-use super::{Force, Global, perform};
+use super::{Global, WritingArgs, perform};
 
 /// A model's top-k distributions and metrics over the corpus.
 #[derive(Args)]
@@ -49,7 +49,7 @@ pub struct Command {
     #[command(flatten)]
     options: ScoreOptions,
     #[command(flatten)]
-    force: Force,
+    writing: WritingArgs,
 }
 
 pub fn run(command: &Command, global: &Global) -> Result<()> {
@@ -115,6 +115,6 @@ pub fn run(command: &Command, global: &Global) -> Result<()> {
     let vocabulary = Tokenizer::of_model(&score.model.base)?;
     Artifact::open(&score.tokens, Kind::Tokens)?
         .check_vocabulary(&vocabulary.vocabulary().digest)?;
-    perform(&score, name, command.force.existing())?;
+    perform(&score, name, command.writing.writing())?;
     command.run.register(name, &vocab, &score.model)
 }

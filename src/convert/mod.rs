@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 use serde_json::Value;
 
-use crate::artifact::{Existing, Kind};
+use crate::artifact::{Existing, Kind, Writing};
 use crate::checkpoint::{Target, write_companions};
 use crate::error::Result;
 use crate::lora::ModelPath;
@@ -87,7 +87,7 @@ impl Stage for Convert {
         })
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let done = self.perform(existing)?;
         let changed = match done.largest {
             None => "no weight changed".to_owned(),

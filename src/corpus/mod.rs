@@ -34,7 +34,7 @@ pub use write_vocab::WriteVocab;
 
 use serde_json::Value;
 
-use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer};
+use crate::artifact::{Artifact, Existing, Kind, PartInfo, Provenance, Writer, Writing};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, note, warn};
 use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
@@ -216,7 +216,7 @@ impl Stage for Corpus<'_> {
         Size::PerToken(2)
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let summary = self.perform(existing)?;
         Ok(match summary.up_to_date {
             true => UP_TO_DATE.to_owned(),

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::artifact::tokens::{SampleTokens, to_batch};
-use crate::artifact::{Artifact, Existing, Kind};
+use crate::artifact::{Artifact, Existing, Kind, Writing};
 use crate::error::Result;
 use crate::progress::{Bar, check_interrupt};
 use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
@@ -141,7 +141,7 @@ impl Stage for Tokenise<'_> {
         Size::PerToken(3)
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let summary = self.perform(existing)?;
         Ok(match summary.up_to_date {
             true => UP_TO_DATE.to_owned(),

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::rows::read_chats;
-use crate::artifact::{Artifact, Existing, Kind, Part};
+use crate::artifact::{Artifact, Existing, Kind, Part, Writing};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt, warn};
 use crate::stage::{self, Item, Reads, Size, Stage};
@@ -120,7 +120,7 @@ impl Stage for Transcribe<'_> {
         Size::PerToken(2)
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let unplaced = self.perform(existing)?;
         if unplaced > 0 {
             warn(format!(

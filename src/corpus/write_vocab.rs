@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::artifact::{Existing, Kind};
+use crate::artifact::{Kind, Writing};
 use crate::error::Result;
 use crate::stage::{Item, Reads, Source, Stage};
 use crate::units::Count;
@@ -37,7 +37,7 @@ impl Stage for WriteVocab<'_> {
         self.vocabulary.options()
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         self.vocabulary.write(&self.out, existing)?;
         Ok(format!("{} ids", Count(self.vocabulary.len() as u64)))
     }

@@ -9,20 +9,20 @@
 //! An item longer than the model's context is read in windows that overlap by half, each token
 //! being scored once, with at least half a context before it.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+mod items;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
-use arrow::datatypes::DataType;
+use std::path::PathBuf;
+
 use candle_core::{DType, Device};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::artifact::parts::Todo;
 use crate::artifact::sequence_metrics::COUNTS;
 use crate::artifact::tokens::SampleTokens;
-use crate::artifact::{Existing, Kind};
-use crate::error::{Context, Error, Result};
+use crate::artifact::{Kind, Writing};
+use crate::error::{Error, Result};
 use crate::lora::ModelPath;
 use crate::model::{LoadOptions, Mode, PredictOptions, Predictor, predict};
 use crate::progress::{self, Bar};
@@ -30,6 +30,7 @@ use crate::stage::{self, Item, Reads, Source, Stage};
 use crate::text::{self, ChatTemplate, Fields, Format, Owner, Reading, Tally};
 use crate::units::bits_per_byte;
 use crate::vocab::{SpecialTokens, Tokenizer, check_tokens};
+use items::Portion;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,13 +113,14 @@ pub struct TaskResult {
 }
 
 impl TaskResult {
-    fn of(task: &Task, items: &[Scored]) -> Self {
+    /// Nothing measured yet.
+    fn none(name: &str) -> Self {
         Self {
-            name: task.name.clone(),
-            items: items.len() as u64,
-            nll: items.iter().map(|item| item.nll).sum(),
-            tokens: items.iter().map(|item| item.content_tokens).sum(),
-            bytes: items.iter().map(|item| item.bytes).sum(),
+            name: name.to_owned(),
+            items: 0,
+            nll: 0.0,
+            tokens: 0,
+            bytes: 0,
         }
     }
 
@@ -143,8 +145,9 @@ struct Scored {
 }
 
 impl Eval {
-    /// Evaluates the model on every task. Items without an assistant's turn are left out, with a
-    /// warning.
+    /// Evaluates the model on every task, part by part; parts that are there are kept. Returns the sums
+    /// of the tasks, by name, over the parts that are there, which are all unless only a shard is
+    /// made. Items without an assistant's turn are left out, with a warning.
     ///
     /// # Errors
     /// A task whose file is missing, broken or has no usable item (before the model is loaded); two
@@ -153,20 +156,45 @@ impl Eval {
     /// # Memory
     /// The model, the tokens of all tasks, and for each thread the activations of `batch_tokens`
     /// tokens and 64 MiB of logits.
-    pub fn perform(&self, existing: Existing) -> Result<Vec<TaskResult>> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<Vec<TaskResult>> {
         check_tasks(&self.tasks)?;
         let tokenizer = Tokenizer::load(&self.tokenizer)?;
         check_tokens(&self.model.base, tokenizer.vocabulary())?;
-        let writer = stage::writer(self, Kind::EvalItems, &self.out, existing)?;
+        let writer = stage::writer(self, Kind::EvalItems, &self.out, writing)?;
         let mut template = ChatTemplate::load(&self.tokenizer)?;
         if let (Some(template), Some(date)) = (&mut template, self.date) {
             template.set_date(date);
         }
-        let mut tasks = Vec::new();
-        for task in &self.tasks {
-            let items = read_task(task, &tokenizer, template.as_ref(), self.special_tokens)?;
-            tasks.push((task, items));
+        if writer.is_complete() {
+            return items::results(&self.out, writer.identity());
         }
+        let mut named: Vec<&Task> = self.tasks.iter().collect();
+        named.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut tasks = Vec::new();
+        for task in &named {
+            let items = read_task(task, &tokenizer, template.as_ref(), self.special_tokens)?;
+            tasks.push(items);
+        }
+        let lengths =
+            |items: &Vec<Scored>| items.iter().map(|item| item.tokens.ids.len()).collect();
+        let portions = items::portions(&tasks.iter().map(lengths).collect::<Vec<_>>());
+        let mut todo = Todo::new(portions.iter().map(|portion| portion.info), &[&writer])?;
+        if !todo.is_empty() {
+            let predictor = self.predictor(&tokenizer)?;
+            let bar = Bar::new(format!("eval {}", self.name), todo.samples(), "items");
+            while let Some(ours) = todo.next(1)?.pop() {
+                let Portion { task, items, info } = &portions[ours.info.index as usize];
+                let items = &mut tasks[*task][items.clone()];
+                score(&predictor, &tokenizer, self.batch_tokens, items, &bar)?;
+                let mut part = writer.part(*info)?;
+                part.write(&items::to_batch(&named[*task].name, items)?)?;
+                part.finish()?;
+            }
+        }
+        items::results(&self.out, writer.identity())
+    }
+
+    fn predictor(&self, tokenizer: &Tokenizer) -> Result<Predictor> {
         let load = LoadOptions {
             device: self.device.clone(),
             dtype: self.dtype,
@@ -174,20 +202,7 @@ impl Eval {
         };
         let predictor = Predictor::open(&self.model, &load, self.offload)?;
         tokenizer.fits(&self.name, predictor.config().vocab_size)?;
-        let total = tasks.iter().map(|(_, items)| items.len() as u64).sum();
-        let bar = Bar::new(format!("eval {}", self.name), total, "items");
-        let mut rows = Rows::default();
-        let mut results = Vec::new();
-        tasks.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        for (task, mut items) in tasks {
-            score(&predictor, &tokenizer, self.batch_tokens, &mut items, &bar)?;
-            for item in &items {
-                rows.push(&task.name, item);
-            }
-            results.push(TaskResult::of(task, &items));
-        }
-        writer.write_only(&rows.finish()?)?;
-        Ok(results)
+        Ok(predictor)
     }
 }
 
@@ -230,8 +245,12 @@ impl Stage for Eval {
         used
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let results = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let results = self.perform(writing)?;
         let shown = results
             .iter()
             .map(|result| format!("{} {:.4}", result.name, result.bits_per_byte()));
@@ -386,45 +405,6 @@ fn windows(tokens: &SampleTokens, context: usize) -> Vec<SampleTokens> {
         start += step;
     }
     pieces
-}
-
-/// Columns of `eval_items`.
-#[derive(Default)]
-struct Rows {
-    task: Vec<String>,
-    item_id: Vec<u64>,
-    metric: Vec<&'static str>,
-    value: Vec<f64>,
-}
-
-impl Rows {
-    fn push(&mut self, task: &str, item: &Scored) {
-        let values = [
-            ("nll", item.nll),
-            ("tokens", item.content_tokens as f64),
-            ("bytes", item.bytes as f64),
-        ];
-        for (metric, value) in values {
-            self.task.push(task.to_owned());
-            self.item_id.push(item.id);
-            self.metric.push(metric);
-            self.value.push(value);
-        }
-    }
-
-    fn finish(self) -> Result<RecordBatch> {
-        let len = self.value.len();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(self.task)),
-            Arc::new(UInt64Array::from(self.item_id)),
-            Arc::new(StringArray::from(self.metric)),
-            Arc::new(Float64Array::from(self.value)),
-            new_null_array(&DataType::Float64, len),
-            new_null_array(&DataType::Utf8, len),
-        ];
-        RecordBatch::try_new(Kind::EvalItems.schema(), columns)
-            .during(|| "building `eval_items` rows".into())
-    }
 }
 
 #[cfg(test)]

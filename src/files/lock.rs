@@ -3,19 +3,20 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Stamp;
 use crate::error::{Context, Error, Result};
 
-/// A lock that is held until it is dropped. Its file says who holds it and is removed at the end;
-/// one that a killed process left behind locks nobody out.
+/// A lock that is held until it is dropped, alone or with others that share it. Its file says who
+/// holds it and is removed at the end; one that a killed process left behind locks nobody out.
 ///
 /// On file systems without locks everyone gets it: whoever replaces something looks at it again as
 /// well.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -24,6 +25,23 @@ impl Lock {
     /// # Errors
     /// Another process (or thread) holds it, which the message names; the file cannot be made.
     pub fn take(path: PathBuf, what: &Path, command: &str) -> Result<Self> {
+        Self::take_by(File::try_lock, path, what, command)
+    }
+
+    /// The same with others that share it, which keep out everyone who wants it alone.
+    ///
+    /// # Errors
+    /// Another process (or thread) holds it alone, which the message names; the file cannot be made.
+    pub fn share(path: PathBuf, what: &Path, command: &str) -> Result<Self> {
+        Self::take_by(File::try_lock_shared, path, what, command)
+    }
+
+    fn take_by(
+        lock: impl Fn(&File) -> std::result::Result<(), TryLockError>,
+        path: PathBuf,
+        what: &Path,
+        command: &str,
+    ) -> Result<Self> {
         loop {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
@@ -37,7 +55,7 @@ impl Lock {
             if !file.metadata().at(&path)?.is_file() {
                 return Err(Error::file(&path, "a lock is wanted here, this is no file"));
             }
-            match file.try_lock() {
+            match lock(&file) {
                 Err(TryLockError::WouldBlock) => return Err(held(&mut file, what)),
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
@@ -52,15 +70,29 @@ impl Lock {
             let _ = file
                 .set_len(0)
                 .and_then(|()| file.write_all(holder.as_bytes()));
-            return Ok(Self { path, _file: file });
+            return Ok(Self { path, file });
         }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is still locked: a file under this name is ours.
-        let _ = fs::remove_file(&self.path);
+        // While it is locked: a file under this name is ours. The last of those that share it
+        // removes it.
+        if !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Locks a file that was just made and that nobody but us writes to. Another process that looks
+/// whether it is locked has it for a moment; file systems without locks go without.
+pub(super) fn lock_new(file: &File) {
+    for _ in 0..1000 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            _ => return,
+        }
     }
 }
 
@@ -106,6 +138,24 @@ mod tests {
                 .contains("fuselm train")
         );
         drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn those_that_share_it_keep_others_out_until_the_last_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".out.lock");
+        let share = || Lock::share(path.clone(), Path::new("out"), "score");
+        let alone = || Lock::take(path.clone(), Path::new("out"), "score");
+        let (first, second) = (share().unwrap(), share().unwrap());
+        assert!(alone().is_err());
+        drop(first);
+        assert!(alone().is_err());
+        drop(second);
+        assert!(!path.exists());
+        let held = alone().unwrap();
+        assert!(share().is_err());
+        drop(held);
         assert!(!path.exists());
     }
 

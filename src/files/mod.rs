@@ -13,7 +13,9 @@
 //! | `atomic` | whole files or none |
 //! | `digest` | digests of texts and files, cached |
 //! | `hashing` | a writer that takes the digest of what it writes, and the digest of a file |
+//! | `host` | which machine this is, and names that no other process makes |
 //! | `json` | JSON files |
+//! | `lease` | what one of several processes works on, also on several machines |
 //! | `lock` | locks that end with their process |
 //! | `parquet` | opening Parquet files that may be anything |
 //! | `spelling` | numbers of JSON as they were written |
@@ -25,7 +27,9 @@ mod ancestor;
 pub mod atomic;
 pub mod digest;
 mod hashing;
+mod host;
 mod json;
+mod lease;
 mod lock;
 mod parquet;
 mod spelling;
@@ -41,6 +45,7 @@ pub(crate) use ancestor::existing_ancestor;
 pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
 pub(crate) use json::{edit_json, json_line, numbers_as_strings};
 pub use json::{json_text, read_json, read_object};
+pub use lease::{Holder, Lease, Taken, Watch};
 pub use lock::Lock;
 pub(crate) use parquet::{
     Bounded, ParquetBatches, open_parquet, parquet_batches, parquet_builder, parquet_metadata,

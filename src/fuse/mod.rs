@@ -31,7 +31,7 @@ use serde_json::Value;
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::{SampleCursor, numbers};
 use crate::artifact::targets::TargetBuilder;
-use crate::artifact::{Artifact, Existing, Kind, Part, Writer, check_name, parts};
+use crate::artifact::{Artifact, Kind, Part, Writer, Writing, check_name, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
@@ -124,16 +124,16 @@ impl Fuse {
     /// # Errors
     /// If the number of members does not fit the mode, artifacts are not about the same samples or
     /// vocabulary, members disagree about the next token, a figure is not a number (naming sample
-    /// and position), or `out` holds another result (see [`Existing`]).
+    /// and position), or `out` holds another result (see [`Existing`](crate::artifact::Existing)).
     ///
     /// # Memory
     /// For each thread the rows of one sample of each member, 32 bytes for each sample of a part
     /// and member, and 32,768 rows of output.
-    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<Summary> {
         self.options.validate()?;
         check_members(&self.members, &self.options)?;
         let opened = self.open()?;
-        let writer = stage::writer(self, Kind::Targets, &self.out, existing)?;
+        let writer = stage::writer(self, Kind::Targets, &self.out, writing)?;
         let first = &opened[0].0;
         let bar = Bar::new("fuse", first.samples(), "samples");
         let fusion = Fusion {
@@ -208,8 +208,12 @@ impl Stage for Fuse {
         }
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let summary = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let summary = self.perform(writing)?;
         if summary.samples == 0 {
             return Ok(UP_TO_DATE.to_owned());
         }

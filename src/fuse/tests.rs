@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::artifact::distribution::{Distribution, DistributionBuilder, Origin, Projection};
 use crate::artifact::targets::Targets;
-use crate::artifact::{PartInfo, Provenance};
+use crate::artifact::{Existing, PartInfo, Provenance};
 use crate::units::TokenId;
 
 /// A row: position, listed probabilities, negative log-likelihood of the true token (1000 and the

@@ -35,9 +35,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder};
+use crate::artifact::parts::Todo;
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, read_part};
-use crate::artifact::{Artifact, Existing, Kind};
+use crate::artifact::{Artifact, Kind, Part, PartInfo, Writing};
 use crate::error::{Context, Error, Result};
 use crate::progress::{Bar, check_interrupt, note, warn};
 use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
@@ -181,7 +182,7 @@ impl Import {
         }
     }
 
-    /// Imports the distributions of one model, part by part.
+    /// Imports the distributions of one model, part by part. A shard reads all of the file as well.
     ///
     /// # Errors
     /// Files that are damaged or of another format; samples that are not those of `tokens`, with the
@@ -190,18 +191,20 @@ impl Import {
     /// # Memory
     /// The tokens and transcripts of one part, a batch of the file, 8,192 rows of output, 150 bytes
     /// for each sample, and 200 for each that comes before its turn, whose rows are kept on disk.
-    pub fn perform(&self, existing: Existing) -> Result<ImportSummary> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<ImportSummary> {
         let tokens = Artifact::open(&self.tokens, Kind::Tokens)?;
         let transcripts = Artifact::open(&self.transcripts, Kind::Transcripts)?;
         tokens.check_same_samples(&transcripts)?;
         let vocabulary = Vocabulary::read(&self.vocab)?;
         tokens.check_vocabulary(&vocabulary.digest)?;
         let opened = self.opened()?;
-        let topk = stage::writer(self, Kind::Topk, &self.topk, existing)?;
+        let writing = writing.into();
+        let topk = stage::writer(self, Kind::Topk, &self.topk, writing)?;
         let metrics = &self.sequence_metrics;
-        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, existing)?;
+        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, writing)?;
         let mut summary = ImportSummary::default();
-        if topk.is_complete() && metrics.is_complete() {
+        let mut todo = Todo::new(tokens.parts().iter().map(Part::info), &[&topk, &metrics])?;
+        if todo.is_empty() {
             return Ok(summary);
         }
         let filled = (vocabulary.len() / FILLED + 1) * FILLED;
@@ -212,15 +215,29 @@ impl Import {
         };
         let (from, spool) = (self.from.clone(), Spool::new(&self.topk));
         let mut lookup = Lookup::new(from, &tokens, &vocabulary, opened.samples, spool)?;
-        let bar = Bar::new(format!("import {}", self.name), tokens.samples(), "samples");
-        let mut index = 0..;
-        for (at, part) in tokens.parts().iter().enumerate() {
+        let first = tokens.parts()[0].info().first_sample;
+        // The samples of a part, from 0.
+        let samples_of = |info: PartInfo| {
+            let begin = (info.first_sample - first) as usize;
+            begin..begin + info.samples as usize
+        };
+        for info in tokens.parts().iter().map(Part::info) {
+            if !todo.has(info.index) {
+                lookup.leave_out(samples_of(info));
+            }
+        }
+        let bar = Bar::new(format!("import {}", self.name), todo.samples(), "samples");
+        while let Some(ours) = todo.next(1)?.pop() {
+            let info = ours.info;
+            let at = info.index as usize;
             let transcripts = text::read_transcripts(&transcripts.parts()[at])?;
-            let mut out = topk.part(part.info())?;
+            let mut out = topk.part(info)?;
             let mut rows = DistributionBuilder::topk();
             let mut columns = SequenceMetrics::default();
-            for ((sample, transcript), index) in
-                read_part(part)?.iter().zip(&transcripts).zip(&mut index)
+            for ((sample, transcript), index) in read_part(&tokens.parts()[at])?
+                .iter()
+                .zip(&transcripts)
+                .zip(samples_of(info))
             {
                 check_interrupt()?;
                 let bytes = u32::try_from(transcript.transcript.content_bytes())
@@ -237,9 +254,9 @@ impl Import {
             }
             out.write(&rows.finish()?)?;
             summary.rows += out.rows();
-            let mut metrics = metrics.part(part.info())?;
+            let mut metrics = metrics.part(info)?;
             metrics.write(&columns.finish()?)?;
-            if part.info().last {
+            if info.last {
                 lookup.finish()?;
             }
             // Both or, after an interruption, neither: a part is done when both are there.
@@ -290,8 +307,12 @@ impl Stage for Import {
         used
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let summary = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let summary = self.perform(writing)?;
         if summary.samples == 0 {
             return Ok(UP_TO_DATE.to_owned());
         }

@@ -7,6 +7,7 @@
 //! order. Every sample of the corpus must be there, and no other.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use super::found::{Found, FoundRow, Samples};
@@ -121,6 +122,8 @@ pub(super) struct Lookup<'a> {
     missing: HashMap<Shape, VecDeque<usize>>,
     /// Which samples have been found.
     found: Vec<bool>,
+    /// Which samples will be asked for.
+    wanted: Vec<bool>,
     file: Samples,
     /// Samples read from the file.
     read: u64,
@@ -155,11 +158,17 @@ impl<'a> Lookup<'a> {
             ends,
             missing,
             found: vec![false; count],
+            wanted: vec![true; count],
             file,
             read: 0,
             spool,
             waiting: HashMap::new(),
         })
+    }
+
+    /// Leaves out samples that nobody will ask for.
+    pub(super) fn leave_out(&mut self, samples: Range<usize>) {
+        self.wanted[samples].fill(false);
     }
 
     /// Whether any sample came before its turn.
@@ -177,12 +186,7 @@ impl<'a> Lookup<'a> {
             if place == sample {
                 return Ok(arrival);
             }
-            let kept = self.spool.put(&arrival.rows)?;
-            let arrival = Arrival {
-                rows: Vec::new(),
-                ..arrival
-            };
-            self.waiting.insert(place, (arrival, kept));
+            self.keep(place, arrival)?;
         }
         Err(Error::file(
             &self.from,
@@ -197,12 +201,27 @@ impl<'a> Lookup<'a> {
         .remedy("import what was made from the same corpus"))
     }
 
+    /// Keeps a sample until its turn comes.
+    fn keep(&mut self, place: usize, arrival: Arrival) -> Result<()> {
+        if self.wanted[place] {
+            let kept = self.spool.put(&arrival.rows)?;
+            let arrival = Arrival {
+                rows: Vec::new(),
+                ..arrival
+            };
+            self.waiting.insert(place, (arrival, kept));
+        }
+        Ok(())
+    }
+
     /// Reads the file to its end.
     ///
     /// # Errors
     /// A sample that is left.
     pub(super) fn finish(&mut self) -> Result<()> {
-        while self.next()?.is_some() {}
+        while let Some((place, arrival)) = self.next()? {
+            self.keep(place, arrival)?;
+        }
         Ok(())
     }
 

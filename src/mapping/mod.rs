@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::token_map::{self, MapMethod, MapRow};
-use crate::artifact::{Artifact, Existing, Kind};
+use crate::artifact::{Artifact, Existing, Kind, Writing};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::stage::{self, Item, Reads, Source, Stage, UP_TO_DATE};
@@ -208,7 +208,7 @@ impl Stage for Map<'_> {
         serde_json::json!(self.options)
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let summary = self.perform(existing)?;
         Ok(match summary.tokens {
             0 => UP_TO_DATE.to_owned(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{MergeConfig, MergeOptions, Plan, plan, run, write_stats};
-use crate::artifact::{Existing, Kind};
+use crate::artifact::{Existing, Kind, Writing};
 use crate::error::Result;
 use crate::progress::warn;
 use crate::stage::{self, Item, Reads, Size, Stage};
@@ -101,7 +101,7 @@ impl Stage for Merge {
         base.map_or(Size::Small, |dir| Size::Like(Item::model(dir)))
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         self.perform(&self.plan(existing)?, existing)
     }
 }

@@ -57,7 +57,7 @@ use crate::artifact::distribution::{DistributionBuilder, Distributions, Projecti
 use crate::artifact::rows::SampleCursor;
 use crate::artifact::token_map::{self, MapRow};
 use crate::artifact::tokens::{self, SampleTokens};
-use crate::artifact::{Artifact, Existing, Kind, Part, Writer, parts};
+use crate::artifact::{Artifact, Kind, Part, Writer, Writing, parts};
 use crate::error::{Error, Result};
 use crate::progress::{Bar, check_interrupt};
 use crate::stage::{self, Item, Reads, Size, Source, Stage, UP_TO_DATE};
@@ -243,7 +243,7 @@ impl Project<'_> {
     /// # Errors
     /// If the artifacts are not about the same samples, tokens or vocabularies, the pivot's `topk`
     /// is not there but asked for, a log-probability is not a number (naming sample and position),
-    /// or `out` holds another result (see [`Existing`]).
+    /// or `out` holds another result (see [`Existing`](crate::artifact::Existing)).
     ///
     /// # Memory
     /// The map, the spellings of both vocabularies and 16 bytes for each of their tokens, 4 bytes
@@ -251,10 +251,10 @@ impl Project<'_> {
     /// each distinct pair of linked tokens; and for each thread one part of both models' tokens (9
     /// bytes a token) and of the transcripts, the rows of one sample, 4,096 rows of output, and up
     /// to 131,072 distinct readings and as many ways in which they may go on.
-    pub fn perform(&self, existing: Existing) -> Result<Summary> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<Summary> {
         self.options.validate()?;
         let opened = Opened::open(self)?;
-        let writer = stage::writer(self, Kind::Projected, &self.out, existing)?;
+        let writer = stage::writer(self, Kind::Projected, &self.out, writing)?;
         let bar = Bar::new("project", opened.tokens.samples(), "samples");
         let (source, pivot) = (self.vocabularies.source, self.vocabularies.pivot);
         let spellings = (Spellings::new(source), Spellings::new(pivot));
@@ -329,8 +329,12 @@ impl Stage for Project<'_> {
         Size::Like(Item::artifact(Kind::Topk, &self.topk))
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let summary = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let summary = self.perform(writing)?;
         Ok(match summary.cross_entropies() {
             _ if summary.positions == 0 => UP_TO_DATE.to_owned(),
             Some((projected, own)) => format!(

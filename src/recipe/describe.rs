@@ -57,7 +57,7 @@ impl Sizes {
 }
 
 impl Plan<'_> {
-    /// Models, sizes and steps as text. `only` leaves out the steps of other stages.
+    /// Models, sizes and steps as text. `only` leaves out the other steps and those of other stages.
     pub fn describe(&self, only: Option<&str>) -> Result<String> {
         let base = self.base();
         let mut text = format!("run {}\n\nmodels\n", base.run.dir.root().display());
@@ -120,7 +120,7 @@ impl Plan<'_> {
         text: &mut String,
     ) -> Result<bool> {
         let stages = sub.run.dir.stages();
-        let wanted = |step: &Step<'_>| only.is_none_or(|only| only == step.stage.name());
+        let wanted = |step: &Step<'_>| only.is_none_or(|only| step.is_called(only));
         let shown: Vec<&Step<'_>> = sub
             .steps
             .iter()

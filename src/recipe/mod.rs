@@ -32,7 +32,7 @@ pub use scoreboard::{comparison, scoreboard};
 pub use step::{Status, Step};
 
 pub use crate::artifact::StageRecord as Record;
-use crate::artifact::{Kind, RunDir};
+use crate::artifact::{Kind, RunDir, Shard};
 use crate::error::{Context, Error, Result};
 use crate::files::Lock;
 use crate::progress::{check_interrupt, note, warn};
@@ -65,6 +65,15 @@ impl SubRun<'_> {
             name => format!("variant {name}"),
         }
     }
+}
+
+/// Which steps of a run are done, and how much of them.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// The steps of this stage, or the step of this name; all if not set.
+    pub only: Option<String>,
+    /// The parts of each step; less than all only together with `only`.
+    pub shard: Shard,
 }
 
 /// What a run did.
@@ -174,11 +183,15 @@ fn check_tasks(run: &Run<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Holds a run folder; two runs would remove each other's files.
-fn lock(run: &RunDir) -> Result<Lock> {
+/// Holds a run folder; two runs would remove each other's files. Shards hold it together.
+fn lock(run: &RunDir, shard: Shard) -> Result<Lock> {
     let stages = run.stages();
     fs::create_dir_all(&stages).at(&stages)?;
-    let lock = Lock::take(stages.join("lock"), run.root(), "run");
+    let (path, what) = (stages.join("lock"), run.root());
+    let lock = match shard.is_all() {
+        true => Lock::take(path, what, "run"),
+        false => Lock::share(path, what, "run"),
+    };
     lock.map_err(|error| error.remedy("wait for it, or choose another folder with `--run-dir`"))
 }
 
@@ -222,19 +235,11 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// The first error of a stage; what is complete is kept, and running again continues.
-    pub fn run(&self, only: Option<&str>) -> Result<RunSummary> {
-        let steps = &self.base().steps;
-        if let Some(only) = only
-            && !steps.iter().any(|step| step.stage.name() == only)
-        {
-            let mut known: Vec<&str> = steps.iter().map(|step| step.stage.name()).collect();
-            known.dedup();
-            return Err(Error::usage(format!("this run has no stage `{only}`"))
-                .remedy(format!("known are `{}`", known.join("`, `"))));
-        }
+    pub fn run(&self, selected: &Selection) -> Result<RunSummary> {
+        self.check_selection(selected)?;
         let mut locks = Vec::new();
         for sub in &self.runs {
-            locks.push(lock(&sub.run.dir)?);
+            locks.push(lock(&sub.run.dir, selected.shard)?);
             let owner = Owner::of(&self.recipe().path, &sub.run.dir);
             // Another recipe may have come before us since the plan was made.
             owner.check()?;
@@ -246,17 +251,43 @@ impl<'a> Plan<'a> {
             if !sub.name.is_empty() {
                 note(sub.title());
             }
-            if only.is_none() {
+            if selected.only.is_none() {
                 step::remove_orphans(&sub.steps, &sub.run.dir)?;
             }
-            self.run_steps(at, only, &mut summary)?;
+            self.run_steps(at, selected, &mut summary)?;
         }
         summary.seconds = started.elapsed().as_secs_f64();
         Ok(summary)
     }
 
+    /// Fails if there is no such step, or if it cannot be done in shards.
+    fn check_selection(&self, selected: &Selection) -> Result<()> {
+        let Some(only) = selected.only.as_deref() else {
+            return match selected.shard.is_all() {
+                true => Ok(()),
+                false => Err(
+                    Error::usage("a shard is one of a stage or a step, not of a run")
+                        .remedy("name it with `--only`, as in `--only score`"),
+                ),
+            };
+        };
+        let mut steps = self.runs.iter().flat_map(|sub| &sub.steps);
+        if steps.any(|step| step.is_called(only)) {
+            return Ok(());
+        }
+        let mut known: Vec<&str> = Vec::new();
+        known.extend(self.base().steps.iter().map(|step| step.stage.name()));
+        known.dedup();
+        Err(
+            Error::usage(format!("this run has no stage or step `{only}`")).remedy(format!(
+                "known are `{}`, and the steps that `--dry-run` lists",
+                known.join("`, `")
+            )),
+        )
+    }
+
     /// Does the steps of one of the runs.
-    fn run_steps(&self, at: usize, only: Option<&str>, summary: &mut RunSummary) -> Result<()> {
+    fn run_steps(&self, at: usize, selected: &Selection, summary: &mut RunSummary) -> Result<()> {
         let sub = &self.runs[at];
         let names = sub.steps.iter().map(|step| step.name().len());
         let width = names.max().unwrap_or(0);
@@ -264,7 +295,8 @@ impl<'a> Plan<'a> {
         let mut projected = false;
         for step in &sub.steps {
             let stage = step.stage.name();
-            if only.is_some_and(|only| only != stage) {
+            let only = selected.only.as_deref();
+            if only.is_some_and(|only| !step.is_called(only)) {
                 continue;
             }
             check_interrupt()?;
@@ -281,9 +313,12 @@ impl<'a> Plan<'a> {
                     Exclusive::sweep(&*step.stage);
                     summary.skipped += 1;
                 }
-                Status::Ready if self.take_over(at, step)? => summary.shared += 1,
+                // What is taken over is taken as a whole.
+                Status::Ready if selected.shard.is_all() && self.take_over(at, step)? => {
+                    summary.shared += 1;
+                }
                 Status::Ready => {
-                    let record = step.perform(&stages)?;
+                    let record = step.perform(&stages, selected.shard)?;
                     summary.done += 1;
                     projected |= stage == "project";
                     note(format!(

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::schema::{ModelSpec, Recipe};
 use crate::artifact::models::{self, ModelRow};
-use crate::artifact::{Existing, Kind};
+use crate::artifact::{Kind, Writing};
 use crate::checkpoint::{has_weights, is_gguf, tokenizer_dir};
 use crate::error::{Error, Result};
 use crate::lora::{ModelPath, locate};
@@ -176,7 +176,7 @@ impl Stage for Register<'_> {
         self.models.iter().map(place).collect()
     }
 
-    fn run(&self, _: Existing) -> Result<String> {
+    fn run(&self, _: Writing) -> Result<String> {
         let rows = self.models.iter().enumerate();
         let rows: Vec<ModelRow> = rows
             .map(|(index, model)| model.row(index == 0))

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::models::Model;
 use super::schema::Reused;
 use super::share;
-use crate::artifact::{Artifact, Existing, Kind, RunDir};
+use crate::artifact::{Artifact, Kind, RunDir, Writing};
 use crate::error::{Error, Result};
 use crate::stage::{Item, Reads, Size, Stage};
 use crate::units::Count;
@@ -94,7 +94,7 @@ impl Stage for Reuse<'_> {
         ))
     }
 
-    fn run(&self, _: Existing) -> Result<String> {
+    fn run(&self, _: Writing) -> Result<String> {
         let ours = [
             ("tokens", Item::artifact(Kind::Tokens, &self.tokens)),
             (

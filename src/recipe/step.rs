@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::share;
-use crate::artifact::{Existing, Kind, RunDir, StageRecord as Record};
+use crate::artifact::{Existing, Kind, RunDir, Shard, StageRecord as Record, Writing};
 use crate::error::{Context, Error, Result};
 use crate::files::atomic;
 use crate::progress::note;
@@ -133,22 +133,50 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Does the step and records it.
-    pub fn perform(&self, stages: &Path) -> Result<Record> {
+    /// Does the step, or a shard of it, and records it, once everything is there; until then the
+    /// record that is returned says that it has only begun.
+    pub fn perform(&self, stages: &Path, shard: Shard) -> Result<Record> {
         let started = std::time::Instant::now();
-        let _exclusive = Exclusive::of(&*self.stage)?;
+        let _exclusive = Exclusive::of(&*self.stage, shard)?;
         let path = self.record_path(stages);
         let before = (self.recorded(stages), fs::read(&path));
         self.mark(stages, true)?;
-        let done =
-            share::unshare(&self.stage.writes()).and_then(|()| self.stage.run(Existing::Replace));
+        let writing = Writing {
+            existing: Existing::Replace,
+            shard,
+        };
+        let done = share::unshare(&self.stage.writes()).and_then(|()| self.stage.run(writing));
         if let (Err(_), (Some(record), Ok(text))) = (&done, before)
             && self.is_as_recorded(&record).unwrap_or(false)
         {
             // It failed before it wrote anything. That failure is the one to report.
             let _ = atomic::write(&path, &text);
         }
-        self.record(stages, done?, started.elapsed().as_secs_f64())
+        let (summary, seconds) = (done?, started.elapsed().as_secs_f64());
+        if !shard.is_all() && !self.is_whole()? {
+            let summary = format!("{summary}; parts of other shards are missing");
+            let record = self.new_record(stages, summary, seconds);
+            return Ok(Record {
+                begun: true,
+                ..record
+            });
+        }
+        self.record(stages, summary, seconds)
+    }
+
+    /// Whether all that it writes is there.
+    fn is_whole(&self) -> Result<bool> {
+        for item in self.stage.writes() {
+            if item.identity()?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether `name` is that of its stage, or its own.
+    pub fn is_called(&self, name: &str) -> bool {
+        name == self.stage.name() || name == self.name()
     }
 
     /// Takes what the same step has written in another run, if it is up to date there.
@@ -190,20 +218,30 @@ impl<'a> Step<'a> {
                 self.name()
             ))
         })?;
-        let root = stages.parent().unwrap_or(stages);
-        let relative = |item: &Item| item.path().strip_prefix(root).ok().map(Path::to_path_buf);
         let record = Record {
-            step: self.name(),
             fingerprint,
             outputs,
+            ..self.new_record(stages, summary, seconds)
+        };
+        write_record(&self.record_path(stages), &record)?;
+        Ok(record)
+    }
+
+    /// A record without what identifies the result.
+    fn new_record(&self, stages: &Path, summary: String, seconds: f64) -> Record {
+        let root = stages.parent().unwrap_or(stages);
+        let relative = |item: &Item| item.path().strip_prefix(root).ok().map(Path::to_path_buf);
+        let writes = self.stage.writes();
+        Record {
+            step: self.name(),
+            fingerprint: String::new(),
+            outputs: Vec::new(),
             seconds,
             bytes: writes.iter().map(Item::bytes).sum(),
             summary,
             paths: writes.iter().filter_map(relative).collect(),
             begun: false,
-        };
-        write_record(&self.record_path(stages), &record)?;
-        Ok(record)
+        }
     }
 }
 
@@ -301,7 +339,7 @@ mod tests {
             serde_json::Value::Null
         }
 
-        fn run(&self, _: Existing) -> Result<String> {
+        fn run(&self, _: Writing) -> Result<String> {
             (self.0)()
         }
     }
@@ -330,14 +368,14 @@ mod tests {
         };
         let step = |action| step(action, Item::File(output.clone()));
         let first = step(write("1", None, true));
-        first.perform(&stages).unwrap();
+        first.perform(&stages, Shard::ALL).unwrap();
         assert_eq!(begun(&run), Some(false));
         step(write("1", Some(true), false))
-            .perform(&stages)
+            .perform(&stages, Shard::ALL)
             .unwrap_err();
         assert_eq!(begun(&run), Some(false));
         step(write("2", Some(true), false))
-            .perform(&stages)
+            .perform(&stages, Shard::ALL)
             .unwrap_err();
         assert_eq!(begun(&run), Some(true));
         assert_eq!(first.status(&stages).unwrap(), Status::Ready);
@@ -346,7 +384,9 @@ mod tests {
         assert_eq!(first.status(&stages).unwrap(), Status::UpToDate);
         first.mark(&stages, false).unwrap();
         assert_eq!(begun(&run), Some(false));
-        step(write("3", Some(true), true)).perform(&stages).unwrap();
+        step(write("3", Some(true), true))
+            .perform(&stages, Shard::ALL)
+            .unwrap();
         assert_eq!(begun(&run), Some(false));
     }
 
@@ -366,7 +406,7 @@ mod tests {
         });
         let step = step(action, Item::model(&out));
         for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-            step.perform(&stages).unwrap();
+            step.perform(&stages, Shard::ALL).unwrap();
             assert_eq!(step.status(&stages).unwrap(), Status::UpToDate);
             fs::remove_file(out.join(name)).unwrap();
             assert_eq!(step.status(&stages).unwrap(), Status::Ready, "{name}");

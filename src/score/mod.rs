@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::distribution::{Distribution, DistributionBuilder, stored_bytes};
+use crate::artifact::parts::Todo;
 use crate::artifact::sequence_metrics::{COUNTS, SequenceMetrics};
 use crate::artifact::tokens::{SampleTokens, check_ids, read_part};
-use crate::artifact::{Artifact, Existing, Kind, Part, PartWriter};
+use crate::artifact::{Artifact, Kind, Part, PartWriter, Writing};
 use crate::error::{Error, Result};
 use crate::lora::ModelPath;
 use crate::model::{
@@ -281,8 +282,12 @@ impl Stage for Score {
         Size::PerToken(stored_bytes(self.options.entries()))
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
-        let summary = self.perform(existing)?;
+    fn is_by_part(&self) -> bool {
+        true
+    }
+
+    fn run(&self, writing: Writing) -> Result<String> {
+        let summary = self.perform(writing)?;
         Ok(match summary.samples {
             0 => UP_TO_DATE.to_owned(),
             samples => format!(
@@ -306,19 +311,18 @@ impl Score {
     /// The model, or what [`Predictor::memory`] says of one that stays on disk; for each thread the
     /// activations of `batch_tokens` tokens and 64 MiB of logits; tokens of one part (9 bytes each);
     /// three times the predictions of about 32 batches ((20 + 8 · `top_k`) bytes a token).
-    pub fn perform(&self, existing: Existing) -> Result<ScoreSummary> {
+    pub fn perform(&self, writing: impl Into<Writing>) -> Result<ScoreSummary> {
         self.options.validate()?;
         let Opened {
             tokens,
             transcripts,
             vocabulary,
         } = Opened::open(self)?;
-        let topk = stage::writer(self, Kind::Topk, &self.topk, existing)?;
+        let writing = writing.into();
+        let topk = stage::writer(self, Kind::Topk, &self.topk, writing)?;
         let metrics = &self.sequence_metrics;
-        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, existing)?;
-        let todo: Vec<usize> = (0..tokens.parts().len())
-            .filter(|&index| !(topk.is_done(index as u32) && metrics.is_done(index as u32)))
-            .collect();
+        let metrics = stage::writer(self, Kind::SequenceMetrics, metrics, writing)?;
+        let mut todo = Todo::new(tokens.parts().iter().map(Part::info), &[&topk, &metrics])?;
         let mut summary = ScoreSummary::default();
         if todo.is_empty() {
             return Ok(summary);
@@ -333,8 +337,7 @@ impl Score {
         if let Some(memory) = predictor.memory(&predicting) {
             progress::note(format!("score {}: {memory}", self.name));
         }
-        let samples: u64 = todo.iter().map(|&i| tokens.parts()[i].info().samples).sum();
-        let bar = Bar::new(format!("score {}", self.name), samples, "samples");
+        let bar = Bar::new(format!("score {}", self.name), todo.samples(), "samples");
         let scored = ScoredPart {
             name: &self.name,
             predictor: &predictor,
@@ -342,10 +345,11 @@ impl Score {
             kept: &self.options,
             bar: &bar,
         };
-        for index in todo {
-            let part = &tokens.parts()[index];
+        while let Some(ours) = todo.next(1)?.pop() {
+            let at = ours.info.index as usize;
+            let part = &tokens.parts()[at];
             let samples = read_part(part)?;
-            let contents = contents(&transcripts.parts()[index], &samples)?;
+            let contents = contents(&transcripts.parts()[at], &samples)?;
             check_ids(part, &samples, vocabulary.len())?;
             scored.write(
                 &samples,

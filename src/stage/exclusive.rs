@@ -5,10 +5,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Stage;
+use crate::artifact::Shard;
 use crate::error::{Context, Error, Result};
 use crate::files::Lock;
 
 /// The artifacts that a stage writes, as long as it does; nothing else of ours writes them meanwhile.
+/// Shards of one stage write side by side: they share the locks, and keep out who wants all parts.
 ///
 /// Each is locked by the file `.NAME.lock` beside its folder, as checkpoints are. Where that cannot be
 /// made because nothing may be written there, nobody else writes there either.
@@ -20,18 +22,23 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Takes what `stage` writes.
+    /// Takes what `stage` writes, or the parts of a shard of it.
     ///
     /// # Errors
-    /// Another process writes one of them, which the message names.
-    pub fn of(stage: &dyn Stage) -> Result<Self> {
+    /// Another process writes one of them, which the message names; a shard of a stage that has none.
+    pub fn of(stage: &dyn Stage, shard: Shard) -> Result<Self> {
+        if !shard.is_all() && !stage.is_by_part() {
+            let name = stage.name();
+            return Err(Error::usage(format!("`{name}` cannot be done in shards"))
+                .remedy("leave `--shard` out: it is done whole"));
+        }
         let mut held = Self {
             locks: Vec::new(),
             made: Vec::new(),
         };
         for item in stage.writes() {
             if item.kind().is_some() {
-                held.add(item.path(), stage.name())?;
+                held.add(item.path(), stage.name(), shard)?;
             }
         }
         Ok(held)
@@ -42,13 +49,13 @@ impl Exclusive {
         for item in stage.writes().iter().filter(|item| item.kind().is_some()) {
             if lock_of(item.path()).is_ok_and(|(_, lock)| lock.exists()) {
                 // Another process that holds it will remove it itself.
-                drop(Self::of(stage));
+                drop(Self::of(stage, Shard::ALL));
                 return;
             }
         }
     }
 
-    fn add(&mut self, dir: &Path, command: &str) -> Result<()> {
+    fn add(&mut self, dir: &Path, command: &str, shard: Shard) -> Result<()> {
         let (parent, path) = lock_of(dir)?;
         let parent = parent.as_path();
         loop {
@@ -56,7 +63,11 @@ impl Exclusive {
             let missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
             let made = fs::create_dir_all(parent).at(parent);
             self.made.extend(missing.into_iter().rev());
-            match made.and_then(|()| Lock::take(path.clone(), dir, command)) {
+            let lock = |()| match shard.is_all() {
+                true => Lock::take(path.clone(), dir, command),
+                false => Lock::share(path.clone(), dir, command),
+            };
+            match made.and_then(lock) {
                 // Another process has just given its own back, and the folder with it.
                 Err(Error::Io { source, .. })
                     if source.kind() == ErrorKind::NotFound && !parent.exists() => {}
@@ -105,7 +116,7 @@ impl Drop for Exclusive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::{Existing, Kind};
+    use crate::artifact::{Kind, Writing};
     use crate::stage::{Item, Reads};
 
     struct Writes(Vec<PathBuf>);
@@ -128,7 +139,11 @@ mod tests {
             serde_json::Value::Null
         }
 
-        fn run(&self, _: Existing) -> Result<String> {
+        fn is_by_part(&self) -> bool {
+            true
+        }
+
+        fn run(&self, _: Writing) -> Result<String> {
             Ok(String::new())
         }
     }
@@ -137,14 +152,22 @@ mod tests {
     fn one_writes_an_artifact_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| dir.path().join("run/topk").join(name));
-        let first = Exclusive::of(&Writes(vec![a.clone(), b.clone()])).unwrap();
-        let error = Exclusive::of(&Writes(vec![b.clone()])).unwrap_err();
+        let all = Shard::ALL;
+        let first = Exclusive::of(&Writes(vec![a.clone(), b.clone()]), all).unwrap();
+        let error = Exclusive::of(&Writes(vec![b.clone()]), all).unwrap_err();
         assert!(
             error.to_string().contains("fuselm score, process"),
             "{error}"
         );
         assert_eq!(error.exit_code(), 2);
         drop(first);
+        assert!(!dir.path().join("run").exists());
+
+        // Shards go side by side, and keep out who wants all parts.
+        let shard = Shard::new(1, 2).unwrap();
+        let shards = [0, 1].map(|_| Exclusive::of(&Writes(vec![a.clone()]), shard).unwrap());
+        assert!(Exclusive::of(&Writes(vec![a.clone()]), all).is_err());
+        drop(shards);
         assert!(!dir.path().join("run").exists());
 
         fs::create_dir_all(&a).unwrap();

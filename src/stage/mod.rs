@@ -23,7 +23,7 @@ pub use exclusive::Exclusive;
 pub use item::Item;
 pub use reads::{Reads, Source};
 
-use crate::artifact::{Existing, Kind, Provenance, Writer};
+use crate::artifact::{Kind, Provenance, Writer, Writing};
 use crate::error::Result;
 use crate::files::digest;
 
@@ -53,11 +53,16 @@ pub trait Stage {
         Size::Small
     }
 
+    /// Whether each of its parts can be made alone, by any process: only then it is run in shards.
+    fn is_by_part(&self) -> bool {
+        false
+    }
+
     /// Does it, part by part: what is there and complete is kept. Returns a sentence for the user.
     ///
     /// # Errors
     /// Those of the stage; parts of another result that are not to be replaced.
-    fn run(&self, existing: Existing) -> Result<String>;
+    fn run(&self, writing: Writing) -> Result<String>;
 }
 
 /// About how much a result takes on disk, as a plan says it before the work.
@@ -90,9 +95,9 @@ pub fn writer(
     stage: &(impl Stage + ?Sized),
     kind: Kind,
     dir: &Path,
-    existing: Existing,
+    writing: impl Into<Writing>,
 ) -> Result<Writer> {
-    Writer::create(dir, provenance(stage, kind)?, existing)
+    Writer::create(dir, provenance(stage, kind)?, writing)
 }
 
 /// Digest of everything that determines the result, wherever its inputs lie; `None` while one is

@@ -9,7 +9,7 @@ use super::prepare::{Prepared, State};
 use super::steps;
 use super::trainer::{Trained, Trainer};
 use super::{Init, Method, Train, TrainSummary};
-use crate::artifact::{Existing, Kind, PartInfo, Writer};
+use crate::artifact::{Existing, Kind, PartInfo, Writer, Writing};
 use crate::error::Result;
 use crate::files::digest;
 use crate::memory::keep_freed;
@@ -160,7 +160,7 @@ impl Stage for Train {
         }
     }
 
-    fn run(&self, existing: Existing) -> Result<String> {
+    fn run(&self, Writing { existing, .. }: Writing) -> Result<String> {
         let summary = self.perform(existing)?;
         let valid = summary
             .valid_loss

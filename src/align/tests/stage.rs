@@ -2,7 +2,7 @@
 
 use super::super::*;
 use crate::artifact::alignment::Links;
-use crate::artifact::{PartInfo, Provenance};
+use crate::artifact::{Existing, PartInfo, Provenance};
 
 fn write_tokens(dir: &Path, vocabulary: &str, samples: &[Vec<SampleTokens>]) {
     let provenance = Provenance::new(Kind::Tokens).vocabulary(vocabulary);

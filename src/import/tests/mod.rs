@@ -18,8 +18,7 @@ use serde_json::json;
 use super::*;
 use crate::artifact::distribution::Distributions;
 use crate::artifact::rows::numbers;
-use crate::artifact::{PartInfo, tokens};
-use crate::artifact::{Provenance, Writer};
+use crate::artifact::{Existing, Provenance, Writer, tokens};
 use crate::text::{SampleTranscript, Span, Transcript, transcripts_to_batch};
 use crate::vocab;
 

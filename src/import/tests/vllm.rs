@@ -1,4 +1,5 @@
 use super::*;
+use crate::artifact::Existing;
 
 #[test]
 fn vllm() {

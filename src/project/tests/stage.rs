@@ -1,7 +1,7 @@
 //! Artifacts in, artifact out.
 
 use super::*;
-use crate::artifact::PartInfo;
+use crate::artifact::{Existing, PartInfo};
 
 fn write(dir: &Path, provenance: Provenance, rows: &RecordBatch) {
     let info = PartInfo {

@@ -1,0 +1,396 @@
+//! Leases: what one of several processes works on, on one machine or on many that share a file system.
+//!
+//! Whoever creates the file has the lease. On the same machine the system's lock on it tells whether
+//! its holder is alive; from another machine, whose locks may not be seen, its *beat* does: the
+//! holder counts on in the file, and a lease whose count has not moved for a while is given up. How
+//! long is measured by the clock of the one who waits, from when it looked first: what hosts think
+//! of the time, and what the file system writes beside its files, does not matter.
+//!
+//! A holder that was thought to be dead and is not (it was stopped, or cut off) goes on beside its
+//! heir. So a lease saves work, and keeps no one from writing; what is written must be right twice.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{env, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::lock_new;
+use super::{Stamp, host};
+use crate::error::{Context, Error, Result};
+
+/// The variable that says for how many seconds a holder on another machine may be silent.
+const SECONDS: &str = "FUSELM_LEASE_SECONDS";
+/// The same where it is not set: more than file systems keep what they have read, and more than a
+/// busy server takes.
+const DEFAULT_SECONDS: u64 = 60;
+/// How often a holder is heard in this time.
+const BEATS: u32 = 6;
+/// Longest file of a lease that is read.
+const MOST_BYTES: u64 = 4096;
+
+/// How long a silent holder is waited for.
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let given = env::var(SECONDS).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(given.filter(|n| *n > 0).unwrap_or(DEFAULT_SECONDS))
+});
+
+/// Who holds a lease, as its file says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// What it does: the name of a command.
+    command: String,
+    process: u32,
+    host: String,
+    /// The start of the machine.
+    boot: String,
+    /// This lease, and no other.
+    lease: String,
+    /// How often it was heard.
+    beat: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (command, host) = (self.command.escape_debug(), self.host.escape_debug());
+        write!(f, "fuselm {command}, process {} on {host}", self.process)
+    }
+}
+
+/// A lease; given back when it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    path: PathBuf,
+    who: Holder,
+    /// Ends the beats.
+    stop: Option<Sender<()>>,
+    beats: Option<JoinHandle<()>>,
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+/// What became of the wish for a lease.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is ours.
+    Ours(Lease),
+    /// Another process has it; who, where its file says so.
+    Theirs(Option<Holder>),
+}
+
+/// What one who waits has seen of others' leases.
+#[derive(Debug, Default)]
+pub struct Watch(HashMap<PathBuf, (Vec<u8>, Instant)>);
+
+impl Lease {
+    /// Takes the lease whose file is `path`, for `command`, unless another process has it and is
+    /// alive, as far as `watch` has seen.
+    ///
+    /// # Errors
+    /// The file cannot be made or read.
+    pub fn take(path: &Path, command: &str, watch: &mut Watch) -> Result<Taken> {
+        loop {
+            if let Some(lease) = Self::create(path, command)? {
+                watch.0.remove(path);
+                return Ok(Taken::Ours(lease));
+            }
+            let Some(seen) = read(path)? else {
+                continue;
+            };
+            let holder: Option<Holder> = serde_json::from_slice(&seen).ok();
+            let near = holder.as_ref().is_some_and(|h| h.boot == host::boot());
+            let looked = match near {
+                true => look(path, &seen)?,
+                false => Near::NoLocks,
+            };
+            let is_dead = match looked {
+                Near::Dead(_) => true,
+                Near::Alive => false,
+                Near::NoLocks => watch.is_silent(path, &seen),
+            };
+            if !is_dead {
+                return Ok(Taken::Theirs(holder));
+            }
+            bury(path, &seen)?;
+        }
+    }
+
+    /// Creates the file, unless there is one.
+    fn create(path: &Path, command: &str) -> Result<Option<Self>> {
+        let mut file = match File::create_new(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => return Err(Error::io(path, error)),
+        };
+        lock_new(&file);
+        let who = Holder {
+            command: command.to_owned(),
+            process: std::process::id(),
+            host: host::name().to_owned(),
+            boot: host::boot().to_owned(),
+            lease: host::nonce()?,
+            beat: 0,
+        };
+        if let Err(error) = write(&mut file, &who) {
+            let _ = fs::remove_file(path);
+            return Err(Error::io(path, error));
+        }
+        let (stop, stopped) = channel();
+        let (mut beating, mut again) = (file.try_clone().at(path)?, who.clone());
+        let beats = move || {
+            while stopped.recv_timeout(*PATIENCE / BEATS) == Err(RecvTimeoutError::Timeout) {
+                again.beat += 1;
+                // One that is not heard is waited for.
+                let _ = write(&mut beating, &again);
+            }
+        };
+        let beats = std::thread::Builder::new().spawn(beats).at(path)?;
+        Ok(Some(Self {
+            path: path.to_path_buf(),
+            who,
+            stop: Some(stop),
+            beats: Some(beats),
+            _file: file,
+        }))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(beats) = self.beats.take() {
+            let _ = beats.join();
+        }
+        // Unless another process thought us dead: then the file is its own.
+        let found = read(&self.path).ok().flatten();
+        if found.is_some_and(|text| lease_of(&text).as_ref() == Some(&self.who.lease)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Watch {
+    /// Whether the lease at `path`, which holds `seen` now, has not been heard of for too long.
+    fn is_silent(&mut self, path: &Path, seen: &[u8]) -> bool {
+        let now = Instant::now();
+        let first = || (seen.to_vec(), now);
+        let (before, since) = self.0.entry(path.to_path_buf()).or_insert_with(first);
+        if before != seen {
+            (*before, *since) = first();
+        }
+        since.elapsed() >= *PATIENCE
+    }
+}
+
+/// A lease of this machine, as its lock shows it.
+enum Near {
+    /// Nobody had it locked; now we have, so that it has no other heir of this machine.
+    Dead(#[allow(dead_code, reason = "it is locked as long as it is open")] File),
+    Alive,
+    /// The file system has no locks.
+    NoLocks,
+}
+
+/// Looks whether a process of this machine has the lease locked that held `seen`.
+fn look(path: &Path, seen: &[u8]) -> Result<Near> {
+    // Over NFS only those who may write can lock.
+    let mut file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Near::Alive),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Near::Alive),
+        Err(TryLockError::Error(_)) => return Ok(Near::NoLocks),
+    }
+    // It may have got an heir before we locked it.
+    let ours = Stamp::of(&file.metadata().at(path)?).file();
+    let there = fs::metadata(path).ok().and_then(|m| Stamp::of(&m).file());
+    let mut text = Vec::new();
+    Read::by_ref(&mut file)
+        .take(MOST_BYTES)
+        .read_to_end(&mut text)
+        .at(path)?;
+    let same = ours == there && lease_of(&text) == lease_of(seen);
+    Ok(match same {
+        true => Near::Dead(file),
+        false => Near::Alive,
+    })
+}
+
+/// Removes the file of a dead holder, which held `seen`. Where another heir was faster, its file is
+/// put back.
+fn bury(path: &Path, seen: &[u8]) -> Result<()> {
+    let mut grave = path.as_os_str().to_owned();
+    grave.push(format!("-{}", host::nonce()?));
+    let grave = PathBuf::from(grave);
+    match fs::rename(path, &grave) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        moved => moved.at(path)?,
+    }
+    let found = read(&grave)?.unwrap_or_default();
+    if found != seen && lease_of(&found) != lease_of(seen) {
+        let _ = fs::hard_link(&grave, path);
+    }
+    fs::remove_file(&grave).at(&grave)
+}
+
+/// Which lease a file is of.
+fn lease_of(text: &[u8]) -> Option<String> {
+    let holder: Holder = serde_json::from_slice(text).ok()?;
+    Some(holder.lease)
+}
+
+/// What a lease's file holds; `None` if there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    let mut text = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut text).at(path)?;
+    Ok(Some(text))
+}
+
+/// Writes who holds a lease into its file; the text never gets shorter.
+fn write(file: &mut File, who: &Holder) -> std::io::Result<()> {
+    let text = serde_json::to_string(who)? + "\n";
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn take(path: &Path) -> Taken {
+        Lease::take(path, "score", &mut Watch::default()).unwrap()
+    }
+
+    #[test]
+    fn one_holds_it_others_are_told_who_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let Taken::Ours(first) = take(&path) else {
+            panic!("nobody else is there");
+        };
+        let Taken::Theirs(Some(holder)) = take(&path) else {
+            panic!("two hold it");
+        };
+        let who = format!("fuselm score, process {} on ", std::process::id());
+        assert!(holder.to_string().starts_with(&who), "{holder}");
+        drop(first);
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+
+    /// What a killed process of this machine leaves behind has nobody who locks it.
+    #[test]
+    fn a_dead_holder_of_this_machine_has_an_heir_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let Taken::Ours(lease) = take(&path) else {
+            panic!("nobody else is there");
+        };
+        let text = fs::read(&path).unwrap();
+        drop(lease);
+        fs::write(&path, text).unwrap();
+        assert!(matches!(take(&path), Taken::Ours(_)));
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+
+    /// On another machine only the beats tell.
+    #[test]
+    fn one_who_is_heard_on_another_machine_is_alive_and_a_silent_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let mut holder = Holder {
+            command: "score".into(),
+            process: 1,
+            host: "other".into(),
+            boot: "of another machine".into(),
+            lease: "1".into(),
+            beat: 0,
+        };
+        let mut watch = Watch::default();
+        let mut seen = |holder: &Holder, ago: Duration| {
+            let text = serde_json::to_vec(holder).unwrap();
+            fs::write(&path, &text).unwrap();
+            let dead = watch.is_silent(&path, &text);
+            // As if it had been looked at earlier.
+            let (_, since) = watch.0.get_mut(&path).unwrap();
+            *since -= ago;
+            dead
+        };
+        assert!(!seen(&holder, *PATIENCE));
+        holder.beat = 1;
+        assert!(!seen(&holder, *PATIENCE / 2));
+        assert!(!seen(&holder, *PATIENCE / 2));
+        assert!(seen(&holder, Duration::ZERO));
+        // The heir.
+        let taken = Lease::take(&path, "score", &mut watch).unwrap();
+        assert!(matches!(taken, Taken::Ours(_)));
+    }
+
+    /// Two heirs of one dead holder: the slower one had seen the file of the dead.
+    #[test]
+    fn an_heir_that_was_faster_keeps_its_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let dead = br#"{"command":"score"}"#;
+        let Taken::Ours(faster) = take(&path) else {
+            panic!("nobody else is there");
+        };
+        bury(&path, dead).unwrap();
+        assert_eq!(
+            lease_of(&fs::read(&path).unwrap()).as_ref(),
+            Some(&faster.who.lease)
+        );
+        assert!(matches!(take(&path), Taken::Theirs(_)));
+        drop(faster);
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+
+    /// A file that says nothing may be one that is being written.
+    #[test]
+    fn what_is_no_lease_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        for text in ["", "{", "[]", "\u{0}\u{0}"] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(take(&path), Taken::Theirs(None)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn of_many_at_once_only_one_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let held = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let Taken::Ours(lease) = take(&path) else {
+                            continue;
+                        };
+                        assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0);
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        drop(lease);
+                    }
+                });
+            }
+        });
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+}

@@ -30,6 +30,7 @@ mod suite {
     pub mod limits;
     pub mod measures;
     pub mod merge_memory;
+    pub mod moments;
     pub mod offload;
     pub mod other_programs;
     pub mod pairs;
@@ -40,6 +41,7 @@ mod suite {
     pub mod readme;
     pub mod rows;
     pub mod sampled;
+    pub mod shards;
     pub mod shared_models;
     pub mod steps;
     pub mod variants;

@@ -5,12 +5,15 @@
 //! makes it, and waits for those of its shard that another process makes: when it has ended, its
 //! shard is there.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use rayon::prelude::*;
 
+use super::folder::{is_lease, lease_name};
 use super::{Part, PartInfo, Writer};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::files::{Lease, Taken, Watch};
 use crate::progress::{check_interrupt, note};
 
@@ -35,6 +38,8 @@ pub struct Todo<'a> {
     /// Parts that are not there yet, in order.
     waiting: Vec<PartInfo>,
     watch: Watch,
+    /// Whether the folder was made for leases.
+    made_folder: bool,
     /// The first part that another process makes, and which, as it was last looked.
     theirs: Option<(u32, String)>,
 }
@@ -59,6 +64,7 @@ impl<'a> Todo<'a> {
             writers: writers.to_vec(),
             waiting: parts.filter(is_missing).collect(),
             watch: Watch::default(),
+            made_folder: false,
             theirs: None,
         })
     }
@@ -93,10 +99,11 @@ impl<'a> Todo<'a> {
                 return Ok(taken);
             }
             if let (false, Some((part, who))) = (said, &self.theirs) {
-                note(format!(
-                    "waiting for {} parts that others make; part {part}: {who}",
-                    self.waiting.len()
-                ));
+                let more = match self.waiting.len() - 1 {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                note(format!("waiting for part {part}{more}, made by {who}"));
                 said = true;
             }
             std::thread::sleep(LOOK_EVERY);
@@ -110,7 +117,7 @@ impl<'a> Todo<'a> {
         self.theirs = None;
         while at < self.waiting.len() && taken.len() < most {
             let info = self.waiting[at];
-            match self.writers[0].lease(info.index, &mut self.watch)? {
+            match self.lease(info.index)? {
                 Taken::Theirs(holder) => {
                     let who = holder.map_or("another process".to_owned(), |who| who.to_string());
                     self.theirs.get_or_insert((info.index, who));
@@ -129,6 +136,14 @@ impl<'a> Todo<'a> {
         Ok(taken)
     }
 
+    /// Asks for the right to make a part alone.
+    fn lease(&mut self, index: u32) -> Result<Taken> {
+        let dir = self.writers[0].dir();
+        self.made_folder |= !dir.exists();
+        fs::create_dir_all(dir).at(dir)?;
+        Lease::take(&dir.join(lease_name(index)), &mut self.watch)
+    }
+
     fn is_there(&self, index: u32) -> Result<bool> {
         for writer in &self.writers {
             if !writer.finds(index)? {
@@ -136,6 +151,27 @@ impl<'a> Todo<'a> {
             }
         }
         Ok(true)
+    }
+}
+
+/// Removes the leases in `dir` that killed processes left behind, as far as that shows at once.
+pub fn sweep(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries {
+        if is_lease(&entry.file_name().to_string_lossy()) {
+            // One that is taken goes when it is dropped.
+            drop(Lease::take(&entry.path(), &mut Watch::default()));
+        }
+    }
+}
+
+impl Drop for Todo<'_> {
+    fn drop(&mut self) {
+        sweep(self.writers[0].dir());
+        // Empty, it would look like a result that was lost.
+        if self.made_folder {
+            let _ = fs::remove_dir(self.writers[0].dir());
+        }
     }
 }
 
@@ -170,8 +206,6 @@ pub fn each_missing<T: Send>(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::fs;
-    use std::path::Path;
     use std::sync::Mutex;
 
     use super::*;
@@ -282,17 +316,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = writer(dir.path(), "a", Shard::ALL);
         let lease = dir.path().join(".part-00001.lease");
-        let Taken::Ours(held) = Lease::take(&lease, "score", &mut Watch::default()).unwrap() else {
+        let Taken::Ours(held) = Lease::take(&lease, &mut Watch::default()).unwrap() else {
             panic!("nobody else is there");
         };
         let text = fs::read(&lease).unwrap();
         drop(held);
-        fs::write(&lease, text).unwrap();
+        fs::write(&lease, &text).unwrap();
         let mut todo = Todo::new(infos(3), &[&writer]).unwrap();
         let taken = todo.next(8).unwrap();
         let indices: Vec<u32> = taken.iter().map(|ours| ours.info.index).collect();
         assert_eq!(indices, [0, 1, 2]);
         drop(taken);
+        assert!(hidden(dir.path()).is_empty());
+
+        // Of one that was killed after it had made the part.
+        make(dir.path(), "a", 3, Shard::ALL, &mut |_| ());
+        fs::write(&lease, text).unwrap();
+        sweep(dir.path());
         assert!(hidden(dir.path()).is_empty());
     }
 

@@ -1,6 +1,7 @@
 //! Reading an artifact: everything is checked at the door.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
@@ -190,40 +191,39 @@ impl Artifact {
 /// Runs of missing parts that an error names.
 const RUNS_NAMED: usize = 8;
 
-/// Fails if parts are missing, of which it says all, or as many as can be read.
+/// Fails if parts are missing, and says which.
 fn check_all_there(dir: &Path, parts: &[Part]) -> Result<()> {
-    let mut missing = Vec::new();
+    let mut missing: Vec<RangeInclusive<u32>> = Vec::new();
     let mut next = 0;
     for part in parts {
         let index = part.info().index;
         if index > next {
-            missing.push((next, Some(index - 1)));
+            missing.push(next..=index - 1);
         }
         next = index + 1;
     }
-    if parts.last().is_some_and(|last| !last.info().last) {
-        missing.push((next, None));
+    let is_open = parts.last().is_some_and(|last| !last.info().last);
+    if is_open {
+        missing.push(next..=next);
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut runs: Vec<String> = missing
-        .iter()
-        .take(RUNS_NAMED)
-        .map(|run| match run {
-            (first, Some(last)) if first == last => first.to_string(),
-            (first, Some(last)) => format!("{first} to {last}"),
-            (first, None) => format!("{first} and what follows"),
-        })
-        .collect();
-    if missing.len() > RUNS_NAMED {
-        runs.push("…".to_owned());
-    }
-    let (noun, verb) = match missing.as_slice() {
-        [(first, Some(last))] if first == last => ("part", "is"),
-        _ => ("parts", "are"),
+    let run = |run: &RangeInclusive<u32>| match (run.start(), run.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first} to {last}"),
     };
-    let problem = format!("{noun} {} {verb} missing", runs.join(", "));
+    let named: Vec<String> = missing.iter().take(RUNS_NAMED).map(run).collect();
+    let more = match missing.len() > RUNS_NAMED {
+        true => ", …",
+        false => "",
+    };
+    let (noun, verb, after) = match missing.as_slice() {
+        [] => return Ok(()),
+        [one] if one.start() == one.end() => ("part", "is", "it"),
+        _ => ("parts", "are", "them"),
+    };
+    let mut problem = format!("{noun} {}{more} {verb} missing", named.join(", "));
+    if is_open {
+        problem += &format!(", and any after {after}");
+    }
     Err(Error::file(dir, problem).remedy("run the stage again, it writes only what is missing"))
 }
 

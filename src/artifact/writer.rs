@@ -1,6 +1,6 @@
 //! Writing an artifact part by part.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,8 +18,8 @@ use super::reader::Part;
 use super::seal::Seal;
 use super::{Kind, PartInfo, Provenance, Shard, Writing};
 use crate::error::{Context, Error, Result};
+use crate::files::Hashing;
 use crate::files::atomic::Pending;
-use crate::files::{Hashing, Lease, Taken, Watch};
 use crate::progress;
 
 /// zstd level of every page; higher levels gained under 3 % on distributions.
@@ -70,11 +70,17 @@ impl Stale {
     /// Removes those from part `first` on.
     fn remove_from(&self, first: u32) -> Result<()> {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.retain(|path| folder::index_of(path).is_none_or(|index| index >= first));
+        let goes = |path: &PathBuf| folder::index_of(path).is_none_or(|index| index >= first);
         // Seals go first: a part without one is less of a riddle than a new part with an old one.
-        let mut seals = paths.iter().map(|path| Seal::path_of(path));
+        let mut seals = paths
+            .iter()
+            .filter(|path| goes(path))
+            .map(|path| Seal::path_of(path));
         seals.try_for_each(|path| folder::remove(&path))?;
-        paths.drain(..).try_for_each(|path| folder::remove(&path))
+        let mut parts = paths.iter().filter(|path| goes(path));
+        parts.try_for_each(|path| folder::remove(path))?;
+        paths.retain(|path| !goes(path));
+        Ok(())
     }
 }
 
@@ -164,14 +170,9 @@ impl Writer {
         }
     }
 
-    /// Asks for the right to make a part alone.
-    ///
-    /// # Errors
-    /// The file of the lease cannot be made.
-    pub(super) fn lease(&self, index: u32, watch: &mut Watch) -> Result<Taken> {
-        fs::create_dir_all(&self.dir).at(&self.dir)?;
-        let path = self.dir.join(folder::lease_name(index));
-        Lease::take(&path, self.provenance.kind.name(), watch)
+    /// The folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Removes what is left of another result that had more than `parts` parts.

@@ -30,6 +30,19 @@ pub(super) fn boot() -> &'static str {
     &BOOT
 }
 
+/// The task of a batch system that this process is, for messages.
+pub(super) fn job() -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let array = || {
+        let (job, task) = (
+            variable("SLURM_ARRAY_JOB_ID")?,
+            variable("SLURM_ARRAY_TASK_ID")?,
+        );
+        Some(format!("{job}_{task}"))
+    };
+    array().or_else(|| variable("SLURM_JOB_ID"))
+}
+
 /// 8 random hexadecimal digits.
 pub(super) fn nonce() -> Result<String> {
     let number = getrandom::u32().during(|| "asking the system for a random number".into())?;

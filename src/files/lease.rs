@@ -44,10 +44,11 @@ static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
 /// Who holds a lease, as its file says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// What it does: the name of a command.
-    command: String,
     process: u32,
     host: String,
+    /// The task of a batch system, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
     /// The start of the machine.
     boot: String,
     /// This lease, and no other.
@@ -58,8 +59,16 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (command, host) = (self.command.escape_debug(), self.host.escape_debug());
-        write!(f, "fuselm {command}, process {} on {host}", self.process)
+        write!(
+            f,
+            "process {} on {}",
+            self.process,
+            self.host.escape_debug()
+        )?;
+        match &self.job {
+            Some(job) => write!(f, " (job {})", job.escape_debug()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -89,14 +98,14 @@ pub enum Taken {
 pub struct Watch(HashMap<PathBuf, (Vec<u8>, Instant)>);
 
 impl Lease {
-    /// Takes the lease whose file is `path`, for `command`, unless another process has it and is
-    /// alive, as far as `watch` has seen.
+    /// Takes the lease whose file is `path`, unless another process has it and is alive, as far as
+    /// `watch` has seen.
     ///
     /// # Errors
     /// The file cannot be made or read.
-    pub fn take(path: &Path, command: &str, watch: &mut Watch) -> Result<Taken> {
+    pub fn take(path: &Path, watch: &mut Watch) -> Result<Taken> {
         loop {
-            if let Some(lease) = Self::create(path, command)? {
+            if let Some(lease) = Self::create(path)? {
                 watch.0.remove(path);
                 return Ok(Taken::Ours(lease));
             }
@@ -122,7 +131,7 @@ impl Lease {
     }
 
     /// Creates the file, unless there is one.
-    fn create(path: &Path, command: &str) -> Result<Option<Self>> {
+    fn create(path: &Path) -> Result<Option<Self>> {
         let mut file = match File::create_new(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
@@ -130,9 +139,9 @@ impl Lease {
         };
         lock_new(&file);
         let who = Holder {
-            command: command.to_owned(),
             process: std::process::id(),
             host: host::name().to_owned(),
+            job: host::job(),
             boot: host::boot().to_owned(),
             lease: host::nonce()?,
             beat: 0,
@@ -146,8 +155,9 @@ impl Lease {
         let beats = move || {
             while stopped.recv_timeout(*PATIENCE / BEATS) == Err(RecvTimeoutError::Timeout) {
                 again.beat += 1;
-                // One that is not heard is waited for.
-                let _ = write(&mut beating, &again);
+                // Other machines see what has reached the file system. One that is not heard is
+                // waited for.
+                let _ = write(&mut beating, &again).and_then(|()| beating.sync_data());
             }
         };
         let beats = std::thread::Builder::new().spawn(beats).at(path)?;
@@ -264,8 +274,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 fn write(file: &mut File, who: &Holder) -> std::io::Result<()> {
     let text = serde_json::to_string(who)? + "\n";
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_data()
+    file.write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -275,7 +284,7 @@ mod tests {
     use super::*;
 
     fn take(path: &Path) -> Taken {
-        Lease::take(path, "score", &mut Watch::default()).unwrap()
+        Lease::take(path, &mut Watch::default()).unwrap()
     }
 
     #[test]
@@ -288,7 +297,7 @@ mod tests {
         let Taken::Theirs(Some(holder)) = take(&path) else {
             panic!("two hold it");
         };
-        let who = format!("fuselm score, process {} on ", std::process::id());
+        let who = format!("process {} on ", std::process::id());
         assert!(holder.to_string().starts_with(&who), "{holder}");
         drop(first);
         assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
@@ -315,9 +324,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".part.lease");
         let mut holder = Holder {
-            command: "score".into(),
             process: 1,
             host: "other".into(),
+            job: None,
             boot: "of another machine".into(),
             lease: "1".into(),
             beat: 0,
@@ -338,7 +347,7 @@ mod tests {
         assert!(!seen(&holder, *PATIENCE / 2));
         assert!(seen(&holder, Duration::ZERO));
         // The heir.
-        let taken = Lease::take(&path, "score", &mut watch).unwrap();
+        let taken = Lease::take(&path, &mut watch).unwrap();
         assert!(matches!(taken, Taken::Ours(_)));
     }
 
@@ -347,7 +356,7 @@ mod tests {
     fn an_heir_that_was_faster_keeps_its_lease() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".part.lease");
-        let dead = br#"{"command":"score"}"#;
+        let dead = br#"{"process": 1}"#;
         let Taken::Ours(faster) = take(&path) else {
             panic!("nobody else is there");
         };

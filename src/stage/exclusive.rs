@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Stage;
-use crate::artifact::Shard;
+use crate::artifact::{Shard, parts};
 use crate::error::{Context, Error, Result};
 use crate::files::Lock;
 
@@ -44,8 +44,12 @@ impl Exclusive {
         Ok(held)
     }
 
-    /// Removes the locks that a killed process left beside what `stage` has written.
+    /// Removes the locks and leases that killed processes left at what `stage` has written.
     pub fn sweep(stage: &dyn Stage) {
+        if stage.is_by_part() {
+            let writes = stage.writes();
+            writes.iter().for_each(|item| parts::sweep(item.path()));
+        }
         for item in stage.writes().iter().filter(|item| item.kind().is_some()) {
             if lock_of(item.path()).is_ok_and(|(_, lock)| lock.exists()) {
                 // Another process that holds it will remove it itself.
@@ -168,7 +172,7 @@ mod tests {
         let shards = [0, 1].map(|_| Exclusive::of(&Writes(vec![a.clone()]), shard).unwrap());
         assert!(Exclusive::of(&Writes(vec![a.clone()]), all).is_err());
         drop(shards);
-        assert!(!dir.path().join("run").exists());
+        assert!(!dir.path().join("run/topk/.a.lock").exists());
 
         fs::create_dir_all(&a).unwrap();
         fs::write(dir.path().join("run/topk/.a.lock"), "of a killed process").unwrap();

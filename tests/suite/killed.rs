@@ -9,22 +9,9 @@ use std::time::{Duration, Instant};
 
 use fuselm::artifact::{Kind, RunDir};
 
+use super::moments::Moments;
 use super::program::{Workshop, copy_lines, data_samples, files, read_json, tiny_model};
 use super::rows::assert_equal_runs;
-
-/// Moments to strike at, in microseconds: the same in every run of the tests, without a pattern.
-struct Moments(u64);
-
-impl Moments {
-    fn below(&mut self, limit: Duration) -> Duration {
-        // Knuth's MMIX generator; its high bits are good.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        limit.mul_f64((self.0 >> 33) as f64 / (1u64 << 31) as f64)
-    }
-}
 
 /// A run that takes long enough to be hit: 10 parts, 3 trainings of 12 steps, each saved.
 fn long_run() -> Workshop {

@@ -213,7 +213,14 @@ fn is_leftover(path: &Path) -> bool {
     path.components().any(|part| {
         let name = part.as_os_str().to_string_lossy();
         // The temporary folder itself is called `.tmp…`.
-        let unfinished = [".partial", ".old", ".state", ".merging", "merge-journal"];
+        let unfinished = [
+            ".partial",
+            ".old",
+            ".state",
+            ".merging",
+            ".lease",
+            "merge-journal",
+        ];
         // Models register one after the other under a lock of this name, which stays.
         let locks = name.ends_with(".lock") && name != ".lock";
         locks || name.contains(".tmp-") || unfinished.iter().any(|word| name.contains(word))

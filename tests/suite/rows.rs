@@ -45,8 +45,14 @@ pub fn assert_equal_runs(a: &Path, b: &Path) {
         });
         names.filter(|name| !name.starts_with("stages/")).collect()
     };
-    assert_eq!(names(a), names(b));
-    for name in names(a) {
+    let [ours, theirs] = [names(a), names(b)];
+    let only = |ours: &[String], theirs: &[String]| -> Vec<String> {
+        let lacking = ours.iter().filter(|name| !theirs.contains(name));
+        lacking.cloned().collect()
+    };
+    let differing = (only(&ours, &theirs), only(&theirs, &ours));
+    assert_eq!(differing, (vec![], vec![]));
+    for name in ours {
         if name.contains("/_part-") {
             continue;
         }

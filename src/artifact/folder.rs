@@ -85,12 +85,11 @@ pub(super) fn lease_name(index: u32) -> String {
     format!(".part-{index:05}.lease")
 }
 
-/// Whether a file is such a one, by its name.
-pub(super) fn is_lease(name: &str) -> bool {
-    let index = name.strip_prefix(".part-");
-    index
-        .and_then(|rest| rest.strip_suffix(".lease"))
-        .is_some_and(is_index)
+/// The ordinal in the name of such a file.
+pub(super) fn lease_index(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix(".part-")?.strip_suffix(".lease")?;
+    digits.parse().ok().filter(|_| is_index(digits))
 }
 
 /// The ordinal in the name of a part.

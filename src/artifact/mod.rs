@@ -33,7 +33,7 @@
 //! | `folder` | which files belong to an artifact |
 //! | `columns` | single columns of a part: whether rows are in order, which text is no UTF-8 |
 //! | `parts` | working through parts on several threads and in several processes |
-//! | `shard` | which parts a process makes |
+//! | `writing` | which parts a process makes, and what becomes of those of another result |
 //! | `rows` | streaming rows sample by sample, typed columns |
 //! | `tokens`, `distribution`, `sequence_metrics`, `targets`, `alignment`, `token_map` | typed rows of the artifacts that several stages share |
 //! | `run_dir` | where an artifact lies in a run folder |
@@ -52,19 +52,19 @@ pub mod rows;
 mod run_dir;
 mod seal;
 pub mod sequence_metrics;
-mod shard;
 pub mod targets;
 pub mod token_map;
 pub mod tokens;
 mod writer;
+mod writing;
 
 pub use folder::{check_files, is_part, is_seal};
 pub use kind::Kind;
 pub use provenance::{PartInfo, Provenance};
 pub use reader::{Artifact, Part};
 pub use run_dir::{OWNER, RunDir, StageRecord, check_name};
-pub use shard::{Shard, Writing};
-pub use writer::{Existing, PartWriter, Writer};
+pub use writer::{PartWriter, Writer};
+pub use writing::{Existing, Shard, Writing};
 
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
-use super::folder::{is_lease, lease_name};
+use super::folder::{lease_index, lease_name};
 use super::{Part, PartInfo, Writer};
 use crate::error::{Context, Result};
-use crate::files::{Lease, Taken, Watch};
+use crate::files::{Lease, Seen, Taken, Watch};
 use crate::progress::{check_interrupt, note};
 
 /// Parts that are worked on at the same time, at most; each holds its tokens in memory.
@@ -154,11 +154,28 @@ impl<'a> Todo<'a> {
     }
 }
 
+/// The parts in `dir` that processes are making, and which, by number.
+///
+/// # Errors
+/// A folder or lease that cannot be read.
+pub fn makers(dir: &Path, watch: &mut Watch) -> Result<Vec<(u32, Seen)>> {
+    let mut makers = Vec::new();
+    for entry in fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        let Some(index) = lease_index(&path) else {
+            continue;
+        };
+        makers.extend(watch.look(&path)?.map(|seen| (index, seen)));
+    }
+    makers.sort_by_key(|(index, _)| *index);
+    Ok(makers)
+}
+
 /// Removes the leases in `dir` that killed processes left behind, as far as that shows at once.
 pub fn sweep(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries {
-        if is_lease(&entry.file_name().to_string_lossy()) {
+        if lease_index(&entry.path()).is_some() {
             // One that is taken goes when it is dropped.
             drop(Lease::take(&entry.path(), &mut Watch::default()));
         }

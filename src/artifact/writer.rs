@@ -16,7 +16,7 @@ use super::folder::{self, Files};
 use super::provenance::Footer;
 use super::reader::Part;
 use super::seal::Seal;
-use super::{Kind, PartInfo, Provenance, Shard, Writing};
+use super::{Existing, Kind, PartInfo, Provenance, Shard, Writing};
 use crate::error::{Context, Error, Result};
 use crate::files::Hashing;
 use crate::files::atomic::Pending;
@@ -28,15 +28,6 @@ const ZSTD_LEVEL: i32 = 3;
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Most bytes of one, for longer lists.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-
-/// What to do with parts of another identity that are already there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// Fail and say how to replace them: for single commands.
-    Refuse,
-    /// Remove them, saying what differs: for `--force`, and for a run's own stages.
-    Replace,
-}
 
 /// An artifact being written. Parts may be written in any order and by several threads.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::record::FolderRecord;
 use crate::error::{Context, Error, Result};
-use crate::files::{Lock, Stamp};
+use crate::files::{Lock, Stamp, beside};
 
 /// What lies in a place.
 #[derive(Clone, Debug)]
@@ -156,9 +156,8 @@ impl Target {
 
     /// The folder or file `.NAME.END` beside the place.
     pub fn beside(&self, end: &str) -> PathBuf {
-        let absolute = std::path::absolute(&self.out).unwrap_or_else(|_| self.out.clone());
-        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-        absolute.with_file_name(format!(".{name}.{end}"))
+        // `look` refuses paths without a name.
+        beside(&self.out, end).unwrap_or_else(|| self.out.with_extension(end))
     }
 
     /// Takes the lock for `command` and looks at the place again.

@@ -19,6 +19,7 @@ mod run;
 mod score;
 mod signals;
 mod sql;
+mod status;
 mod train;
 
 use std::io::{self, Write};
@@ -84,6 +85,7 @@ enum Command {
     Generate(generate::Command),
     Sql(sql::Command),
     Check(check::Command),
+    Status(status::Command),
     Inspect(inspect::Command),
     Import(import::Command),
     Export(export::Command),
@@ -250,6 +252,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Generate(command) => generate::run(&command, global),
         Command::Sql(command) => sql::run(&command, global),
         Command::Check(command) => return check::run(&command),
+        Command::Status(command) => status::run(&command),
         Command::Inspect(command) => inspect::run(&command),
         Command::Import(command) => import::run(&command),
         Command::Export(command) => export::run(&command),

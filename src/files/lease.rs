@@ -44,11 +44,13 @@ static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
 /// Who holds a lease, as its file says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    process: u32,
-    host: String,
+    /// Its number on its machine.
+    pub process: u32,
+    /// The machine.
+    pub host: String,
     /// The task of a batch system, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    job: Option<String>,
+    pub job: Option<String>,
     /// The start of the machine.
     boot: String,
     /// This lease, and no other.
@@ -97,6 +99,30 @@ pub enum Taken {
 #[derive(Debug, Default)]
 pub struct Watch(HashMap<PathBuf, (Vec<u8>, Instant)>);
 
+/// A lease, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// Who has it, where its file says so.
+    pub holder: Option<Holder>,
+    /// Whether the holder has ended, as far as that shows.
+    pub is_dead: bool,
+}
+
+impl Watch {
+    /// Looks at the lease whose file is `path`; `None` if nobody has it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn look(&mut self, path: &Path) -> Result<Option<Seen>> {
+        let Some(text) = read(path)? else {
+            return Ok(None);
+        };
+        let holder: Option<Holder> = serde_json::from_slice(&text).ok();
+        let is_dead = matches!(self.state(path, &text, holder.as_ref())?, State::Dead(_));
+        Ok(Some(Seen { holder, is_dead }))
+    }
+}
+
 impl Lease {
     /// Takes the lease whose file is `path`, unless another process has it and is alive, as far as
     /// `watch` has seen.
@@ -113,20 +139,10 @@ impl Lease {
                 continue;
             };
             let holder: Option<Holder> = serde_json::from_slice(&seen).ok();
-            let near = holder.as_ref().is_some_and(|h| h.boot == host::boot());
-            let looked = match near {
-                true => look(path, &seen)?,
-                false => Near::NoLocks,
-            };
-            let is_dead = match looked {
-                Near::Dead(_) => true,
-                Near::Alive => false,
-                Near::NoLocks => watch.is_silent(path, &seen),
-            };
-            if !is_dead {
-                return Ok(Taken::Theirs(holder));
+            match watch.state(path, &seen, holder.as_ref())? {
+                State::Alive => return Ok(Taken::Theirs(holder)),
+                State::Dead(_locked) => bury(path, &seen)?,
             }
-            bury(path, &seen)?;
         }
     }
 
@@ -186,6 +202,19 @@ impl Drop for Lease {
 }
 
 impl Watch {
+    /// Whether the holder of the lease at `path`, which holds `seen` now, is alive.
+    fn state(&mut self, path: &Path, seen: &[u8], holder: Option<&Holder>) -> Result<State> {
+        if holder.is_some_and(|holder| holder.boot == host::boot())
+            && let Some(state) = look(path, seen)?
+        {
+            return Ok(state);
+        }
+        Ok(match self.is_silent(path, seen) {
+            true => State::Dead(None),
+            false => State::Alive,
+        })
+    }
+
     /// Whether the lease at `path`, which holds `seen` now, has not been heard of for too long.
     fn is_silent(&mut self, path: &Path, seen: &[u8]) -> bool {
         let now = Instant::now();
@@ -198,27 +227,26 @@ impl Watch {
     }
 }
 
-/// A lease of this machine, as its lock shows it.
-enum Near {
-    /// Nobody had it locked; now we have, so that it has no other heir of this machine.
-    Dead(#[allow(dead_code, reason = "it is locked as long as it is open")] File),
+/// Whether the holder of a lease is alive.
+enum State {
     Alive,
-    /// The file system has no locks.
-    NoLocks,
+    /// It is not. Of this machine, its file, which we have locked now: so it has no other heir here.
+    Dead(#[allow(dead_code, reason = "it is locked as long as it is open")] Option<File>),
 }
 
-/// Looks whether a process of this machine has the lease locked that held `seen`.
-fn look(path: &Path, seen: &[u8]) -> Result<Near> {
+/// Looks whether a process of this machine has the lease locked that held `seen`; `None` where the
+/// file system has no locks.
+fn look(path: &Path, seen: &[u8]) -> Result<Option<State>> {
     // Over NFS only those who may write can lock.
     let mut file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Near::Alive),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(State::Alive)),
         Err(error) => return Err(Error::io(path, error)),
     };
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(Near::Alive),
-        Err(TryLockError::Error(_)) => return Ok(Near::NoLocks),
+        Err(TryLockError::WouldBlock) => return Ok(Some(State::Alive)),
+        Err(TryLockError::Error(_)) => return Ok(None),
     }
     // It may have got an heir before we locked it.
     let ours = Stamp::of(&file.metadata().at(path)?).file();
@@ -229,10 +257,10 @@ fn look(path: &Path, seen: &[u8]) -> Result<Near> {
         .read_to_end(&mut text)
         .at(path)?;
     let same = ours == there && lease_of(&text) == lease_of(seen);
-    Ok(match same {
-        true => Near::Dead(file),
-        false => Near::Alive,
-    })
+    Ok(Some(match same {
+        true => State::Dead(Some(file)),
+        false => State::Alive,
+    }))
 }
 
 /// Removes the file of a dead holder, which held `seen`. Where another heir was faster, its file is

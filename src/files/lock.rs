@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::Stamp;
 use crate::error::{Context, Error, Result};
 
+/// Longest file of a lock that is read.
+const MOST_BYTES: u64 = 200;
+
 /// A lock that is held until it is dropped, alone or with others that share it. Its file says who
 /// holds it and is removed at the end; one that a killed process left behind locks nobody out.
 ///
@@ -75,6 +78,30 @@ impl Lock {
     }
 }
 
+/// The hidden file `.NAME.END` beside the file or folder `path`; with `lock` its lock, whatever it is.
+/// `None` if the path has no name of its own.
+pub fn beside(path: &Path, end: &str) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    let name = absolute.file_name()?.to_string_lossy();
+    Some(absolute.with_file_name(format!(".{name}.{end}")))
+}
+
+/// Who holds the lock whose file is `path`, as the file says it; `None` if nobody does, or the file
+/// system has no locks.
+pub fn lock_holder(path: &Path) -> Option<String> {
+    // A pipe would have us wait.
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let file = is_file.then(|| File::open(path).ok())??;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.take(MOST_BYTES).read_to_string(&mut holder).ok()?;
+            Some(holder.trim().escape_debug().to_string())
+        }
+        _ => None,
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // While it is locked: a file under this name is ours. The last of those that share it
@@ -100,7 +127,7 @@ pub(super) fn lock_new(file: &File) {
 fn held(file: &mut File, what: &Path) -> Error {
     let mut holder = String::new();
     let _ = file.rewind();
-    let _ = file.take(200).read_to_string(&mut holder);
+    let _ = file.take(MOST_BYTES).read_to_string(&mut holder);
     let holder = match holder.trim() {
         "" => String::new(),
         holder => format!(" ({})", holder.escape_debug()),

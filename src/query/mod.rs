@@ -19,6 +19,7 @@
 //! | `check` | all data checks of a run |
 //! | `files` | whether the files of a run are all there, and what was written |
 //! | `inspect` | what a path is: an artifact, a checkpoint, an adapter, a run folder |
+//! | `status` | where a run stands, and who is at work |
 //! | `transform` | statements whose result is an artifact |
 //! | `variants` | the results of a run's variants beside its own |
 //! | `repl`, `statements`, `complete` | the interactive prompt, where statements end, what Tab offers |
@@ -38,6 +39,7 @@ mod repl;
 mod session;
 mod setup;
 mod statements;
+mod status;
 mod stream;
 mod transform;
 mod variants;
@@ -53,6 +55,7 @@ pub use inspect::{
 pub use repl::repl;
 pub use session::{Params, Session, SessionOptions};
 pub use setup::{Engine, setup};
+pub use status::{ArtifactStatus, CheckpointStatus, Making, RunStatus};
 pub use stream::Batches;
 pub use transform::transform_token_map;
 

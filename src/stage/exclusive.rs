@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Stage;
 use crate::artifact::{Shard, parts};
 use crate::error::{Context, Error, Result};
-use crate::files::Lock;
+use crate::files::{Lock, beside};
 
 /// The artifacts that a stage writes, as long as it does; nothing else of ours writes them meanwhile.
 /// Shards of one stage write side by side: they share the locks, and keep out who wants all parts.
@@ -51,7 +51,7 @@ impl Exclusive {
             writes.iter().for_each(|item| parts::sweep(item.path()));
         }
         for item in stage.writes().iter().filter(|item| item.kind().is_some()) {
-            if lock_of(item.path()).is_ok_and(|(_, lock)| lock.exists()) {
+            if lock_of(item.path()).is_ok_and(|lock| lock.exists()) {
                 // Another process that holds it will remove it itself.
                 drop(Self::of(stage, Shard::ALL));
                 return;
@@ -60,8 +60,8 @@ impl Exclusive {
     }
 
     fn add(&mut self, dir: &Path, command: &str, shard: Shard) -> Result<()> {
-        let (parent, path) = lock_of(dir)?;
-        let parent = parent.as_path();
+        let path = lock_of(dir)?;
+        let parent = path.parent().unwrap_or(Path::new("."));
         loop {
             let missing = parent.ancestors().take_while(|folder| !folder.exists());
             let missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
@@ -85,19 +85,14 @@ impl Exclusive {
     }
 }
 
-/// The folder of an artifact's lock, and its file.
-fn lock_of(dir: &Path) -> Result<(PathBuf, PathBuf)> {
-    let absolute = std::path::absolute(dir).at(dir)?;
-    match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => {
-            let lock = parent.join(format!(".{}.lock", name.to_string_lossy()));
-            Ok((parent.to_path_buf(), lock))
-        }
-        _ => Err(Error::usage(format!(
+/// The file of an artifact's lock.
+fn lock_of(dir: &Path) -> Result<PathBuf> {
+    beside(dir, "lock").ok_or_else(|| {
+        Error::usage(format!(
             "the output `{}` has no name of its own",
             dir.display()
-        ))),
-    }
+        ))
+    })
 }
 
 fn is_forbidden(error: &std::io::Error) -> bool {

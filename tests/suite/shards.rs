@@ -5,7 +5,7 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::moments::Moments;
 use super::program::{Workshop, copy_lines, data_samples, parts, shell, shell_command};
@@ -278,4 +278,86 @@ fn shards_that_are_killed_lose_nothing() {
     workshop.fuselm("run recipe.yml").exits(0);
     assert_equal_runs(&workshop.path("undisturbed"), &workshop.path("run"));
     workshop.has_no_leftovers();
+}
+
+/// What `status` says of a run, from its folder alone.
+#[test]
+fn the_status_of_a_run_has_its_parts_and_who_makes_them() {
+    let workshop = workshop();
+    let status = || -> Value {
+        let finished = workshop.fuselm("status run --json").exits(0);
+        serde_json::from_str(&finished.stdout).unwrap()
+    };
+    let artifact = |status: &Value, name: &str| -> Value {
+        let all = status["artifacts"].as_array().unwrap();
+        let found = all.iter().find(|artifact| artifact["artifact"] == name);
+        found.cloned().unwrap_or(Value::Null)
+    };
+    workshop
+        .fuselm("status run")
+        .exits(1)
+        .says(&["no run folder here"]);
+    for stage in ["models", "corpus"] {
+        workshop
+            .fuselm(&format!("run recipe.yml --only {stage}"))
+            .exits(0);
+    }
+    workshop
+        .fuselm("run recipe.yml --only score --shard 1/3")
+        .exits(0);
+    let topk = "topk/teacher=pivot";
+    let found = artifact(&status(), topk);
+    assert_eq!((&found["parts"], &found["of"]), (&json!(3), &json!(10)));
+    assert_eq!(found["making"], json!([]));
+
+    // On another machine, which is heard of or not; on this one, that has ended.
+    let lease = |part: u32, boot: &str| {
+        let holder = json!({
+            "process": 7, "host": "node07", "job": "12_3", "boot": boot, "lease": "1", "beat": 3
+        });
+        let path = workshop.path(&format!("run/{topk}/.part-{part:05}.lease"));
+        fs::write(path, holder.to_string()).unwrap();
+    };
+    lease(2, "00000000");
+    fs::write(workshop.path(&format!("run/{topk}/.part-00005.lease")), "?").unwrap();
+    let found = artifact(&status(), topk);
+    let maker = |at: usize| found["making"][at].clone();
+    assert_eq!(maker(0)["part"], 2);
+    assert_eq!(maker(0)["holder"]["host"], "node07");
+    assert_eq!(maker(0)["is_dead"], false);
+    assert_eq!(
+        (&maker(1)["part"], &maker(1)["holder"]),
+        (&json!(5), &Value::Null)
+    );
+    let shown = workshop.fuselm("status run").exits(0).stdout;
+    for words in [
+        "3 of 10",
+        "part 2: process 7 on node07 (job 12_3)",
+        "part 5: another process",
+    ] {
+        assert!(shown.contains(words), "no `{words}` in:\n{shown}");
+    }
+    // Nobody is at work that could be waited for after a second look.
+    let line = "FUSELM_LEASE_SECONDS=1 timeout 60 $FUSELM status run --watch --every 1";
+    let watched = shell(&workshop.path("."), line).exits(0).stdout;
+    assert!(watched.contains("which has ended"), "{watched}");
+
+    for part in [2, 5] {
+        fs::remove_file(workshop.path(&format!("run/{topk}/.part-{part:05}.lease"))).unwrap();
+    }
+    workshop.fuselm("run recipe.yml").exits(0);
+    let whole = status();
+    assert_eq!(artifact(&whole, topk)["parts"], 10);
+    assert_eq!(artifact(&whole, "eval_items/model=pivot")["of"], 1);
+    let checkpoints = whole["checkpoints"].as_array().unwrap();
+    assert!(
+        checkpoints
+            .iter()
+            .all(|checkpoint| checkpoint["is_there"] == true)
+    );
+    assert!(
+        checkpoints
+            .iter()
+            .any(|checkpoint| checkpoint["checkpoint"] == "checkpoints/merged")
+    );
 }

@@ -1,10 +1,9 @@
-//! Which parts of an artifact a process makes.
+//! How an artifact is written: which parts a process makes, and what becomes of those of another result.
 
 use std::env;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Existing;
 use crate::error::{Error, Result};
 
 /// One of `of` shares of the parts of an artifact: parts `index`, `index + of`, and so on.
@@ -107,6 +106,15 @@ impl Default for Shard {
     fn default() -> Self {
         Self::ALL
     }
+}
+
+/// What to do with parts of another identity that are already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Fail and say how to replace them: for single commands.
+    Refuse,
+    /// Remove them, saying what differs: for `--force`, and for a run's own stages.
+    Replace,
 }
 
 /// How an artifact is written.

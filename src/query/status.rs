@@ -262,6 +262,10 @@ impl fmt::Display for RunStatus {
         let names = self.artifacts.iter().map(|a| &a.artifact);
         let names = names.chain(self.checkpoints.iter().map(|c| &c.checkpoint));
         let width = names.map(String::len).max().unwrap_or(0);
+        if !self.artifacts.is_empty() {
+            let (name, parts, size) = ("artifact", "parts", "size");
+            writeln!(f, "{name:width$}  {parts:>12}  {size:>10}")?;
+        }
         for artifact in &self.artifacts {
             let parts = match artifact.of {
                 Some(of) => format!("{} of {of}", artifact.parts),

@@ -276,8 +276,11 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let mut known: Vec<&str> = Vec::new();
-        known.extend(self.base().steps.iter().map(|step| step.stage.name()));
-        known.dedup();
+        for stage in self.base().steps.iter().map(|step| step.stage.name()) {
+            if !known.contains(&stage) {
+                known.push(stage);
+            }
+        }
         Err(
             Error::usage(format!("this run has no stage or step `{only}`")).remedy(format!(
                 "known are `{}`, and the steps that `--dry-run` lists",

@@ -90,7 +90,7 @@ fn every_command_refuses_a_device_that_does_not_exist() {
         "generate" => "--model models/pivot --prompt a",
         "import" => "--run x --name y --tokenizer models/pivot --from z --format vllm",
         "export" => "--run x --name y --out z",
-        "check" | "inspect" => "x",
+        "check" | "inspect" | "status" => "x",
         _ => "",
     };
     for name in names {

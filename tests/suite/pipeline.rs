@@ -182,7 +182,7 @@ fn one_stage_can_be_run_alone() {
     workshop
         .fuselm("run recipe.yml --only distil")
         .exits(2)
-        .says(&["no stage `distil`", "`score`"]);
+        .says(&["no stage or step `distil`", "`score`"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{env, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::lock::lock_new;
+use super::lock::{is_forbidden, lock_new};
 use super::{Stamp, host};
 use crate::error::{Context, Error, Result};
 
@@ -36,10 +36,22 @@ const BEATS: u32 = 6;
 const MOST_BYTES: u64 = 4096;
 
 /// How long a silent holder is waited for.
-static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
-    let given = env::var(SECONDS).ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(given.filter(|n| *n > 0).unwrap_or(DEFAULT_SECONDS))
-});
+///
+/// # Errors
+/// The variable holds no number.
+fn patience() -> Result<Duration> {
+    static GIVEN: LazyLock<Option<String>> = LazyLock::new(|| env::var(SECONDS).ok());
+    let seconds = match &*GIVEN {
+        None => DEFAULT_SECONDS,
+        Some(text) => text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+            let text = text.escape_debug();
+            Error::usage(format!(
+                "`{SECONDS}` is `{text}`, expected a number of seconds"
+            ))
+        })?,
+    };
+    Ok(Duration::from_secs(seconds))
+}
 
 /// Who holds a lease, as its file says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,8 +180,9 @@ impl Lease {
         }
         let (stop, stopped) = channel();
         let (mut beating, mut again) = (file.try_clone().at(path)?, who.clone());
+        let every = patience()? / BEATS;
         let beats = move || {
-            while stopped.recv_timeout(*PATIENCE / BEATS) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 again.beat += 1;
                 // Other machines see what has reached the file system. One that is not heard is
                 // waited for.
@@ -209,21 +222,21 @@ impl Watch {
         {
             return Ok(state);
         }
-        Ok(match self.is_silent(path, seen) {
+        Ok(match self.silence(path, seen) >= patience()? {
             true => State::Dead(None),
             false => State::Alive,
         })
     }
 
-    /// Whether the lease at `path`, which holds `seen` now, has not been heard of for too long.
-    fn is_silent(&mut self, path: &Path, seen: &[u8]) -> bool {
+    /// How long the lease at `path`, which holds `seen` now, has not been heard of.
+    fn silence(&mut self, path: &Path, seen: &[u8]) -> Duration {
         let now = Instant::now();
         let first = || (seen.to_vec(), now);
         let (before, since) = self.0.entry(path.to_path_buf()).or_insert_with(first);
         if before != seen {
             (*before, *since) = first();
         }
-        since.elapsed() >= *PATIENCE
+        since.elapsed()
     }
 }
 
@@ -237,13 +250,22 @@ enum State {
 /// Looks whether a process of this machine has the lease locked that held `seen`; `None` where the
 /// file system has no locks.
 fn look(path: &Path, seen: &[u8]) -> Result<Option<State>> {
-    // Over NFS only those who may write can lock.
-    let mut file = match File::options().read(true).write(true).open(path) {
+    // Over NFS only those who may write can lock alone; who may not only looks.
+    let opened = File::options().read(true).write(true).open(path);
+    let (opened, alone) = match opened {
+        Err(error) if is_forbidden(&error) => (File::open(path), false),
+        opened => (opened, true),
+    };
+    let mut file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(State::Alive)),
         Err(error) => return Err(Error::io(path, error)),
     };
-    match file.try_lock() {
+    let locked = match alone {
+        true => file.try_lock(),
+        false => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(Some(State::Alive)),
         Err(TryLockError::Error(_)) => return Ok(None),
@@ -288,6 +310,12 @@ fn lease_of(text: &[u8]) -> Option<String> {
 
 /// What a lease's file holds; `None` if there is none.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    // A link may lead anywhere, a pipe would have us wait.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(
+            Error::file(path, "a lease is wanted here, this is no file").remedy("remove it")
+        );
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -359,20 +387,20 @@ mod tests {
             lease: "1".into(),
             beat: 0,
         };
-        let mut watch = Watch::default();
+        let (mut watch, patience) = (Watch::default(), patience().unwrap());
         let mut seen = |holder: &Holder, ago: Duration| {
             let text = serde_json::to_vec(holder).unwrap();
             fs::write(&path, &text).unwrap();
-            let dead = watch.is_silent(&path, &text);
+            let dead = watch.silence(&path, &text) >= patience;
             // As if it had been looked at earlier.
             let (_, since) = watch.0.get_mut(&path).unwrap();
             *since -= ago;
             dead
         };
-        assert!(!seen(&holder, *PATIENCE));
+        assert!(!seen(&holder, patience));
         holder.beat = 1;
-        assert!(!seen(&holder, *PATIENCE / 2));
-        assert!(!seen(&holder, *PATIENCE / 2));
+        assert!(!seen(&holder, patience / 2));
+        assert!(!seen(&holder, patience / 2));
         assert!(seen(&holder, Duration::ZERO));
         // The heir.
         let taken = Lease::take(&path, &mut watch).unwrap();
@@ -407,6 +435,23 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(matches!(take(&path), Taken::Theirs(None)), "{text:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".part.lease");
+        let refused = || {
+            let error = Lease::take(&path, &mut Watch::default()).unwrap_err();
+            assert!(error.to_string().contains("this is no file"), "{error}");
+            fs::remove_file(&path).unwrap();
+        };
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        refused();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        refused();
     }
 
     #[test]

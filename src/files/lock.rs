@@ -1,7 +1,7 @@
 //! Locks that end with their process: files that the system locks.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +121,14 @@ pub(super) fn lock_new(file: &File) {
             _ => return,
         }
     }
+}
+
+/// Whether an error says that nothing may be written.
+pub fn is_forbidden(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 /// The error for a lock whose `file` another process has.

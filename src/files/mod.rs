@@ -46,7 +46,7 @@ pub(crate) use hashing::{Hashing, digest_of_file, digest_of_path, hex};
 pub(crate) use json::{edit_json, json_line, numbers_as_strings};
 pub use json::{json_text, read_json, read_object};
 pub use lease::{Holder, Lease, Seen, Taken, Watch};
-pub use lock::{Lock, beside, lock_holder};
+pub use lock::{Lock, beside, is_forbidden, lock_holder};
 pub(crate) use parquet::{
     Bounded, ParquetBatches, open_parquet, parquet_batches, parquet_builder, parquet_metadata,
 };

@@ -316,10 +316,7 @@ impl<'a> Plan<'a> {
                     Exclusive::sweep(&*step.stage);
                     summary.skipped += 1;
                 }
-                // What is taken over is taken as a whole.
-                Status::Ready if selected.shard.is_all() && self.take_over(at, step)? => {
-                    summary.shared += 1;
-                }
+                Status::Ready if self.take_over(at, step, selected.shard)? => summary.shared += 1,
                 Status::Ready => {
                     let record = step.perform(&stages, selected.shard)?;
                     summary.done += 1;
@@ -339,8 +336,31 @@ impl<'a> Plan<'a> {
     }
 
     /// Takes the result of a step that a run before run `at` has, if its inputs and options are the
-    /// same; whatever its own inputs were made from.
-    fn take_over(&self, at: usize, step: &Step<'_>) -> Result<bool> {
+    /// same; whatever its own inputs were made from. It is taken whole: by one of several shards, once
+    /// all of them are there, so that shards leave such a step even before that.
+    fn take_over(&self, at: usize, step: &Step<'_>, shard: Shard) -> Result<bool> {
+        if shard.is_all() {
+            return self.take_over_now(at, step);
+        }
+        let fingerprint = step.fingerprint()?;
+        for other in &self.runs[..at] {
+            for theirs in &other.steps {
+                if theirs.stage.name() == step.stage.name() && theirs.fingerprint()? == fingerprint
+                {
+                    // Another shard that holds it takes it over just now.
+                    if let Ok(_alone) = Exclusive::of(&*step.stage, Shard::ALL)
+                        && step.status(&self.runs[at].run.dir.stages())? == Status::Ready
+                    {
+                        self.take_over_now(at, step)?;
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn take_over_now(&self, at: usize, step: &Step<'_>) -> Result<bool> {
         let stages = self.runs[at].run.dir.stages();
         let fingerprint = step.fingerprint()?;
         for other in &self.runs[..at] {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Stage;
 use crate::artifact::{Shard, parts};
 use crate::error::{Context, Error, Result};
-use crate::files::{Lock, beside};
+use crate::files::{Lock, beside, is_forbidden};
 
 /// The artifacts that a stage writes, as long as it does; nothing else of ours writes them meanwhile.
 /// Shards of one stage write side by side: they share the locks, and keep out who wants all parts.
@@ -93,13 +93,6 @@ fn lock_of(dir: &Path) -> Result<PathBuf> {
             dir.display()
         ))
     })
-}
-
-fn is_forbidden(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-    )
 }
 
 impl Drop for Exclusive {

@@ -361,3 +361,49 @@ fn the_status_of_a_run_has_its_parts_and_who_makes_them() {
             .any(|checkpoint| checkpoint["checkpoint"] == "checkpoints/merged")
     );
 }
+
+/// What a variant shares is not made for it again, and comes to it once all shards are done.
+#[test]
+fn shards_make_nothing_twice_for_variants() {
+    let workshop = workshop();
+    let recipe = fs::read_to_string(workshop.path("recipe.yml")).unwrap();
+    let variants = "variants:\n  - { name: other, set: { train.lambda: 0.7 } }\n";
+    workshop.write("recipe.yml", &(recipe + variants));
+    undisturbed(&workshop);
+    for stage in ["models", "corpus"] {
+        workshop
+            .fuselm(&format!("run recipe.yml --only {stage}"))
+            .exits(0);
+    }
+    let shard = |at: usize| {
+        let score = workshop.fuselm(&format!("run recipe.yml --only score --shard {at}/2"));
+        score.exits(0)
+    };
+    // Four models, and the same four of the variant.
+    let first = shard(0);
+    assert_eq!(
+        (
+            first.number_before("steps done"),
+            first.number_before("shared, ")
+        ),
+        (4, 4)
+    );
+    assert!(
+        !workshop
+            .path("run/variants/other/topk/teacher=pivot")
+            .exists()
+    );
+    let last = shard(1);
+    assert_eq!(
+        (
+            last.number_before("steps done"),
+            last.number_before("shared, ")
+        ),
+        (4, 4)
+    );
+    let made = |dir: &str| parts(&workshop.path(dir)).len();
+    assert_eq!(made("run/variants/other/topk/teacher=pivot"), 10);
+    workshop.fuselm("run recipe.yml").exits(0);
+    assert_equal_runs(&workshop.path("undisturbed"), &workshop.path("run"));
+    workshop.has_no_leftovers();
+}

@@ -87,39 +87,29 @@ pub(super) fn lease_name(index: u32) -> String {
 
 /// The ordinal in the name of such a file.
 pub(super) fn lease_index(path: &Path) -> Option<u32> {
-    let name = path.file_name()?.to_str()?;
-    let digits = name.strip_prefix(".part-")?.strip_suffix(".lease")?;
-    digits.parse().ok().filter(|_| is_index(digits))
+    index_in(path.file_name()?.to_str()?, ".part-", ".lease")
 }
 
 /// The ordinal in the name of a part.
-pub(super) fn index_of(part: &Path) -> Option<u32> {
-    let name = part.file_name()?.to_str()?;
-    let digits = name.strip_prefix("part-")?.strip_suffix(".parquet")?;
-    digits.parse().ok()
+pub(super) fn part_index(path: &Path) -> Option<u32> {
+    index_in(path.file_name()?.to_str()?, "part-", ".parquet")
 }
 
 /// Whether a file is a part, by its name.
 pub fn is_part(name: &str) -> bool {
-    let index = name.strip_prefix("part-");
-    index
-        .and_then(|rest| rest.strip_suffix(".parquet"))
-        .is_some_and(is_index)
+    index_in(name, "part-", ".parquet").is_some()
 }
 
 /// Whether a file is the seal of a part, by its name.
 pub fn is_seal(name: &str) -> bool {
-    let index = name.strip_prefix("_part-");
-    index
-        .and_then(|rest| rest.strip_suffix(".json"))
-        .is_some_and(is_index)
+    index_in(name, "_part-", ".json").is_some()
 }
 
-/// Whether these are the digits of a part's name: as [`part_name`] writes them.
-fn is_index(digits: &str) -> bool {
-    digits
-        .parse::<u32>()
-        .is_ok_and(|index| format!("{index:05}") == digits)
+/// The ordinal between `before` and `after`, if its digits are as [`part_name`] writes them.
+fn index_in(name: &str, before: &str, after: &str) -> Option<u32> {
+    let digits = name.strip_prefix(before)?.strip_suffix(after)?;
+    let index: u32 = digits.parse().ok()?;
+    (format!("{index:05}") == digits).then_some(index)
 }
 
 /// Removes a file, if it is there.

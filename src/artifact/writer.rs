@@ -61,7 +61,7 @@ impl Stale {
     /// Removes those from part `first` on.
     fn remove_from(&self, first: u32) -> Result<()> {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        let goes = |path: &PathBuf| folder::index_of(path).is_none_or(|index| index >= first);
+        let goes = |path: &PathBuf| folder::part_index(path).is_none_or(|index| index >= first);
         // Seals go first: a part without one is less of a riddle than a new part with an old one.
         let mut seals = paths
             .iter()

@@ -160,12 +160,8 @@ impl Lease {
 
     /// Creates the file, unless there is one.
     fn create(path: &Path) -> Result<Option<Self>> {
-        let mut file = match File::create_new(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
-            Err(error) => return Err(Error::io(path, error)),
-        };
-        lock_new(&file);
+        // What may fail without it comes before the file, which would be left behind.
+        let every = patience()? / BEATS;
         let who = Holder {
             process: std::process::id(),
             host: host::name().to_owned(),
@@ -174,13 +170,18 @@ impl Lease {
             lease: host::nonce()?,
             beat: 0,
         };
+        let mut file = match File::create_new(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => return Err(Error::io(path, error)),
+        };
+        lock_new(&file);
         if let Err(error) = write(&mut file, &who) {
             let _ = fs::remove_file(path);
             return Err(Error::io(path, error));
         }
         let (stop, stopped) = channel();
         let (mut beating, mut again) = (file.try_clone().at(path)?, who.clone());
-        let every = patience()? / BEATS;
         let beats = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 again.beat += 1;
